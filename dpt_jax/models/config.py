@@ -1,0 +1,67 @@
+"""Hyperparameters of a T5 encoder-decoder, under T5X's names."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Shape and numerics of a T5; field names and defaults are those of T5X's `T5Config`.
+
+    T5 1.0 is `mlp_activations=("relu",), logits_via_embedding=True`; T5 1.1 and what descends from
+    it (LM-adapted, Flan, mT5, ByT5) is `mlp_activations=("gelu", "linear"),
+    logits_via_embedding=False`.
+
+    Attributes:
+      vocab_size: rows of the embedding table (T5 pads its 32,100 pieces to 32,128).
+      dtype: dtype of the activations, `float32` or `bfloat16`; a name is accepted too.
+      emb_dim: width of the residual stream, D.
+      num_heads: attention heads, H.
+      num_encoder_layers: encoder layers.
+      num_decoder_layers: decoder layers.
+      head_dim: width of one head; `num_heads * head_dim` need not equal `emb_dim`.
+      mlp_dim: width of the MLP's hidden layer.
+      mlp_activations: one activation gives T5 1.0's MLP, two give the gated MLP of T5 1.1.
+      dropout_rate: dropout probability, applied only where `enable_dropout=True`.
+      logits_via_embedding: tie the output projection to the embedding table.
+      float32_attention_logits: compute attention scores in float32 whatever `dtype` is.
+    """
+
+    vocab_size: int
+    dtype: Any = jnp.float32
+    emb_dim: int = 512
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    head_dim: int = 64
+    mlp_dim: int = 2048
+    mlp_activations: Sequence[str] = ("relu",)
+    dropout_rate: float = 0.1
+    logits_via_embedding: bool = False
+    float32_attention_logits: bool = False
+
+    def __post_init__(self):
+        # Flax hashes module fields, and gin and JSON hand over lists.
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        sizes = (
+            "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers head_dim mlp_dim"
+        )
+        for name in sizes.split():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"T5Config.{name} must be a positive integer, not {value!r}.")
+        if not 0.0 <= self.dropout_rate < 1.0:
+            raise ValueError(
+                f"T5Config.dropout_rate is {self.dropout_rate!r}, outside [0, 1); set DROPOUT_RATE."
+            )
+        if len(self.mlp_activations) not in (1, 2):
+            raise ValueError(
+                "T5Config.mlp_activations takes one activation (T5 1.0) or two (gated, T5 1.1), "
+                f"not {self.mlp_activations!r}."
+            )
+        if self.dtype not in (jnp.float32, jnp.bfloat16):
+            raise ValueError(f"T5Config.dtype must be float32 or bfloat16, not {self.dtype.name}.")

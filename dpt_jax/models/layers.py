@@ -1,0 +1,308 @@
+"""The layers of T5, with T5X's parameter names, shapes and logical axes.
+
+T5 differs from the textbook transformer: RMS layer norm without bias, no biases anywhere, attention
+scores without the 1/sqrt(head_dim) (folded into the initialization), and a relative position bias
+that all layers of a stack share (Raffel et al., 2020, section 2.1).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from jaxtyping import Array, Bool, Float, Int
+
+# Finite, so that a row whose keys are all masked gives a uniform softmax instead of NaN. T5X uses
+# the same value, and such rows then agree too.
+MASKED_SCORE = -1e10
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    # The tanh form, which is what T5 1.1 was trained with.
+    "gelu": nn.gelu,
+    "silu": nn.silu,
+    "linear": lambda x: x,
+}
+
+
+class Dense(nn.Module):
+    """A linear map without bias over the last axis.
+
+    Attributes:
+      in_features: size of the input's last axis.
+      features: size of the output's last axis.
+      kernel_axes: logical axis names of the `kernel [in_features, features]` parameter.
+      dtype: dtype in which the product is computed.
+      kernel_init: Flax initializer of the kernel.
+    """
+
+    in_features: int
+    features: int
+    kernel_axes: tuple[str, str]
+    dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+    def setup(self):
+        # In `setup`, so that attention can reach a kernel without applying it.
+        self.kernel = param_with_axes(
+            "kernel",
+            self.kernel_init,
+            (self.in_features, self.features),
+            jnp.float32,
+            axes=self.kernel_axes,
+        )
+
+    def __call__(self, x: Float[Array, "... in"]) -> Float[Array, "... out"]:
+        return jnp.dot(x.astype(self.dtype), self.kernel.astype(self.dtype))
+
+
+class LayerNorm(nn.Module):
+    """T5's layer norm: `x / rms(x) * scale`, statistics in float32, no mean and no bias."""
+
+    dtype: Any = jnp.float32
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
+        scale = param_with_axes(
+            "scale", nn.initializers.ones, (x.shape[-1],), jnp.float32, axes=("embed",)
+        )
+        x = x.astype(jnp.float32)
+        y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.epsilon)
+        return y.astype(self.dtype) * scale.astype(self.dtype)
+
+
+class Embed(nn.Module):
+    """The token embedding table, which can also serve as the tied output projection."""
+
+    num_embeddings: int
+    features: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.embedding = param_with_axes(
+            "embedding",
+            nn.initializers.normal(stddev=1.0),
+            (self.num_embeddings, self.features),
+            jnp.float32,
+            axes=("vocab", "embed"),
+        )
+
+    def __call__(self, tokens: Int[Array, "..."]) -> Float[Array, "... embed"]:
+        # Rows are picked before the cast: the whole table is never converted.
+        return jnp.take(self.embedding, tokens, axis=0, mode="clip").astype(self.dtype)
+
+    def attend(self, x: Float[Array, "... embed"]) -> Float[Array, "... vocab"]:
+        """Scores `x` against every row, in float32 (T5X does so for stable training)."""
+        return jnp.dot(x.astype(jnp.float32), self.embedding.astype(jnp.float32).T)
+
+
+class MlpBlock(nn.Module):
+    """T5's feed-forward block: `wo(act(wi x))`, or gated `wo(act(wi_0 x) * wi_1 x)`."""
+
+    intermediate_dim: int
+    activations: tuple[str, ...]
+    dropout_rate: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... embed"], deterministic: bool):
+        gated = len(self.activations) > 1
+        hidden = None
+        for i, activation in enumerate(self.activations):
+            branch = Dense(
+                x.shape[-1],
+                self.intermediate_dim,
+                kernel_axes=("embed", "mlp"),
+                dtype=self.dtype,
+                name=f"wi_{i}" if gated else "wi",
+            )(x)
+            branch = _ACTIVATIONS[activation](branch)
+            hidden = branch if hidden is None else hidden * branch
+        hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(hidden, deterministic)
+        hidden = with_sharding_constraint(hidden, ("batch", "length", "mlp"))
+        return Dense(
+            self.intermediate_dim,
+            x.shape[-1],
+            kernel_axes=("mlp", "embed"),
+            dtype=self.dtype,
+            name="wo",
+        )(hidden)
+
+
+def relative_position_bucket(
+    relative_position: np.ndarray,
+    *,
+    bidirectional: bool,
+    num_buckets: int = 32,
+    max_distance: int = 128,
+) -> np.ndarray:
+    """Maps `key position - query position` to a bucket (Raffel et al., 2020, section 2.1).
+
+    Half of the buckets are exact distances, the other half grow logarithmically up to
+    `max_distance`; everything beyond shares the last one. Positions are known when a program is
+    traced, so this is NumPy and becomes a constant.
+    """
+    relative_position = np.asarray(relative_position)
+    offset = np.zeros_like(relative_position)
+    if bidirectional:
+        num_buckets //= 2
+        offset = np.where(relative_position > 0, num_buckets, 0)
+        distance = np.abs(relative_position)
+    else:
+        distance = np.maximum(-relative_position, 0)
+    exact = num_buckets // 2
+    # The epsilon keeps distances on a bucket's edge (exact * 2^k) from falling below it by rounding.
+    ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
+    growth = np.log(ratio) / np.log(max_distance / exact)
+    far = np.minimum(exact + (growth * (num_buckets - exact)).astype(np.int32), num_buckets - 1)
+    return offset + np.where(distance < exact, distance, far)
+
+
+class RelativePositionBiases(nn.Module):
+    """The learned relative position bias that every layer of a stack adds to its scores."""
+
+    num_heads: int
+    bidirectional: bool
+    dtype: Any = jnp.float32
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    @nn.compact
+    def __call__(self, query_length: int, key_length: int) -> Float[Array, "heads query key"]:
+        table = param_with_axes(
+            "rel_embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (self.num_heads, self.num_buckets),
+            jnp.float32,
+            axes=("heads", "relpos_buckets"),
+        )
+        buckets = relative_position_bucket(
+            np.arange(key_length)[None, :] - np.arange(query_length)[:, None],
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        return jnp.take(table.astype(self.dtype), jnp.asarray(buckets), axis=1)
+
+
+Mask = Bool[Array, "batch #heads query key"]
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention without score scaling and without biases.
+
+    The parts are methods, so that decoding can project keys and values once and reuse them:
+    `project_memory` makes them, `__call__` attends to them.
+
+    Attributes:
+      emb_dim: width of the inputs and the output, D.
+      num_heads: heads, H.
+      head_dim: width of a head.
+      dropout_rate: dropout on the attention weights, one draw for all queries of a head (T5's way).
+      dtype: dtype of the computation.
+      float32_logits: compute the scores in float32.
+    """
+
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    dropout_rate: float
+    dtype: Any = jnp.float32
+    float32_logits: bool = False
+
+    def setup(self):
+        def projection(scale):
+            return Dense(
+                self.emb_dim,
+                self.num_heads * self.head_dim,
+                kernel_axes=("embed", "joined_kv"),
+                dtype=self.dtype,
+                kernel_init=nn.initializers.variance_scaling(scale, "fan_in", "normal"),
+            )
+
+        # The 1/sqrt(head_dim) that T5 leaves out of the scores sits in the query's initial scale.
+        self.query = projection(1.0 / self.head_dim)
+        self.key = projection(1.0)
+        self.value = projection(1.0)
+        self.out = Dense(
+            self.num_heads * self.head_dim,
+            self.emb_dim,
+            kernel_axes=("joined_kv", "embed"),
+            dtype=self.dtype,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+        )
+        self.weights_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
+
+    def _split_heads(self, x: Float[Array, "batch length joined"]):
+        x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+        x = with_sharding_constraint(x, ("batch", "length", "heads", "kv"))
+        # Heads in front of length: the products below are then plain batched matrix products,
+        # which every backend runs faster than the einsum over [batch, length, heads, kv].
+        return x.transpose(0, 2, 1, 3)
+
+    def project_memory(self, memory: Float[Array, "batch key embed"]):
+        """Returns keys and values, each `[batch, heads, key, head_dim]`."""
+        return self._split_heads(self.key(memory)), self._split_heads(self.value(memory))
+
+    def __call__(
+        self,
+        x: Float[Array, "batch query embed"],
+        keys: Float[Array, "batch heads key kv"],
+        values: Float[Array, "batch heads key kv"],
+        mask: Mask | None,
+        bias: Float[Array, "#batch heads query key"] | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch query embed"]:
+        queries = self._split_heads(self.query(x))
+        if self.float32_logits:
+            queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
+        scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
+        weights = self._weights(scores, mask, bias, deterministic)
+        mixed = jnp.matmul(weights, values)
+        return self._merge_heads(mixed)
+
+    def attend_unprojected(
+        self,
+        x: Float[Array, "batch query embed"],
+        memory: Float[Array, "batch key embed"],
+        mask: Mask | None,
+        deterministic: bool,
+    ) -> Float[Array, "batch query embed"]:
+        """Attends to `memory` without forming its keys and values.
+
+        `(x Wq)(memory Wk)^T = (x Wq Wk^T) memory^T`, and likewise for the values: with fewer
+        queries than `head_dim` this does a fraction of the work, and nothing the size of the
+        memory is kept for the backward pass. Equal to `__call__` up to rounding.
+        """
+        batch, length, width = x.shape
+        heads = (width, self.num_heads, self.head_dim)
+        key_kernel = self.key.kernel.astype(self.dtype).reshape(heads)
+        value_kernel = self.value.kernel.astype(self.dtype).reshape(heads)
+        queries = self._split_heads(self.query(x))
+        queries = jnp.einsum("bhqk,dhk->bhqd", queries, key_kernel)
+        memory_t = memory.swapaxes(-1, -2)
+        if self.float32_logits:
+            queries, memory_t = queries.astype(jnp.float32), memory_t.astype(jnp.float32)
+        flat = queries.reshape(batch, self.num_heads * length, width)
+        scores = jnp.matmul(flat, memory_t).reshape(batch, self.num_heads, length, -1)
+        weights = self._weights(scores, mask, None, deterministic)
+        mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
+        mixed = mixed.reshape(batch, self.num_heads, length, width)
+        return self._merge_heads(jnp.einsum("bhqd,dhk->bhqk", mixed, value_kernel))
+
+    def _weights(self, scores, mask, bias, deterministic):
+        if bias is not None:
+            scores = scores + bias.astype(scores.dtype)
+        if mask is not None:
+            scores = jnp.where(mask, scores, jnp.asarray(MASKED_SCORE, scores.dtype))
+        weights = jax.nn.softmax(scores).astype(self.dtype)
+        return self.weights_dropout(weights, deterministic)
+
+    def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
+        batch, _, length, _ = x.shape
+        x = x.transpose(0, 2, 1, 3).reshape(batch, length, self.num_heads * self.head_dim)
+        return self.out(x)
