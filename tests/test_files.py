@@ -1,0 +1,63 @@
+"""Files and folders appear whole or not at all."""
+
+import stat
+
+import pytest
+
+from dpt_jax.files import atomic_folder, atomic_write
+
+
+def test_a_file_appears_only_when_the_block_has_ended(tmp_path):
+    path = tmp_path / "made" / "on" / "demand.json"
+    with atomic_write(path) as temporary:
+        temporary.write_text("{}")
+        assert not path.exists()
+        assert temporary.parent == path.parent and temporary.suffix == ".json"
+    assert path.read_text() == "{}"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "prompt.npy"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_written_file_has_the_permissions_of_an_ordinary_one(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("")
+    with atomic_write(tmp_path / "atomic"):
+        pass
+    assert stat.S_IMODE((tmp_path / "atomic").stat().st_mode) == stat.S_IMODE(
+        ordinary.stat().st_mode
+    )
+
+
+def test_a_folder_appears_whole_and_takes_the_place_of_an_empty_one(tmp_path):
+    path = tmp_path / "backbone"
+    path.mkdir()
+    with atomic_folder(path) as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "a").write_text("1")
+        assert not any(path.iterdir())
+    assert (path / "inner" / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_nothing_behind(tmp_path):
+    with pytest.raises(OSError, match="disk"), atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "a").write_text("1")
+        raise OSError("disk full")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_something_is_never_replaced(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "kept").write_text("1")
+    with pytest.raises(FileExistsError, match="run"), atomic_folder(tmp_path / "run"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "run" / "kept").exists()
