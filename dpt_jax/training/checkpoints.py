@@ -1,0 +1,104 @@
+"""Checkpoints of the trainable state (Orbax) and the exported prompts beside them.
+
+Only what training changes is saved: kilobytes for a prompt. Orbax writes a step into a temporary
+folder and renames it, so a killed run leaves whole checkpoints only.
+"""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from dpt_jax.errors import InputError
+from dpt_jax.training.state import TrainState
+
+CHECKPOINTS = "checkpoints"
+NUMPY_CHECKPOINTS = "numpy_checkpoints"
+
+
+class Checkpoints:
+    """The checkpoints of one run: `MODEL_DIR/checkpoints/<step>/`, the best and the latest kept."""
+
+    def __init__(self, model_dir: str | pathlib.Path):
+        self.directory = pathlib.Path(model_dir).absolute() / CHECKPOINTS
+        # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=True),
+        )
+
+    def latest_step(self) -> int | None:
+        """The last whole checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Saves the state and the run's progress under the state's step; returns when on disk."""
+        step = int(state.step)
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+            ),
+        )
+
+    def restore(
+        self, abstract_state: TrainState, step: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Restores the state and progress of `step`, by default the latest.
+
+        Args:
+          abstract_state: shapes, dtypes and shardings to restore into.
+          step: which checkpoint.
+
+        Raises:
+          InputError: when there is no such checkpoint, or it cannot be read into that state.
+        """
+        step = self.latest_step() if step is None else step
+        if step is None or step not in self._manager.all_steps():
+            raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(abstract_state),
+                    progress=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError, FileNotFoundError) as e:
+            raise InputError(
+                f"Checkpoint {self.directory / str(step)} does not hold this run's state ({e}). "
+                "Was the optimizer changed? Use another --gin.MODEL_DIR for another run."
+            ) from e
+        return restored["state"], restored["progress"]
+
+    def prune(self, keep: set[int]) -> None:
+        """Deletes every checkpoint whose step is not in `keep`."""
+        for step in self._manager.all_steps():
+            if step not in keep:
+                self._manager.delete(step)
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self._manager.close()
+
+
+def abstract(state: TrainState) -> TrainState:
+    """Shapes, dtypes and shardings of a state, to restore another one like it."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def numpy_checkpoint(model_dir: str | pathlib.Path, step: int) -> pathlib.Path:
+    """Where the exported prompt of a step is: `MODEL_DIR/numpy_checkpoints/checkpoint_<step>`."""
+    return pathlib.Path(model_dir) / NUMPY_CHECKPOINTS / f"checkpoint_{step}"
+
+
+def prune_numpy_checkpoints(model_dir: str | pathlib.Path, keep: set[int]) -> None:
+    """Deletes exported prompts of steps not in `keep`."""
+    kept = {numpy_checkpoint(model_dir, step) for step in keep}
+    for folder in (pathlib.Path(model_dir) / NUMPY_CHECKPOINTS).glob("checkpoint_*"):
+        if folder not in kept:
+            shutil.rmtree(folder)

@@ -1,0 +1,111 @@
+"""Device meshes and where arrays live on them.
+
+Parameters and activations carry logical axis names; the rules below map those to the mesh's axes.
+One device is the 1 x 1 x 1 mesh, so there is one code path.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.linen import partitioning as nn_partitioning
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dpt_jax.errors import InputError
+
+MESH_AXES = ("data", "fsdp", "model")
+
+# Logical axis -> mesh axis; a mesh axis is used at most once per array, the first name wins.
+# Every axis of a prompt is replicated: prompts are thousands of numbers.
+LOGICAL_AXIS_RULES: tuple[tuple[str, Any], ...] = (
+    ("batch", ("data", "fsdp")),
+    ("vocab", "model"),
+    ("heads", "model"),
+    ("joined_kv", "model"),
+    ("mlp", "model"),
+    ("embed", "fsdp"),
+    ("length", None),
+    ("kv", None),
+    ("relpos_buckets", None),
+)
+
+
+def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None = None) -> Mesh:
+    """Returns the (data, fsdp, model) mesh over `devices`, by default all of them.
+
+    Args:
+      shape: sizes of the three axes (gin: `MESH`); one of them may be -1 and takes what is left.
+      devices: JAX devices.
+
+    Raises:
+      InputError: when the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = tuple(shape)
+    if len(shape) != 3 or shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
+        raise InputError(
+            f"MESH is {shape}; it takes three positive sizes (data, fsdp, model), one may be -1."
+        )
+    known = math.prod(n for n in shape if n != -1)
+    filled = tuple(len(devices) // known if n == -1 else n for n in shape)
+    if math.prod(filled) != len(devices):
+        raise InputError(
+            f"MESH = {shape} (data, fsdp, model) does not make the {len(devices)} devices; "
+            "set --gin.MESH so that the product is the number of devices."
+        )
+    return Mesh(np.asarray(devices).reshape(filled), MESH_AXES)
+
+
+def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError unless the mesh's data and fsdp axes divide the batch."""
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % shards:
+        raise InputError(
+            f"{name} = {batch_size} is not a positive multiple of the {shards} batch shards of "
+            f"the mesh {dict(mesh.shape)}; change --gin.{name} or --gin.MESH."
+        )
+
+
+@contextlib.contextmanager
+def activate(mesh: Mesh) -> Iterator[None]:
+    """Makes logical constraints inside the network mean this mesh."""
+    with mesh, nn_partitioning.axis_rules(LOGICAL_AXIS_RULES):
+        yield
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How batches live: rows over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """How prompts, optimizer slots of prompts and scalars live."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def parameter_shardings(variables: Any, mesh: Mesh) -> dict[str, Any]:
+    """A sharding for every parameter, from the logical axes it was declared with.
+
+    Args:
+      variables: what `model.init` gives (its `eval_shape` will do): `params` and `params_axes`.
+      mesh: the mesh.
+
+    Returns:
+      A tree like `variables["params"]` of NamedShardings.
+    """
+    names = flatten_dict(nn_partitioning.get_axis_names(variables["params_axes"]), sep="/")
+    shardings = {}
+    for name in flatten_dict(variables["params"], sep="/"):
+        spec = nn_partitioning.logical_to_mesh_axes(names[name], LOGICAL_AXIS_RULES)
+        shardings[name] = NamedSharding(mesh, spec)
+    return unflatten_dict(shardings, sep="/")
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's rows of a batch on the devices."""
+    sharding = batch_sharding(mesh)
+    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}

@@ -1,0 +1,35 @@
+"""Learning-rate schedules that know how long the run is.
+
+The trainer calls a schedule factory with the number of training steps and hands the result to the
+optimizer, so the rate that is logged is the one that is used. In gin::
+
+    RunConfig.learning_rate = @schedules.linear_warmup_linear_decay
+    schedules.linear_warmup_linear_decay.peak = 0.3
+"""
+
+import optax
+
+
+def constant(train_steps: int, peak: float = 0.3) -> optax.Schedule:
+    """The same rate at every step (DPT paper, section 3: 0.3)."""
+    del train_steps
+    return optax.constant_schedule(peak)
+
+
+def linear_warmup_linear_decay(
+    train_steps: int, peak: float = 0.3, warmup_fraction: float = 0.1
+) -> optax.Schedule:
+    """Rises from 0 to `peak` over the first `warmup_fraction` of training, then falls to 0.
+
+    The DPT authors' released code trains with this one.
+    """
+    warmup = max(1, round(train_steps * warmup_fraction))
+    return optax.warmup_constant_schedule(0.0, peak, warmup) if train_steps <= warmup else (
+        optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, peak, warmup),
+                optax.linear_schedule(peak, 0.0, train_steps - warmup),
+            ],
+            [warmup],
+        )
+    )
