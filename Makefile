@@ -1,0 +1,83 @@
+# Every target makes or refreshes its own environment in $(VENV): Python and make are all it takes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRAS ?= test,interop
+ARGS   ?=
+
+comma  := ,
+PY     := $(VENV)/bin/python
+# One stamp for each set of extras. A stamp older than these files means: install again.
+FULL   := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+BASE   := $(VENV)/.installed
+INPUTS := pyproject.toml setup.py
+# Exists only while pip writes. Found at the start, it tells of an install that was cut short.
+BUSY   := $(VENV)/.installing
+
+.PHONY: help demo test lint bench interpreter
+.NOTPARALLEL:
+
+help:
+	@echo "make demo    train prompts on the shipped backbone and show what they learned (runs/demo)"
+	@echo "make test    run the tests               ARGS='-k prompt' is passed to pytest"
+	@echo "make lint    check format, style and types"
+	@echo "make bench   measure against PEFT and print one JSON object each"
+	@echo
+	@echo "PYTHON=python3.12   the interpreter a new environment is made with (3.11 or newer)"
+	@echo "VENV=.venv-312      the environment's folder"
+	@echo "EXTRAS=test         without PyTorch: its comparisons are then skipped"
+
+demo: $(BASE)
+	$(VENV)/bin/dpt demo $(ARGS)
+
+test: $(FULL)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(FULL)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+bench: $(FULL)
+	$(PY) benchmarks/train_step.py
+	$(PY) benchmarks/epoch.py $(ARGS)
+
+# Checked on every call, because a stamp cannot know that PYTHON changed.
+interpreter:
+	@python="$(PYTHON)"; if [ -x "$(PY)" ]; then python="$(PY)"; fi; \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dpt-jax needs Python 3.11 or newer, and $$python is not. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+	  exit 1; }
+ifneq ($(origin PYTHON),file)
+	@if [ -x "$(PY)" ]; then \
+	  wanted=$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit 1; \
+	  present=$$("$(PY)" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit 1; \
+	  if [ "$$wanted" != "$$present" ]; then \
+	    echo "$(VENV) holds Python $$present and PYTHON=$(PYTHON) is $$wanted. Remove $(VENV), or name another: VENV=.venv-$$wanted" >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+endif
+
+# An environment that cannot be trusted is made anew; pip's own cache keeps that cheap.
+# A folder that is not an environment is never cleared.
+define install
+	@if [ -e "$(BUSY)" ] || ! { "$(PY)" -m pip --version || "$(PY)" -m ensurepip; } >/dev/null 2>&1; then \
+	  if [ -e "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
+	    echo "VENV=$(VENV) exists and is not a Python environment: remove it or name another" >&2; exit 1; \
+	  fi; \
+	  echo "Making $(VENV). The first install downloads some gigabytes of packages and takes minutes."; \
+	  "$(PYTHON)" -m venv --clear "$(VENV)" || exit 1; \
+	fi; \
+	trap 'exit 130' INT; touch "$(BUSY)" && \
+	"$(PY)" -m pip install --disable-pip-version-check --editable "$(1)"; status=$$?; \
+	rm -f "$(BUSY)"; exit $$status
+	@touch "$(BASE)" "$@"
+endef
+
+$(FULL): $(INPUTS) | interpreter
+	$(call install,.[$(EXTRAS)])
+
+# The rule above also satisfies this one: extras only add to the run-time packages.
+$(BASE): $(INPUTS) | interpreter
+	$(call install,.)

@@ -1,0 +1,46 @@
+"""What every test shares: the CPU as the default device, and skips that give their reason."""
+
+import functools
+import importlib
+import importlib.util
+import os
+
+import pytest
+
+# Before anything imports JAX or TensorFlow, which read these once. A test of another device sets
+# JAX_PLATFORMS itself; a test of several devices starts its own process with virtual ones.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Nothing here may depend on the network: without these, the libraries look for newer files first.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("NO_GCE_CHECK", "true")
+
+
+@functools.cache
+def reason_to_skip_interop() -> str | None:
+    missing = [
+        name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None
+    ]
+    if not missing:
+        return None
+    return f"{', '.join(missing)} not installed: pip install 'dpt-jax[interop]'"
+
+
+@functools.cache
+def reason_to_skip_t5x() -> str | None:
+    try:
+        importlib.import_module("t5x")
+    except ImportError as error:
+        return f"`import t5x` fails ({error}): CONTRIBUTING.md tells how to put T5X on PYTHONPATH"
+    return None
+
+
+REASONS_TO_SKIP = {"interop": reason_to_skip_interop, "t5x": reason_to_skip_t5x}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, reason_to_skip in REASONS_TO_SKIP.items():
+            # Asked only for tests with the marker: importing T5X takes seconds.
+            if item.get_closest_marker(marker) and (reason := reason_to_skip()):
+                item.add_marker(pytest.mark.skip(reason=reason))
