@@ -1,6 +1,6 @@
 """Builds dpt-jax: two folders beside the package are installed inside it.
 
-Everything else is in pyproject.toml. From there, setuptools can either find packages or map folders,
+Everything else is in pyproject.toml. There, setuptools can either find packages or map folders,
 and dpt-jax needs both: `tasks/` is installed as `dpt_jax.tasks` and `gin_configs/` as
 `dpt_jax.gin_configs`.
 """
