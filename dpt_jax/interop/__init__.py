@@ -1,0 +1,29 @@
+"""Weights and prompts in and out: our folders, Hugging Face, T5X and numpy."""
+
+from dpt_jax.interop.backbones import (
+    Backbone,
+    load_backbone,
+    open_backbone,
+    save_backbone,
+    write_backbone,
+)
+from dpt_jax.interop.prompts import (
+    load_factors,
+    load_prompt,
+    numpy_checkpoints,
+    save_factors,
+    save_prompt,
+)
+
+__all__ = [
+    "Backbone",
+    "load_backbone",
+    "load_factors",
+    "load_prompt",
+    "numpy_checkpoints",
+    "open_backbone",
+    "save_backbone",
+    "save_factors",
+    "save_prompt",
+    "write_backbone",
+]
