@@ -1,0 +1,42 @@
+"""Soft prompts: one file per parameterization, and where they may start.
+
+This package imports only JAX and Flax.
+"""
+
+from dpt_jax.prompts.base import SoftPrompt, declare_parameter, require_size
+from dpt_jax.prompts.decomposed import DecomposedPrompt
+from dpt_jax.prompts.files import prompt_array
+from dpt_jax.prompts.initializers import (
+    ClassLabels,
+    Initializer,
+    SampledVocabulary,
+    VocabularyInitializer,
+    bind_vocabulary,
+    from_file,
+    gaussian,
+    truncated_svd,
+    uniform,
+)
+from dpt_jax.prompts.residual import ResidualPrompt
+from dpt_jax.prompts.spectral import SpectralPrompt
+from dpt_jax.prompts.vanilla import VanillaPrompt
+
+__all__ = [
+    "ClassLabels",
+    "DecomposedPrompt",
+    "Initializer",
+    "ResidualPrompt",
+    "SampledVocabulary",
+    "SoftPrompt",
+    "SpectralPrompt",
+    "VanillaPrompt",
+    "VocabularyInitializer",
+    "bind_vocabulary",
+    "declare_parameter",
+    "from_file",
+    "gaussian",
+    "prompt_array",
+    "require_size",
+    "truncated_svd",
+    "uniform",
+]

@@ -1,0 +1,327 @@
+"""Where a prompt starts: distributions, the model's vocabulary, and existing prompts.
+
+Everything here makes an initializer in Flax's form, `(key, shape, dtype) -> array`, from arguments
+that gin can bind. Those that need the model's embeddings (`VocabularyInitializer`) are bound to
+them by `bind_vocabulary` once the model is loaded.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from dpt_jax.prompts.files import PromptSource, prompt_array, shape_error
+
+Initializer = Callable[..., jax.Array]
+Encode = Callable[[str], Sequence[int]]
+_Module = TypeVar("_Module", bound=nn.Module)
+
+# T5's vocabularies begin with padding, end of sequence and unknown; the pieces follow in the order
+# of their frequency.
+_SPECIAL_IDS = 3
+
+
+def gaussian(stddev: float = 1.0) -> Initializer:
+    """Draws from the normal distribution with mean 0 and standard deviation `stddev`."""
+    return nn.initializers.normal(stddev)
+
+
+def uniform(scale: float = 0.5) -> Initializer:
+    """Draws uniformly from [-scale, scale); 0.5 is the range of Lester et al. (2021)."""
+
+    def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, tuple(shape), dtype, -scale, scale)
+
+    return initializer
+
+
+def from_file(path: str) -> Initializer:
+    """Starts from a `.npy` file that holds a prompt `[P, D]`.
+
+    Args:
+        path: the file. It is read when the parameter is initialized, not before.
+
+    Returns:
+        An initializer for a parameter `[length, embed]`. It raises ValueError where the file is
+        missing, is no prompt, has numbers that are not finite, or has another shape.
+    """
+
+    def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        del key
+        prompt = prompt_array(path)
+        if prompt.shape != tuple(shape):
+            raise shape_error(path, prompt, *shape)
+        return jnp.asarray(prompt, dtype)
+
+    return initializer
+
+
+def truncated_svd(prompt: PromptSource, factor: Literal["A", "B"]) -> Initializer:
+    """Starts one factor of a `DecomposedPrompt` from an existing prompt.
+
+    With the singular value decomposition `prompt = U S V^T` cut after b values, `A` is
+    `U sqrt(S)` and `B` is `sqrt(S) V^T`: `A @ B` is the closest matrix of rank b in the Frobenius
+    norm (Eckart and Young, 1936), and both factors begin with columns and rows of equal norm.
+    Both initializers must be given the same prompt.
+
+    Args:
+        prompt: a `.npy` file or an array, `[P, D]`.
+        factor: which factor to make, "A" `[P, b]` or "B" `[b, D]`.
+
+    Returns:
+        An initializer for that factor. It raises ValueError for a prompt that `from_file` would
+        not take and for a bottleneck above min(P, D).
+
+    Raises:
+        ValueError: if `factor` is neither "A" nor "B".
+    """
+    if factor not in ("A", "B"):
+        raise ValueError(
+            f"initializers.truncated_svd.factor is {factor!r}, but must be 'A' or 'B'."
+        )
+
+    def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        del key
+        array = prompt_array(prompt)
+        bottleneck = shape[1] if factor == "A" else shape[0]
+        if factor == "A" and array.shape[0] != shape[0]:
+            raise shape_error(prompt, array, shape[0], None)
+        if factor == "B" and array.shape[1] != shape[1]:
+            raise shape_error(prompt, array, None, shape[1])
+        if bottleneck > min(array.shape):
+            raise ValueError(
+                f"BOTTLENECK is {bottleneck}, but a prompt of shape {array.shape} has only "
+                f"{min(array.shape)} singular values to start from. Set --gin.BOTTLENECK to at "
+                "most that, or start from initializers.gaussian."
+            )
+        a, b = _svd_factors(array, bottleneck)
+        return jnp.asarray(a if factor == "A" else b, dtype)
+
+    return initializer
+
+
+def _svd_factors(prompt: np.ndarray, bottleneck: int) -> tuple[np.ndarray, np.ndarray]:
+    u, s, vt = np.linalg.svd(prompt.astype(np.float64), full_matrices=False)
+    u, s, vt = u[:, :bottleneck], s[:bottleneck], vt[:bottleneck]
+    # The decomposition leaves the sign of each pair open. A and B are made in separate calls, so
+    # it is fixed here: the largest entry of each left vector is positive.
+    largest = np.argmax(np.abs(u), axis=0)
+    signs = np.where(u[largest, np.arange(bottleneck)] < 0, -1.0, 1.0)
+    root = np.sqrt(s)
+    return u * signs * root, (signs * root)[:, None] * vt
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularyInitializer:
+    """An initializer that makes its rows from the model's embedding table.
+
+    It is configured before the model is loaded, and bound to the table afterwards; a subclass
+    defines `rows`.
+    """
+
+    def rows(
+        self,
+        key: jax.Array,
+        length: int,
+        embedding: Float[Array, "vocabulary embed"],
+        encode: Encode | None,
+    ) -> Float[Array, "length embed"]:
+        """Makes the rows of a prompt; `bind` says what the arguments are."""
+        raise NotImplementedError(f"{type(self).__name__} does not define rows.")
+
+    def bind(self, embedding: Any, encode: Encode | None = None) -> Initializer:
+        """Makes the initializer that draws from a model's embeddings.
+
+        Args:
+            embedding: the model's table `[vocabulary, embed]`, of any float type.
+            encode: turns text into the ids of its pieces, without an end of sequence.
+
+        Returns:
+            An initializer for a parameter `[length, embed]`. It raises ValueError where the
+            table has another width.
+        """
+
+        def initializer(
+            key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
+        ) -> jax.Array:
+            length, width = shape
+            if embedding.shape[1] != width:
+                raise ValueError(
+                    f"{type(self).__name__} makes rows of the model's embeddings, which are "
+                    f"{embedding.shape[1]} wide, but the prompt parameter has shape "
+                    f"{tuple(shape)}. Set --gin.EMBED_DIM={embedding.shape[1]}, or give a factor "
+                    "of a prompt another initializer."
+                )
+            return self.rows(key, length, jnp.asarray(embedding), encode).astype(dtype)
+
+        return initializer
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        """Refuses: the embedding table is not known yet.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"initializers.{type(self).__name__} needs the model's embeddings to initialize a "
+            f"prompt of shape {tuple(shape)}: call bind_vocabulary(prompt, embedding, encode) "
+            "first, or give the prompt an initializer without them (initializers.uniform)."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class SampledVocabulary(VocabularyInitializer):
+    """Starts each prompt token at the embedding of a random, frequent piece of the vocabulary.
+
+    Lester et al. (2021), section 3.2: drawn from the 5,000 most frequent pieces. The pieces of a
+    SentencePiece vocabulary are in the order of their frequency; padding, end of sequence and
+    unknown are left out. No piece is drawn twice unless there are fewer pieces than rows.
+
+    Attributes:
+        population: how many of the most frequent pieces to draw from.
+
+    Raises:
+        ValueError: at construction, if `population` is below 1.
+    """
+
+    population: int = 5000
+
+    def __post_init__(self):
+        _require_population(self)
+
+    def rows(
+        self,
+        key: jax.Array,
+        length: int,
+        embedding: Float[Array, "vocabulary embed"],
+        encode: Encode | None = None,
+    ) -> Float[Array, "length embed"]:
+        """Returns `length` rows of the table."""
+        del encode
+        return _sample_rows(key, length, embedding, self.population)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLabels(VocabularyInitializer):
+    """Starts the first prompt tokens at the task's labels, and the rest at sampled vocabulary.
+
+    Lester et al. (2021), section 3.2: a label of several pieces becomes the mean of their
+    embeddings, and where the labels run out the remaining tokens are sampled from the vocabulary.
+
+    Attributes:
+        labels: the texts of the labels, in the order of the prompt's rows.
+        population: how many of the most frequent pieces to draw the remaining rows from.
+
+    Raises:
+        ValueError: at construction, if `labels` is empty or `population` is below 1.
+    """
+
+    labels: Sequence[str]
+    population: int = 5000
+
+    def __post_init__(self):
+        # A single text is a sequence of letters, which nobody means by their labels.
+        if isinstance(self.labels, str) or not self.labels:
+            raise ValueError(
+                f"CLASS_LABELS is {self.labels!r}, but must be a list of one or more label texts, "
+                "such as ('true', 'false')."
+            )
+        object.__setattr__(self, "labels", tuple(self.labels))
+        _require_population(self)
+
+    def bind(self, embedding: Any, encode: Encode | None = None) -> Initializer:
+        """As `VocabularyInitializer.bind`; raises ValueError without `encode`."""
+        self._require_encode(encode)
+        return super().bind(embedding, encode)
+
+    def _require_encode(self, encode: Encode | None) -> Encode:
+        if encode is None:
+            raise ValueError(
+                "initializers.ClassLabels needs the vocabulary's encode function to find the "
+                f"pieces of {self.labels!r}: call bind_vocabulary(prompt, embedding, encode)."
+            )
+        return encode
+
+    def rows(
+        self,
+        key: jax.Array,
+        length: int,
+        embedding: Float[Array, "vocabulary embed"],
+        encode: Encode | None,
+    ) -> Float[Array, "length embed"]:
+        """Returns a row for each label, then sampled rows up to `length`."""
+        if len(self.labels) > length:
+            raise ValueError(
+                f"CLASS_LABELS has {len(self.labels)} labels, but PROMPT_LENGTH is {length}. Set "
+                f"--gin.PROMPT_LENGTH to at least {len(self.labels)}, or give fewer labels."
+            )
+        encode = self._require_encode(encode)
+        means = []
+        for label in self.labels:
+            ids = np.asarray(encode(label), dtype=np.int32)
+            if ids.size == 0 or ids.min() < 0 or ids.max() >= embedding.shape[0]:
+                raise ValueError(
+                    f"CLASS_LABELS: the label {label!r} is encoded as the ids {ids.tolist()}, but "
+                    f"must have one or more, from 0 to {embedding.shape[0] - 1}."
+                )
+            means.append(jnp.mean(embedding[ids].astype(jnp.float32), axis=0))
+        labels = jnp.stack(means)
+        if length == len(means):
+            return labels
+        rest = _sample_rows(key, length - len(means), embedding, self.population)
+        return jnp.concatenate([labels, rest])
+
+
+def bind_vocabulary(prompt: _Module, embedding: Any, encode: Encode | None = None) -> _Module:
+    """Binds every initializer of a prompt that needs the model's embeddings.
+
+    Args:
+        prompt: the prompt; it is left as it is.
+        embedding: the model's table `[vocabulary, embed]`, of any float type.
+        encode: turns text into the ids of its pieces; only `ClassLabels` needs it.
+
+    Returns:
+        The prompt with those initializers bound, ready for `initialize`.
+
+    Raises:
+        ValueError: if an initializer needs `encode` and it is missing.
+    """
+    return replace_vocabulary_initializers(prompt, lambda init: init.bind(embedding, encode))
+
+
+def replace_vocabulary_initializers(
+    prompt: _Module, replace: Callable[[VocabularyInitializer], Initializer]
+) -> _Module:
+    """Returns an unattached copy of a prompt, each `VocabularyInitializer` field replaced."""
+    replaced: dict[str, Any] = {}
+    for field in dataclasses.fields(prompt):
+        value = getattr(prompt, field.name)
+        if isinstance(value, VocabularyInitializer):
+            replaced[field.name] = replace(value)
+    return prompt.clone(parent=None, **replaced)
+
+
+def _sample_rows(
+    key: jax.Array, count: int, embedding: Float[Array, "vocabulary embed"], population: int
+) -> Float[Array, "count embed"]:
+    available = min(population, embedding.shape[0] - _SPECIAL_IDS)
+    if available < 1:
+        raise ValueError(
+            f"The embedding table has {embedding.shape[0]} rows, but sampling a prompt needs more "
+            f"than the {_SPECIAL_IDS} for padding, end of sequence and unknown."
+        )
+    ids = _SPECIAL_IDS + jax.random.choice(key, available, (count,), replace=count > available)
+    return jnp.take(embedding, ids, axis=0).astype(jnp.float32)
+
+
+def _require_population(initializer: Any) -> None:
+    if initializer.population < 1:
+        raise ValueError(
+            f"initializers.{type(initializer).__name__}.population is {initializer.population!r}, "
+            "but must be a whole number of at least 1."
+        )

@@ -1,0 +1,122 @@
+"""The gin files of the prompts: each one parses, builds its module and takes its macros."""
+
+from pathlib import Path
+
+import gin
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dpt_jax import prompts
+
+CONFIGS = Path(__file__).parents[2] / "gin_configs" / "prompts"
+METHODS = {
+    "vanilla": (prompts.VanillaPrompt, 51_200),
+    "vanilla_class_labels": (prompts.VanillaPrompt, 51_200),
+    "vanilla_from_prompt": (prompts.VanillaPrompt, 51_200),
+    "decomposed": (prompts.DecomposedPrompt, 6_120),
+    "decomposed_uniform": (prompts.DecomposedPrompt, 6_120),
+    "decomposed_from_prompt": (prompts.DecomposedPrompt, 6_120),
+    "residual": (prompts.ResidualPrompt, 462_736),
+    "spectral": (prompts.SpectralPrompt, 100 * 100 + 100 + 51_200),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def prompt_file(tmp_path):
+    path = tmp_path / "prompt.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(100, 512)).astype(np.float32))
+    return path
+
+
+def build(name, *bindings):
+    gin.parse_config_files_and_bindings([str(CONFIGS / f"{name}.gin")], bindings)
+    return gin.query_parameter("%PROMPT").scoped_configurable_fn()
+
+
+def test_every_file_is_tested():
+    assert {path.stem for path in CONFIGS.glob("*.gin")} == set(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_file_builds_a_working_prompt(name, prompt_file):
+    macros = ["EMBED_DIM = 512"]
+    if name.endswith("from_prompt"):
+        macros.append(f"PROMPT_FILE = '{prompt_file}'")
+    if name.endswith("class_labels"):
+        macros.append("CLASS_LABELS = ['a', 'b']")
+    prompt = build(name, *macros)
+    method, count = METHODS[name]
+    assert type(prompt) is method
+    assert prompt.parameter_count() == count
+    assert prompt.clone(length=7).length == 7
+
+    table = np.random.default_rng(1).normal(size=(64, 512)).astype(np.float32)
+    bound = prompts.bind_vocabulary(prompt, table, lambda text: [ord(text) - 90])
+
+    class Parent(nn.Module):
+        prompt: nn.Module
+
+        @nn.compact
+        def __call__(self):
+            return self.prompt()
+
+    params = Parent(bound).init(jax.random.key(0))["params"]
+    assert set(params) == {"prompt"}
+    folded = prompt.fold(params["prompt"])
+    assert folded.shape == (100, 512)
+    assert np.isfinite(folded).all()
+
+
+def test_macros_set_the_sizes():
+    prompt = build("decomposed", "EMBED_DIM = 64", "PROMPT_LENGTH = 20", "BOTTLENECK = 4")
+    assert (prompt.length, prompt.embed_dim, prompt.bottleneck) == (20, 64, 4)
+
+
+def test_recipes_start_the_factors_differently():
+    macros = ("EMBED_DIM = 512",)
+    paper = build("decomposed", *macros).initialize(jax.random.key(0))
+    gin.clear_config()
+    released = build("decomposed_uniform", *macros).initialize(jax.random.key(0))
+    for factor in "AB":
+        assert 0.9 < paper[factor].std() < 1.1
+        assert 0.45 < np.abs(released[factor]).max() <= 0.5
+
+
+def test_vanilla_starts_from_lesters_sampled_vocabulary():
+    prompt = build("vanilla", "EMBED_DIM = 512")
+    assert prompt.prompt_init == prompts.SampledVocabulary(5000)
+
+
+def test_decomposed_from_prompt_starts_near_the_prompt(prompt_file):
+    prompt = build(
+        "decomposed_from_prompt",
+        "EMBED_DIM = 512",
+        "BOTTLENECK = 100",
+        f"PROMPT_FILE = '{prompt_file}'",
+    )
+    folded = prompt.fold(prompt.initialize(jax.random.key(0)))
+    np.testing.assert_allclose(folded, np.load(prompt_file), atol=1e-4)
+
+
+@pytest.mark.parametrize("macro", ["PROMPT_LENGTH", "BOTTLENECK", "EMBED_DIM"])
+def test_a_macro_of_0_is_refused_by_name(macro):
+    with pytest.raises(ValueError, match=f"{macro} is 0"):
+        build("decomposed", "EMBED_DIM = 512", f"{macro} = 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "macro"),
+    [("decomposed_from_prompt", "PROMPT_FILE"), ("vanilla_class_labels", "CLASS_LABELS")],
+)
+def test_a_required_macro_that_is_not_set_is_named(name, macro):
+    with pytest.raises(ValueError, match=macro):
+        build(name, "EMBED_DIM = 512")
