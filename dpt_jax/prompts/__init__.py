@@ -14,6 +14,7 @@ from dpt_jax.prompts.initializers import (
     bind_vocabulary,
     from_file,
     gaussian,
+    shape_only,
     truncated_svd,
     uniform,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "gaussian",
     "prompt_array",
     "require_size",
+    "shape_only",
     "truncated_svd",
     "uniform",
 ]

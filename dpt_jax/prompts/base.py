@@ -12,7 +12,7 @@ from flax.core import meta
 from flax.linen import partitioning
 from jaxtyping import Array, Float
 
-from dpt_jax.prompts.initializers import Initializer, replace_vocabulary_initializers
+from dpt_jax.prompts.initializers import Initializer, shape_only
 
 
 class SoftPrompt(nn.Module):
@@ -46,11 +46,9 @@ class SoftPrompt(nn.Module):
     def parameter_count(self) -> int:
         """Returns how many numbers the method trains.
 
-        Nothing is allocated, and initializers that need the model's embeddings may be unbound.
+        Nothing is allocated, and no initializer is called (see `shape_only`).
         """
-        # The values of the initializers do not matter here, only the shapes.
-        prompt = replace_vocabulary_initializers(self, lambda _: nn.initializers.zeros)
-        shapes = jax.eval_shape(prompt.initialize, jax.random.key(0))
+        shapes = jax.eval_shape(shape_only(self).initialize, jax.random.key(0))
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
     @nn.nowrap

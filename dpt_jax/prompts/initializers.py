@@ -291,19 +291,31 @@ def bind_vocabulary(prompt: _Module, embedding: Any, encode: Encode | None = Non
     Raises:
         ValueError: if an initializer needs `encode` and it is missing.
     """
-    return replace_vocabulary_initializers(prompt, lambda init: init.bind(embedding, encode))
+    bound: dict[str, Any] = {
+        name: value.bind(embedding, encode)
+        for name, value in _fields(prompt).items()
+        if isinstance(value, VocabularyInitializer)
+    }
+    return prompt.clone(parent=None, **bound)
 
 
-def replace_vocabulary_initializers(
-    prompt: _Module, replace: Callable[[VocabularyInitializer], Initializer]
-) -> _Module:
-    """Returns an unattached copy of a prompt, each `VocabularyInitializer` field replaced."""
-    replaced: dict[str, Any] = {}
-    for field in dataclasses.fields(prompt):
-        value = getattr(prompt, field.name)
-        if isinstance(value, VocabularyInitializer):
-            replaced[field.name] = replace(value)
-    return prompt.clone(parent=None, **replaced)
+def shape_only(prompt: _Module) -> _Module:
+    """Returns a copy of a prompt that has the same parameters, all of them starting at 0.
+
+    For the places that trace an initialization only to learn shapes and axes: these must need
+    neither the model's embeddings nor the files that a prompt starts from. Initializers are the
+    fields whose names end in `_init`.
+    """
+    zeros: dict[str, Any] = {
+        name: nn.initializers.zeros
+        for name, value in _fields(prompt).items()
+        if name.endswith("_init") or isinstance(value, VocabularyInitializer)
+    }
+    return prompt.clone(parent=None, **zeros)
+
+
+def _fields(prompt: nn.Module) -> dict[str, Any]:
+    return {field.name: getattr(prompt, field.name) for field in dataclasses.fields(prompt)}
 
 
 def _sample_rows(

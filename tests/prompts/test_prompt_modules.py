@@ -95,9 +95,15 @@ def test_spectral_prompt_has_one_singular_value_per_token():
     assert prompts.SpectralPrompt(100, 512).parameter_count() == 100 * 100 + 100 + 100 * 512
 
 
-def test_parameter_count_needs_no_embeddings():
-    prompt = prompts.VanillaPrompt(100, 512, prompts.SampledVocabulary())
-    assert prompt.parameter_count() == 51_200
+@pytest.mark.parametrize(
+    "init", [prompts.SampledVocabulary(), prompts.from_file("no/such/prompt.npy")]
+)
+def test_shapes_and_counts_need_neither_embeddings_nor_files(init):
+    prompt = prompts.ResidualPrompt(100, 512, prompt_init=init)
+    assert prompt.parameter_count() == 462_736
+    shapes = jax.eval_shape(prompts.shape_only(prompt).init, jax.random.key(0))
+    assert shapes["params"]["prompt"].shape == (100, 512)
+    assert prompt.prompt_init is init
 
 
 @pytest.mark.parametrize("method", SMALL)
