@@ -1,0 +1,1 @@
+"""The `dpt` command, one file per subcommand."""

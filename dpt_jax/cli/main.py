@@ -1,0 +1,67 @@
+"""The `dpt` command.
+
+Every subcommand is a module of this package with `HELP`, `add_arguments(parser)` and
+`run(args) -> int | None`; heavy imports happen in `run`.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = ("demo", "train", "evaluate", "predict", "export")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit status (2 for input that cannot be used)."""
+    # TensorFlow only reads data here: its start-up messages and devices are noise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    parser, subparsers = argparse.ArgumentParser(prog="dpt", description=__doc__.split("\n")[0]), {}
+    parser.add_argument(
+        "--debug", action="store_true", help="show the traceback of errors in the input"
+    )
+    choices = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        module = importlib.import_module(f"dpt_jax.cli.{name}")
+        subparsers[name] = choices.add_parser(
+            name,
+            help=module.HELP,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(subparsers[name])
+        subparsers[name].set_defaults(run=module.run)
+    args, unknown = parser.parse_known_args(argv)
+    args.gin_bindings = _gin_bindings(unknown, subparsers[args.command])
+
+    from dpt_jax.errors import InputError
+
+    try:
+        return args.run(args) or 0
+    except InputError as e:
+        if args.debug:
+            raise
+        print(f"dpt {args.command}: error: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output has gone, as in `dpt predict ... | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _gin_bindings(unknown: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """Turns T5X's `--gin.NAME=VALUE` flags into gin bindings; refuses any other unknown flag."""
+    bindings = []
+    for argument in unknown:
+        name, equals, value = argument.removeprefix("--gin.").partition("=")
+        if not argument.startswith("--gin.") or not equals:
+            hint = " (bindings are written --gin.NAME=VALUE)" if "gin" in argument else ""
+            parser.error(f"unrecognized argument: {argument}{hint}")
+        bindings.append(f"{name} = {value}")
+    return bindings
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Reading gin files and `--gin.NAME=VALUE` bindings, with errors that name what to change."""
+
+import contextlib
+import logging
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from importlib import resources
+from typing import Any, TypeVar
+
+import gin
+
+from dpt_jax.errors import InputError, nearest_names
+
+# The macros that our gin files know; a typing error in one of them must not pass in silence.
+MACROS = (
+    "BATCH_SIZE BEST_METRIC BOTTLENECK CLASS_LABELS CLIP_NORM DROPOUT_RATE DTYPE "
+    "EARLY_STOPPING_PATIENCE EMBED_DIM EPOCHS EVAL_BATCH_SIZE EVAL_PERIOD FROZEN_DTYPE "
+    "INITIAL_CHECKPOINT_PATH LEARNING_RATE LEARNING_RATE_PEAK MESH MICROBATCHES "
+    "MIXTURE_OR_TASK_MODULE MIXTURE_OR_TASK_NAME MODEL MODEL_DIR NUM_BUCKETS OPTIMIZER OVERLENGTH "
+    "PROMPT PROMPT_FILE PROMPT_LENGTH RANDOM_SEED TASK_FEATURE_LENGTHS TRAIN_STEPS"
+).split()
+
+T = TypeVar("T")
+
+
+def gin_configs() -> pathlib.Path:
+    """The folder of the gin files that come with the package."""
+    return pathlib.Path(str(resources.files("dpt_jax.gin_configs")))
+
+
+def parse(
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str] = (),
+    gin_search_paths: Sequence[str] = (),
+) -> None:
+    """Parses gin files and bindings into gin's global configuration, replacing what is there.
+
+    Files are looked for in the working directory, then in `gin_search_paths`, then among the
+    package's own, as in `runs/prompt_train.gin`.
+
+    Args:
+      gin_files: files, later ones override earlier ones.
+      gin_bindings: bindings such as `BATCH_SIZE = 32`, which override all files.
+      gin_search_paths: further folders to look in.
+
+    Raises:
+      InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
+        a macro that nothing uses, or one that had to be set and is not.
+    """
+    gin.clear_config(clear_constants=True)
+    gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
+    try:
+        with _quiet():
+            gin.parse_config_files_and_bindings(
+                list(gin_files), list(gin_bindings), finalize_config=False
+            )
+    except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError) as e:
+        raise InputError(_explain(e)) from e
+    _check_macros()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # Gin logs an error for every search path that does not hold a file, also when a later one does.
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Path not found")
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(keep)
+
+
+def _explain(error: Exception) -> str:
+    message = str(error).strip()
+    missing = re.search(r"Unable to open file: (\S+)\. Searched", message)
+    if missing:
+        name = missing.group(1)
+        root = gin_configs()
+        known = [str(p.relative_to(root)) for p in root.rglob("*.gin")]
+        return (
+            f"There is no gin file {name!r}.{nearest_names(name, known)} Looked in the working "
+            f"directory, --gin_search_paths and {root}. Change --gin_file."
+        )
+    return f"The gin configuration cannot be used: {message}"
+
+
+def _macro_bindings() -> dict[str, Any]:
+    # Gin keeps `NAME = value` as the argument `value` of a macro with the scope NAME, and has no
+    # public way to list these.
+    return {
+        scope: arguments.get("value")
+        for (scope, selector), arguments in gin.config._CONFIG.items()
+        if selector == "gin.macro"
+    }
+
+
+def _check_macros() -> None:
+    bound = _macro_bindings()
+    used = {
+        reference.scoped_selector.split("/")[0]
+        for reference in gin.config.iterate_references(gin.config._CONFIG)
+        if reference.selector == "gin.macro"
+    }
+    for name in bound:
+        if name not in used and name not in MACROS:
+            raise InputError(
+                f"The gin macro {name} is set, but nothing uses it."
+                f"{nearest_names(name, {*used, *MACROS})}"
+            )
+    unset = sorted(name for name in used if name not in bound)
+    if unset:
+        raise InputError(
+            f"The gin macro {unset[0]} is used, but not set. Set --gin.{unset[0]}=VALUE"
+            + (" or add a models/*.gin file." if unset[0] in ("MODEL", "EMBED_DIM") else
+               " or add a prompts/*.gin file." if unset[0] == "PROMPT" else ".")
+        )
+    required = sorted(name for name in used if bound[name] is gin.REQUIRED)
+    if required:
+        flags = " ".join(f"--gin.{name}=VALUE" for name in required)
+        raise InputError(f"Required gin macros are not set: {', '.join(required)}. Add {flags}.")
+
+
+def build(configurable: Callable[..., T], **overrides: Any) -> T:
+    """Calls `configurable` with the arguments that gin binds to it.
+
+    Raises:
+      InputError: when a required argument is bound nowhere, or a value is refused.
+    """
+    try:
+        return gin.get_configurable(configurable)(**overrides)
+    except (TypeError, ValueError, RuntimeError) as e:
+        if isinstance(e, InputError):
+            raise
+        # Gin appends where it was when it failed; the first line says what is wrong.
+        raise InputError(str(e).strip()) from e
+
+
+def operative_config() -> str:
+    """The bindings that were in effect for everything called so far, as gin text."""
+    return gin.operative_config_str()

@@ -1,0 +1,1 @@
+"""Training a prompt on a frozen backbone: configuration, data, step, loop, checkpoints."""

@@ -1,0 +1,133 @@
+"""What a run is: every setting of `dpt train`, bound through gin as `RunConfig`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optax
+
+from dpt_jax.errors import InputError
+from dpt_jax.models import T5Config
+from dpt_jax.prompts import SoftPrompt
+from dpt_jax.training import schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings of a training run. The gin macro that usually sets a field is in capitals.
+
+    Attributes:
+      model_dir: MODEL_DIR, the run's folder; a run is continued by naming its folder again.
+      model: MODEL, the frozen T5's shape.
+      prompt: PROMPT, the soft prompt; None trains without one (full fine-tuning).
+      initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
+        `dpt_jax.interop.load_backbone` reads; None starts from random weights.
+      mixture_or_task_name: MIXTURE_OR_TASK_NAME, a SeqIO task or mixture.
+      task_feature_lengths: TASK_FEATURE_LENGTHS, longest `inputs` and `targets` in tokens.
+      mixture_or_task_module: MIXTURE_OR_TASK_MODULE, imported to register the task.
+      train_steps: TRAIN_STEPS, optimizer updates; takes precedence over `epochs`.
+      epochs: EPOCHS, passes over the training split.
+      batch_size: BATCH_SIZE, examples an update, over all devices.
+      eval_period: EVAL_PERIOD, updates between evaluations; "epoch" for one an epoch, 0 for none.
+      checkpoint_period: updates between checkpoints; None saves with every evaluation.
+      random_seed: RANDOM_SEED, of the prompt's start, the data's order and dropout.
+      optimizer: OPTIMIZER, called with a learning-rate schedule; any optax optimizer will do.
+      learning_rate: LEARNING_RATE, called with the number of steps, returns the schedule.
+      clip_norm: largest norm of the gradient; None does not clip.
+      microbatches: MICROBATCHES, parts in which a batch is run to save memory; the same result.
+      z_loss: weight of the squared log normalizer in the loss.
+      trainable: regular expression of the trained parameters' names; None is the prompt alone, or
+        everything when there is no prompt.
+      frozen_dtype: FROZEN_DTYPE, dtype in which the frozen parameters are stored.
+      mesh: MESH, sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
+      num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
+      overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
+      train_split: split to train on.
+      eval_split: split to evaluate on.
+      eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
+      beam_size: beams of the evaluation's decoding; 1 is greedy.
+      best_metric: the metric, averaged over the tasks, that names the best step; None is each
+        task's first. Higher is better.
+      early_stopping_patience: EARLY_STOPPING_PATIENCE, evaluations without a new best after which
+        training stops; None never stops early.
+      log_period: updates between lines of training metrics.
+    """
+
+    model_dir: str
+    model: T5Config
+    prompt: SoftPrompt | None
+    initial_checkpoint_path: str | None
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    mixture_or_task_module: str | None = None
+    train_steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 16
+    eval_period: int | str = "epoch"
+    checkpoint_period: int | None = None
+    random_seed: int = 0
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation] = optax.adamw
+    learning_rate: Callable[[int], optax.Schedule] = schedules.constant
+    clip_norm: float | None = None
+    microbatches: int = 1
+    z_loss: float = 0.0
+    trainable: str | None = None
+    frozen_dtype: Any = None
+    mesh: Sequence[int] = (-1, 1, 1)
+    num_buckets: int = 4
+    overlength: str = "error"
+    train_split: str = "train"
+    eval_split: str = "validation"
+    eval_batch_size: int | None = None
+    beam_size: int = 1
+    best_metric: str | None = None
+    early_stopping_patience: int | None = None
+    log_period: int = 10
+
+    def __post_init__(self):
+        def require(ok: bool, name: str, value: Any, wanted: str):
+            if not ok:
+                raise InputError(f"{name} is {value!r}; it must be {wanted}. Set --gin.{name}.")
+
+        def positive(value: Any) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+        lengths = self.task_feature_lengths
+        require(
+            isinstance(lengths, Mapping)
+            and all(positive(lengths.get(k)) for k in ("inputs", "targets")),
+            "TASK_FEATURE_LENGTHS",
+            lengths,
+            "like {'inputs': 256, 'targets': 16}",
+        )
+        require(positive(self.batch_size), "BATCH_SIZE", self.batch_size, "a positive integer")
+        require(
+            positive(self.microbatches) and self.batch_size % self.microbatches == 0,
+            "MICROBATCHES",
+            self.microbatches,
+            f"a divisor of BATCH_SIZE = {self.batch_size}",
+        )
+        require(positive(self.num_buckets), "NUM_BUCKETS", self.num_buckets, "a positive integer")
+        for name in ("train_steps", "epochs", "checkpoint_period", "eval_batch_size"):
+            value = getattr(self, name)
+            require(value is None or positive(value), name.upper(), value, "a positive integer")
+        require(
+            self.eval_period == "epoch" or self.eval_period == 0 or positive(self.eval_period),
+            "EVAL_PERIOD",
+            self.eval_period,
+            "a number of steps, 'epoch', or 0 for no evaluation",
+        )
+        if self.train_steps is None and self.epochs is None:
+            raise InputError("How long to train is not set: set --gin.TRAIN_STEPS or --gin.EPOCHS.")
+        if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:
+            raise InputError(
+                f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model "
+                f"{self.model.emb_dim} (T5Config.emb_dim); use the model's own gin file."
+            )
+
+    @property
+    def trainable_pattern(self) -> str:
+        """Regular expression of the names of the trained parameters."""
+        if self.trainable is not None:
+            return self.trainable
+        return ".*" if self.prompt is None else "prompt/.*"

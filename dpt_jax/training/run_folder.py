@@ -1,0 +1,127 @@
+"""A run's folder: what it was started with, and where its results are."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from dpt_jax.errors import InputError
+from dpt_jax.files import atomic_write
+from dpt_jax.prompts import SoftPrompt
+from dpt_jax.training.config import RunConfig
+
+CONFIG = "config.gin"
+IDENTITY = "run.json"
+SUMMARY = "summary.json"
+# What a run writes before its identity could be missing.
+_OTHER_TRACES = ("checkpoints", "numpy_checkpoints", "metrics.jsonl")
+
+
+def describe_prompt(prompt: SoftPrompt | None) -> dict[str, Any] | None:
+    """The method and its sizes; not its initializers, which matter only at the start."""
+    if prompt is None:
+        return None
+    fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
+    sizes = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
+    sizes.pop("name", None)
+    return {"method": type(prompt).__name__} | sizes
+
+
+def identity(config: RunConfig, backbone_fingerprint: int | None = None) -> dict[str, Any]:
+    """What must not change when a run is continued, as flat JSON."""
+    model = dataclasses.asdict(config.model)
+    model["dtype"] = config.model.dtype.name
+    model["mlp_activations"] = list(config.model.mlp_activations)
+    parts: dict[str, Any] = {
+        "model": model,
+        "prompt": describe_prompt(config.prompt),
+        "task": {
+            "mixture_or_task_name": config.mixture_or_task_name,
+            "task_feature_lengths": dict(config.task_feature_lengths),
+            "train_split": config.train_split,
+            "overlength": config.overlength,
+        },
+        # These decide which examples a step sees.
+        "data": {
+            "batch_size": config.batch_size,
+            "num_buckets": config.num_buckets,
+            "random_seed": config.random_seed,
+        },
+        "trainable": config.trainable_pattern,
+        "frozen_dtype": None if config.frozen_dtype is None else str(config.frozen_dtype),
+    }
+    if backbone_fingerprint is not None:
+        parts["backbone_fingerprint"] = backbone_fingerprint
+    return _flatten(parts)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -> bool:
+    """Whether `model_dir` holds this run already (True) or nothing (False). Writes nothing.
+
+    Raises:
+      InputError: when it holds another run, with every difference, or a run of unknown identity.
+    """
+    folder = pathlib.Path(config.model_dir)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"MODEL_DIR = {folder} is a file; set --gin.MODEL_DIR to a folder.")
+    path = folder / IDENTITY
+    if not path.exists():
+        traces = [name for name in _OTHER_TRACES if (folder / name).exists()]
+        if traces:
+            raise InputError(
+                f"MODEL_DIR = {folder} holds {', '.join(traces)} but no {IDENTITY}, so it is not "
+                "known which run they belong to. Set --gin.MODEL_DIR to another folder."
+            )
+        return False
+    saved = json.loads(path.read_text())
+    asked = json.loads(json.dumps(identity(config, backbone_fingerprint)))
+    if backbone_fingerprint is None:
+        saved.pop("backbone_fingerprint", None)
+    differing = sorted(k for k in saved.keys() | asked.keys() if saved.get(k) != asked.get(k))
+    if differing:
+        lines = [f"  {k}: saved {saved.get(k)!r}, now {asked.get(k)!r}" for k in differing]
+        raise InputError(
+            f"MODEL_DIR = {folder} holds a run that differs from the one asked for; nothing was "
+            "changed:\n" + "\n".join(lines) + "\nSet --gin.MODEL_DIR to another folder for a new "
+            "run, or use the saved settings to continue this one."
+        )
+    return True
+
+
+def write_identity(config: RunConfig, backbone_fingerprint: int, gin_config: str) -> None:
+    """Writes `config.gin` and the identity, in that order: the identity says the run exists."""
+    folder = pathlib.Path(config.model_dir)
+    if gin_config:
+        with atomic_write(folder / CONFIG) as temporary:
+            temporary.write_text(gin_config)
+    write_json(folder / IDENTITY, identity(config, backbone_fingerprint))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a JSON file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_summary(model_dir: str | pathlib.Path) -> dict[str, Any]:
+    """Reads `summary.json`.
+
+    Raises:
+      InputError: when the folder is no run, or one that never got as far as a summary.
+    """
+    path = pathlib.Path(model_dir) / SUMMARY
+    if not path.exists():
+        raise InputError(
+            f"{model_dir} has no {SUMMARY}: it is not the MODEL_DIR of a run that has evaluated "
+            "or finished."
+        )
+    return json.loads(path.read_text())

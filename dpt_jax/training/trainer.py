@@ -1,0 +1,353 @@
+"""The training loop: everything with a side effect, in the order in which it happens."""
+
+import contextlib
+import dataclasses
+import logging
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop import save_prompt
+from dpt_jax.models import Transformer
+from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.evaluation import Evaluator, TaskResult, mean_metric, write_predictions
+from dpt_jax.training.loggers import MetricsLog, Progress
+from dpt_jax.training.state import Params, merge_params, split_params
+from dpt_jax.training.step import make_loss_fn, make_train_step
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite; names the step, the rate and the last good checkpoint."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; the state was saved first."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name} after saving step {step}")
+        self.signum = signum
+
+
+@dataclasses.dataclass
+class BestSoFar:
+    """The best evaluation of a run; part of every checkpoint."""
+
+    step: int | None = None
+    value: float | None = None
+    metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    evaluations_since: int = 0
+
+    def update(self, step: int, value: float, results: list[TaskResult]) -> None:
+        """Takes note of an evaluation; on a tie the earlier step stays the best."""
+        if self.value is None or value > self.value:
+            self.step, self.value, self.evaluations_since = step, value, 0
+            self.metrics = {result.task: result.metrics for result in results}
+        else:
+            self.evaluations_since += 1
+
+
+def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:
+    """Trains, evaluates and checkpoints; continues the run when `model_dir` holds it.
+
+    Everything that can be wrong with the input is found before anything is compiled or written.
+
+    Args:
+      config: the run.
+      gin_config: returns the operative gin configuration, to be kept as `config.gin`.
+
+    Returns:
+      The contents of `summary.json`.
+
+    Raises:
+      InputError: for input that cannot be used.
+      NonFiniteLossError: when the loss is not finite.
+      Stopped: after SIGTERM or SIGINT, when the state has been saved.
+    """
+    run_folder.check_identity(config)
+    mesh = partitioning.make_mesh(config.mesh)
+    partitioning.check_batch("BATCH_SIZE", config.batch_size // config.microbatches, mesh)
+    partitioning.check_batch("EVAL_BATCH_SIZE", config.eval_batch_size or config.batch_size, mesh)
+    provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
+    vocabulary = data.get_vocabulary(provider)
+    setup.check_vocabulary(vocabulary, config.model, provider.name)
+    backbone = setup.load_frozen(
+        config.initial_checkpoint_path, config.model, config.random_seed
+    )
+    fingerprint = setup.fingerprint(backbone)
+    run_folder.check_identity(config, fingerprint)
+    params = dict(backbone)
+    if config.prompt is not None:
+        params["prompt"] = setup.init_prompt(
+            config.prompt, backbone, vocabulary, config.random_seed
+        )
+    train_data = _load_training_data(config, provider)
+    model = Transformer(config.model, config.prompt)
+    evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
+
+    with partitioning.activate(mesh):
+        run = _Run(config, model, mesh, params, train_data, evaluator)
+        run_folder.write_identity(config, fingerprint, gin_config())
+        return run.loop()
+
+
+def _load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
+    import seqio
+
+    tasks = data.load_split(
+        provider, config.train_split, config.task_feature_lengths, config.overlength
+    )
+    rates = [1.0]
+    if isinstance(provider, seqio.Mixture):
+        rates = [provider.get_rate(task) for task in seqio.get_subtasks(provider)]
+    return data.TrainData.create(
+        tasks, rates, config.batch_size, config.random_seed, config.num_buckets
+    )
+
+
+def make_evaluator(
+    config: RunConfig, model: Transformer, provider: Any, vocabulary: Any, mesh: Any
+) -> Evaluator | None:
+    """The evaluator of a configuration, or None where it asks for no evaluation."""
+    import seqio
+
+    if config.eval_period == 0:
+        return None
+    # Evaluation reads whole targets for its metrics; only the sources meet the model.
+    examples = data.load_split(
+        provider, config.eval_split, config.task_feature_lengths, config.overlength
+    )
+    return Evaluator(
+        model,
+        {task.name: task for task in seqio.get_subtasks(provider)},
+        examples,
+        vocabulary,
+        mesh=mesh,
+        batch_size=config.eval_batch_size or config.batch_size,
+        num_buckets=config.num_buckets,
+        max_decode_length=config.task_feature_lengths["targets"],
+        beam_size=config.beam_size,
+    )
+
+
+class _Run:
+    """The mutable part of a run: state, best evaluation, open files."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Transformer,
+        mesh: Any,
+        params: Params,
+        train_data: data.TrainData,
+        evaluator: Evaluator | None,
+    ):
+        self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
+        steps_per_epoch = train_data.schedule.steps_per_epoch
+        self.total_steps = config.train_steps or config.epochs * steps_per_epoch
+        self.eval_period = steps_per_epoch if config.eval_period == "epoch" else config.eval_period
+        self.save_period = config.checkpoint_period or self.eval_period or steps_per_epoch
+        self.schedule = config.learning_rate(self.total_steps)
+        self.optimizer = config.optimizer(self.schedule)
+        if config.clip_norm is not None:
+            self.optimizer = optax.chain(
+                optax.clip_by_global_norm(config.clip_norm), self.optimizer
+            )
+
+        shardings = partitioning.parameter_shardings(setup.abstract_variables(model), mesh)
+        trainable, frozen = split_params(params, config.trainable_pattern)
+        train_shardings, frozen_shardings = split_params(shardings, config.trainable_pattern)
+        self.frozen = setup.place(frozen, frozen_shardings, config.frozen_dtype)
+        self.state = setup.make_state(
+            setup.place(trainable, train_shardings),
+            train_shardings,
+            self.optimizer,
+            config.random_seed,
+            mesh,
+        )
+        self.trainable_parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        state_shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        self.train_step = jax.jit(
+            make_train_step(
+                make_loss_fn(model, config.z_loss), self.optimizer, config.microbatches
+            ),
+            donate_argnums=0,
+            out_shardings=(state_shardings, partitioning.replicated(mesh)),
+        )
+        self.best = BestSoFar()
+        self.train_seconds = 0.0
+        self.checkpoints = checkpoints.Checkpoints(config.model_dir)
+        self.saved_step = self.checkpoints.latest_step()
+        if self.saved_step is not None:
+            self.state, progress = self.checkpoints.restore(checkpoints.abstract(self.state))
+            self.best = BestSoFar(**progress["best"])
+            self.train_seconds = progress["train_seconds"]
+
+    def loop(self) -> dict[str, Any]:
+        """Trains from the state's step to the last one."""
+        start = int(self.state.step)
+        self.log = MetricsLog(self.config.model_dir, start)
+        self.progress = Progress(self.total_steps, start)
+        self._announce(start)
+        began, before = time.monotonic(), self.train_seconds
+        metrics: dict[int, dict[str, Any]] = {}
+        batches = self.data.batches(start)
+        try:
+            with _signals() as received:
+                for step in range(start + 1, self.total_steps + 1):
+                    if self._has_plateaued():
+                        self.progress.say(
+                            f"stopped early: {self.best.evaluations_since} evaluations without "
+                            f"improvement over step {self.best.step}"
+                        )
+                        break
+                    batch = partitioning.put_batch(next(batches), self.mesh)
+                    self.state, metrics[step] = self.train_step(self.state, self.frozen, batch)
+                    # The newest step is still being computed; those before it are done.
+                    self._check_finite({s: m for s, m in metrics.items() if s < step})
+                    last = step == self.total_steps
+                    evaluates = bool(self.eval_period) and (step % self.eval_period == 0 or last)
+                    saves = evaluates or step % self.save_period == 0 or last or bool(received)
+                    if step % self.config.log_period == 0 or saves:
+                        self._log_metrics(metrics)
+                        metrics = {}
+                    if evaluates:
+                        self._evaluate(step)
+                    if saves:
+                        self.train_seconds = before + time.monotonic() - began
+                        self._save(step)
+                    if received:
+                        raise Stopped(received[0], step)
+            return self._summary()
+        finally:
+            self.progress.close()
+            self.log.close()
+            self.checkpoints.close()
+
+    def _announce(self, start: int) -> None:
+        examples = sum(self.data.schedule.sampler.sizes)
+        frozen = sum(x.size for x in jax.tree.leaves(self.frozen))
+        self.progress.say(
+            f"{self.config.mixture_or_task_name}: {examples:,} examples, "
+            f"{self.data.schedule.steps_per_epoch:,} steps an epoch, source buckets "
+            f"{', '.join(map(str, self.data.buckets))}, target length {self.data.target_length}\n"
+            f"{self.trainable_parameters:,} trainable and {frozen:,} frozen parameters; "
+            f"mesh {dict(self.mesh.shape)}\n"
+            + (f"continuing from step {start}" if start else f"run folder {self.config.model_dir}")
+        )
+
+    def _check_finite(self, metrics: dict[int, dict[str, Any]]) -> None:
+        """Fetches the metrics, in place, and stops the run when they are not finite."""
+        for step, values in metrics.items():
+            if not isinstance(values["loss"], jax.Array):
+                continue  # Fetched and found finite before.
+            values.update({name: float(value) for name, value in values.items()})
+            # A gradient that is not finite has already spoiled the parameters.
+            bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+            if bad:
+                good = "there is no checkpoint yet"
+                if self.saved_step is not None:
+                    folder = self.checkpoints.directory / str(self.saved_step)
+                    good = f"the last good checkpoint is {folder}"
+                raise NonFiniteLossError(
+                    f"{bad[0]} is {values[bad[0]]} at step {step}, learning rate "
+                    f"{float(self.schedule(step - 1)):.3g}; {good}. Lower LEARNING_RATE's peak, "
+                    "or set --gin.CLIP_NORM."
+                )
+
+    def _log_metrics(self, metrics: dict[int, dict[str, Any]]) -> None:
+        self._check_finite(metrics)
+        step = max(metrics)
+        values = list(metrics.values())
+        tokens = sum(m["target_tokens"] for m in values)
+        loss = sum(m["loss"] * m["target_tokens"] for m in values) / tokens
+        self.log.write(
+            step,
+            "train",
+            {
+                "loss": loss,
+                "grad_norm": float(np.mean([m["grad_norm"] for m in values])),
+                "learning_rate": float(self.schedule(step - 1)),
+            },
+        )
+        self.progress.update(step, loss)
+
+    def _evaluate(self, step: int) -> None:
+        results = self.evaluator(merge_params(self.state.params, self.frozen))
+        folder = pathlib.Path(self.config.model_dir) / "predictions"
+        for result in results:
+            self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
+            write_predictions(result, folder / f"{result.task}_{step}.jsonl")
+            shown = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
+            self.progress.say(f"step {step}  {result.task}: {shown}")
+        self.best.update(step, mean_metric(results, self.config.best_metric), results)
+
+    def _save(self, step: int) -> None:
+        # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
+        if self.config.prompt is not None and "prompt" in self.state.params:
+            factors = jax.device_get(self.state.params["prompt"])
+            save_prompt(
+                checkpoints.numpy_checkpoint(self.config.model_dir, step),
+                self.config.prompt.fold(factors),
+                factors,
+            )
+        self._summary()
+        if step != self.saved_step:
+            self.checkpoints.save(
+                self.state,
+                {"best": dataclasses.asdict(self.best), "train_seconds": self.train_seconds},
+            )
+            self.saved_step = step
+        keep = {step, self.best.step} - {None}
+        self.checkpoints.prune(keep)
+        checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
+
+    def _summary(self) -> dict[str, Any]:
+        summary = {
+            "best_step": self.best.step,
+            "best_value": self.best.value,
+            "metrics": self.best.metrics,
+            "last_step": int(self.state.step),
+            "train_steps": self.total_steps,
+            "trainable_parameters": self.trainable_parameters,
+            "train_seconds": round(self.train_seconds, 3),
+        }
+        run_folder.write_json(pathlib.Path(self.config.model_dir) / run_folder.SUMMARY, summary)
+        return summary
+
+    def _has_plateaued(self) -> bool:
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.best.evaluations_since >= patience
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT in the list it yields; a second one acts as it would have."""
+    received: list[int] = []
+    previous = {}
+
+    def handler(signum, frame):
+        del frame
+        received.append(signum)
+        logging.warning("%s: saving before stopping.", signal.Signals(signum).name)
+        signal.signal(signum, previous[signum])
+
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            previous[signum] = signal.signal(signum, handler)
+    except ValueError:
+        # Only a process's main thread may handle signals; elsewhere the caller does.
+        logging.info("Not in the main thread: signals are not handled.")
+    try:
+        yield received
+    finally:
+        for signum, action in previous.items():
+            signal.signal(signum, action)
