@@ -48,6 +48,8 @@ interpreter:
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "dpt-jax needs Python 3.11 or newer, and $$python is not. Name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
 	  exit 1; }
+	@if [ -e "$(BASE)" ] && ! "$(PY)" -c "" 2>/dev/null; then \
+	  echo "$(VENV) no longer runs (its Python is gone): remove it and call make again" >&2; exit 1; fi
 ifneq ($(origin PYTHON),file)
 	@if [ -x "$(PY)" ]; then \
 	  wanted=$$("$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || exit 1; \
