@@ -1,4 +1,4 @@
-"""SeqIO tasks and mixtures: text-to-text tasks for a T5, installed as `dpt_jax.tasks`."""
+"""The place for SeqIO tasks and mixtures, installed as `dpt_jax.tasks`."""
 
 if __name__ != "dpt_jax.tasks":
     # From the repository's root the folder can also be found as `tasks`: a second module, which
