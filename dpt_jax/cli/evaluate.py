@@ -1,4 +1,69 @@
-"""x"""
-HELP="x"
-def add_arguments(p): pass
-def run(a): pass
+"""Evaluate a run's prompt, or any prompt, on the task's validation split.
+
+  dpt evaluate --model_dir=runs/rte
+  dpt evaluate --model_dir=runs/rte --prompt=prompt.npy --split=test
+  dpt evaluate --gin_file=... --prompt=prompt.npy
+
+Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
+"""
+
+import argparse
+import json
+import pathlib
+
+from dpt_jax.cli import runs
+
+HELP = "evaluate a prompt on a task"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    runs.add_arguments(parser)
+    parser.add_argument(
+        "--prompt", metavar="FILE", help=".npy prompt [P, D], instead of the run's own"
+    )
+    parser.add_argument("--no_prompt", action="store_true", help="evaluate the bare model")
+    parser.add_argument("--split", metavar="NAME", help="split to evaluate on")
+    parser.add_argument(
+        "--predictions", metavar="DIR", help="also write <task>_<prompt>.jsonl into this folder"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates and prints."""
+    from dpt_jax.errors import InputError
+    from dpt_jax.interop import load_prompt
+
+    if args.prompt and args.no_prompt:
+        raise InputError("--prompt and --no_prompt exclude each other.")
+    if args.model_dir is None and not (args.prompt or args.no_prompt):
+        raise InputError("Name what to evaluate: --model_dir, --prompt or --no_prompt.")
+    config = runs.load_config(args)
+
+    import dataclasses
+
+    from dpt_jax.training import checkpoints, inference
+    from dpt_jax.training.evaluation import write_predictions
+
+    if args.split:
+        config = dataclasses.replace(config, eval_split=args.split)
+    prompt, trained_step, name = None, None, "no_prompt"
+    if args.prompt:
+        prompt = load_prompt(args.prompt, embed_dim=config.model.emb_dim)
+        name = pathlib.Path(args.prompt).stem
+    elif not args.no_prompt:
+        step = inference.step_of_run(args.model_dir, args.step)
+        name = str(step)
+        if config.prompt is None:
+            trained_step = step
+        else:
+            prompt = load_prompt(checkpoints.numpy_checkpoint(args.model_dir, step))
+    backbone = inference.Backbone.load(config)
+    if trained_step is not None:
+        backbone = backbone.with_trained(args.model_dir, trained_step)
+    results = backbone.evaluate(prompt)
+    if args.predictions:
+        for result in results:
+            path = pathlib.Path(args.predictions) / f"{result.task}_{name}.jsonl"
+            write_predictions(result, path)
+    print(json.dumps({"prompt": name, "metrics": {r.task: r.metrics for r in results}}))

@@ -18,6 +18,7 @@ from dpt_jax.prompts.initializers import (
     truncated_svd,
     uniform,
 )
+from dpt_jax.prompts.per_row import PromptPerRow
 from dpt_jax.prompts.residual import ResidualPrompt
 from dpt_jax.prompts.spectral import SpectralPrompt
 from dpt_jax.prompts.vanilla import VanillaPrompt
@@ -26,6 +27,7 @@ __all__ = [
     "ClassLabels",
     "DecomposedPrompt",
     "Initializer",
+    "PromptPerRow",
     "ResidualPrompt",
     "SampledVocabulary",
     "SoftPrompt",

@@ -9,10 +9,11 @@ import shutil
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dpt_jax.errors import InputError
-from dpt_jax.training.state import TrainState
+from dpt_jax.training.state import Params, TrainState
 
 CHECKPOINTS = "checkpoints"
 NUMPY_CHECKPOINTS = "numpy_checkpoints"
@@ -21,17 +22,23 @@ NUMPY_CHECKPOINTS = "numpy_checkpoints"
 class Checkpoints:
     """The checkpoints of one run: `MODEL_DIR/checkpoints/<step>/`, the best and the latest kept."""
 
-    def __init__(self, model_dir: str | pathlib.Path):
+    def __init__(self, model_dir: str | pathlib.Path, create: bool = True):
         self.directory = pathlib.Path(model_dir).absolute() / CHECKPOINTS
+        if not create and not self.directory.is_dir():
+            raise InputError(f"{model_dir} has no {CHECKPOINTS}; is it the MODEL_DIR of a run?")
         # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=True),
+            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=create),
         )
 
     def latest_step(self) -> int | None:
         """The last whole checkpoint's step, or None."""
         return self._manager.latest_step()
+
+    def steps(self) -> list[int]:
+        """The steps that have a whole checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Saves the state and the run's progress under the state's step; returns when on disk."""
@@ -72,6 +79,19 @@ class Checkpoints:
                 "Was the optimizer changed? Use another --gin.MODEL_DIR for another run."
             ) from e
         return restored["state"], restored["progress"]
+
+    def restore_params(self, step: int) -> Params:
+        """The trainable parameters of a checkpoint alone, as NumPy arrays.
+
+        Raises:
+          InputError: when there is no checkpoint of that step.
+        """
+        if step not in self._manager.all_steps():
+            raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+        )
+        return jax.tree.map(np.asarray, restored["state"]["params"])
 
     def prune(self, keep: set[int]) -> None:
         """Deletes every checkpoint whose step is not in `keep`."""

@@ -8,6 +8,8 @@ batch can be formed without replaying those before it.
 import dataclasses
 import importlib
 import logging
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +19,25 @@ from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.training.batching import Sampler, Schedule, choose_buckets, plan_batches
 
 OVERLENGTH = ("error", "truncate", "drop")
+
+
+def import_seqio() -> Any:
+    """Imports SeqIO without the start-up messages of TensorFlow's C++ libraries.
+
+    They go straight to file descriptor 2 before any setting is read, and say nothing of use to
+    someone who trains with JAX. Errors of the import are exceptions and are not lost.
+    """
+    if "seqio" not in sys.modules:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            importlib.import_module("seqio")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    return sys.modules["seqio"]
 
 
 @dataclasses.dataclass
@@ -42,8 +63,7 @@ def get_provider(name: str, module: str | None = None) -> Any:
     Raises:
       InputError: when the module cannot be imported or the name is not registered.
     """
-    import seqio
-
+    seqio = import_seqio()
     if module:
         try:
             importlib.import_module(module)
@@ -95,8 +115,7 @@ def load_split(
     Raises:
       InputError: for an unknown split, an empty one, or examples that are too long.
     """
-    import seqio
-
+    seqio = import_seqio()
     if overlength not in OVERLENGTH:
         raise InputError(f"overlength is {overlength!r}; it takes one of {', '.join(OVERLENGTH)}.")
     tasks = seqio.get_subtasks(provider)

@@ -100,8 +100,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
 
 
 def _load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
-    import seqio
-
+    seqio = data.import_seqio()
     tasks = data.load_split(
         provider, config.train_split, config.task_feature_lengths, config.overlength
     )
@@ -117,8 +116,7 @@ def make_evaluator(
     config: RunConfig, model: Transformer, provider: Any, vocabulary: Any, mesh: Any
 ) -> Evaluator | None:
     """The evaluator of a configuration, or None where it asks for no evaluation."""
-    import seqio
-
+    seqio = data.import_seqio()
     if config.eval_period == 0:
         return None
     # Evaluation reads whole targets for its metrics; only the sources meet the model.
