@@ -114,8 +114,13 @@ def _check_macros() -> None:
     if unset:
         raise InputError(
             f"The gin macro {unset[0]} is used, but not set. Set --gin.{unset[0]}=VALUE"
-            + (" or add a models/*.gin file." if unset[0] in ("MODEL", "EMBED_DIM") else
-               " or add a prompts/*.gin file." if unset[0] == "PROMPT" else ".")
+            + (
+                " or add a models/*.gin file."
+                if unset[0] in ("MODEL", "EMBED_DIM")
+                else " or add a prompts/*.gin file."
+                if unset[0] == "PROMPT"
+                else "."
+            )
         )
     required = sorted(name for name in used if bound[name] is gin.REQUIRED)
     if required:

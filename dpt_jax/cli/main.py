@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         module.add_arguments(subparsers[name])
         subparsers[name].set_defaults(run=module.run)
     args, unknown = parser.parse_known_args(argv)
+    # As with `python -m`: a task module in the working directory can be named.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     args.gin_bindings = _gin_bindings(unknown, subparsers[args.command])
 
     from dpt_jax.errors import InputError

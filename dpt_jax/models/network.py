@@ -71,9 +71,7 @@ class Encoder(nn.Module):
         self.relpos_bias = layers.RelativePositionBiases(
             cfg.num_heads, bidirectional=True, dtype=cfg.dtype
         )
-        self.layers = [
-            EncoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)
-        ]
+        self.layers = [EncoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)]
         self.encoder_norm = layers.LayerNorm(cfg.dtype)
         self.dropout = _residual_dropout(cfg)
         self.output_dropout = nn.Dropout(cfg.dropout_rate)
@@ -171,9 +169,7 @@ class Decoder(nn.Module):
         self.relpos_bias = layers.RelativePositionBiases(
             cfg.num_heads, bidirectional=False, dtype=cfg.dtype
         )
-        self.layers = [
-            DecoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)
-        ]
+        self.layers = [DecoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)]
         self.decoder_norm = layers.LayerNorm(cfg.dtype)
         self.dropout = _residual_dropout(cfg)
         if not cfg.logits_via_embedding:

@@ -143,9 +143,7 @@ class Evaluator:
 def generator(model: Transformer, max_decode_length: int, beam_size: int = 1):
     """Returns `generate(params, encoder_input_tokens) -> tokens [batch, max_decode_length]`."""
     if beam_size == 1:
-        return functools.partial(
-            decoding.greedy_decode, model, max_decode_length=max_decode_length
-        )
+        return functools.partial(decoding.greedy_decode, model, max_decode_length=max_decode_length)
 
     def best_beam(params, encoder_input_tokens):
         tokens, _ = decoding.beam_search(

@@ -71,9 +71,7 @@ class Backbone:
         provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
         vocabulary = data.get_vocabulary(provider)
         setup.check_vocabulary(vocabulary, config.model, provider.name)
-        params = setup.load_frozen(
-            config.initial_checkpoint_path, config.model, config.random_seed
-        )
+        params = setup.load_frozen(config.initial_checkpoint_path, config.model, config.random_seed)
         shardings = partitioning.parameter_shardings(
             setup.abstract_variables(Transformer(config.model)), mesh
         )
@@ -105,9 +103,7 @@ class Backbone:
         if config.eval_period == 0:
             # A run may have been trained without evaluation; this one is asked for.
             config = dataclasses.replace(config, eval_period="epoch")
-        evaluator = trainer.make_evaluator(
-            config, model, self.provider, self.vocabulary, self.mesh
-        )
+        evaluator = trainer.make_evaluator(config, model, self.provider, self.vocabulary, self.mesh)
         return evaluator(params)
 
 
@@ -205,9 +201,7 @@ class Predictor:
         return self._programs[prompt_length]
 
 
-def load_prompts(
-    sources: Mapping[str, str], embed_dim: int
-) -> dict[str, PromptArray]:
+def load_prompts(sources: Mapping[str, str], embed_dim: int) -> dict[str, PromptArray]:
     """Reads prompts by name; raises InputError where one does not fit the model's width."""
     return {
         name: load_prompt(path, embed_dim=embed_dim, flag=f"--prompt {name}=PATH")

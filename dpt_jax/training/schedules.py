@@ -24,12 +24,16 @@ def linear_warmup_linear_decay(
     The DPT authors' released code trains with this one.
     """
     warmup = max(1, round(train_steps * warmup_fraction))
-    return optax.warmup_constant_schedule(0.0, peak, warmup) if train_steps <= warmup else (
-        optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, peak, warmup),
-                optax.linear_schedule(peak, 0.0, train_steps - warmup),
-            ],
-            [warmup],
+    return (
+        optax.warmup_constant_schedule(0.0, peak, warmup)
+        if train_steps <= warmup
+        else (
+            optax.join_schedules(
+                [
+                    optax.linear_schedule(0.0, peak, warmup),
+                    optax.linear_schedule(peak, 0.0, train_steps - warmup),
+                ],
+                [warmup],
+            )
         )
     )

@@ -40,9 +40,7 @@ def load_frozen(path: str | None, config: T5Config, seed: int) -> Params:
     return load_backbone(path, config)[1]
 
 
-def init_prompt(
-    prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int
-) -> Params:
+def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:
     """Draws the prompt's first parameters; initializers see the backbone's embedding table.
 
     Raises:

@@ -79,9 +79,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
     vocabulary = data.get_vocabulary(provider)
     setup.check_vocabulary(vocabulary, config.model, provider.name)
-    backbone = setup.load_frozen(
-        config.initial_checkpoint_path, config.model, config.random_seed
-    )
+    backbone = setup.load_frozen(config.initial_checkpoint_path, config.model, config.random_seed)
     fingerprint = setup.fingerprint(backbone)
     run_folder.check_identity(config, fingerprint)
     params = dict(backbone)

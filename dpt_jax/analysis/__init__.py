@@ -1,0 +1,1 @@
+"""Reading results back: learning curves and their plots."""
