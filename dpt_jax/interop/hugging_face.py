@@ -264,6 +264,11 @@ def _torch_tensor(value) -> Tensor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+      InputError: the file cannot be read, is not JSON, or holds something else.
+    """
     try:
         raw = json.loads(path.read_text())
     except (OSError, ValueError) as error:
