@@ -1,0 +1,29 @@
+"""The embedded default: a tiny pretrained T5 and a generated miniature SuperGLUE.
+
+`dpt_jax.demo.tasks` registers the tasks with SeqIO; importing it brings TensorFlow in, importing
+this package does not.
+"""
+
+import pathlib
+
+from dpt_jax.demo.superglue import TASKS, majority_class
+
+#: The pretrained backbone's folder, with its vocabulary in it.
+BACKBONE_DIR = pathlib.Path(__file__).parent / "backbone"
+#: The SentencePiece model that the backbone was pretrained with.
+VOCABULARY = BACKBONE_DIR / "sentencepiece.model"
+#: All tasks of the demo at once, mixed at equal rates.
+MIXTURE = "demo_superglue"
+
+
+def backbone_dir() -> str:
+    """`BACKBONE_DIR` as text, to be named in a gin file: it then holds on every machine."""
+    return str(BACKBONE_DIR)
+
+
+def chance(task: str) -> float:
+    """Accuracy on validation, in 0 to 1, of always giving the most frequent training answer."""
+    return majority_class(task)[1]
+
+
+__all__ = ["BACKBONE_DIR", "MIXTURE", "TASKS", "VOCABULARY", "backbone_dir", "chance"]

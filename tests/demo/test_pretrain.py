@@ -1,0 +1,98 @@
+"""The pretraining script, on a run far too short to learn anything."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+import sentencepiece
+
+from dpt_jax.demo import VOCABULARY, pretrain, skills
+from dpt_jax.interop import load_backbone
+from dpt_jax.models import Transformer
+
+
+def encode(texts):
+    return sentencepiece.SentencePieceProcessor(model_file=str(VOCABULARY)).encode(texts)
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    output = tmp_path_factory.mktemp("pretraining")
+    code = pretrain.main(
+        ["--output", str(output), "--steps", "3", "--batch-size", "8"]
+        + ["--evaluation-examples", "4", "--threshold", "0.0"]
+    )
+    return output, code
+
+
+def test_a_short_run_writes_a_backbone_that_loads(short_run):
+    output, code = short_run
+    assert code == 0
+    config, params = load_backbone(output / "backbone")
+    assert config.vocab_size == 256
+    assert params["token_embedder"]["embedding"].shape == (256, config.emb_dim)
+    assert (output / "backbone" / "sentencepiece.model").is_file()
+    assert sum(f.stat().st_size for f in (output / "backbone").iterdir()) < 4_000_000
+
+
+def test_a_backbone_below_the_threshold_is_not_kept(short_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        pretrain, "skill_accuracies", lambda *args, **kwargs: {"copy": 1.0, "entailment": 0.4}
+    )
+    code = pretrain.main(["--output", str(tmp_path), "--steps", "1", "--batch-size", "8"])
+    assert code == 1
+    assert not (tmp_path / "backbone").exists()
+    assert "entailment" in capsys.readouterr().out
+
+
+def test_batches_are_shifted_and_padded():
+    examples = itertools.islice(skills.mixture("train", 0), 10)
+    ((names, batch),) = pretrain.batches(examples, encode, 8)
+    assert len(names) == 8
+    targets = batch["decoder_target_tokens"]
+    assert batch["encoder_input_tokens"].shape == (8, pretrain.SOURCE_LENGTH)
+    assert (batch["decoder_input_tokens"][:, 0] == 0).all()
+    np.testing.assert_array_equal(batch["decoder_input_tokens"][:, 1:], targets[:, :-1])
+    for row in batch["encoder_input_tokens"]:
+        length = np.count_nonzero(row)
+        assert row[length - 1] == 1
+        assert not row[length:].any()
+
+
+def test_a_text_that_does_not_fit_is_refused():
+    example = skills.Example("copy", " ".join(["dog"] * 36), "dog")
+    with pytest.raises(ValueError, match="36"):
+        next(pretrain.batches(iter([example]), encode, 1))
+
+
+def test_learning_rates_differ_by_their_multipliers():
+    tx = pretrain.optimizer(1.0, 10)
+    params = {"relpos_bias": {"rel_embedding": np.ones(3)}, "mlp": {"kernel": np.ones(3)}}
+    gradients = jax.tree.map(np.ones_like, params)
+    state = tx.init(params)
+    _, state = tx.update(gradients, state, params)
+    updates, _ = tx.update(gradients, state, params)
+    ratio = updates["relpos_bias"]["rel_embedding"] / updates["mlp"]["kernel"]
+    np.testing.assert_allclose(ratio, 30.0, rtol=1e-5)
+
+
+def test_exact_matches_agree_with_greedy_decoding():
+    from dpt_jax.models.decoding import greedy_decode
+
+    model = Transformer(pretrain.CONFIG)
+    params = pretrain.initial_params(model, 0)
+    ((_, batch),) = pretrain.batches(itertools.islice(skills.mixture("train", 1), 8), encode, 8)
+    generated = np.asarray(
+        greedy_decode(model, params, batch["encoder_input_tokens"], pretrain.TARGET_LENGTH)
+    )
+    # Half of the targets become what the model writes, so that both outcomes occur.
+    targets = batch["decoder_target_tokens"].copy()
+    targets[::2] = np.where(generated[::2] == 0, 5, generated[::2])
+    batch = dict(
+        batch,
+        decoder_target_tokens=targets,
+        decoder_input_tokens=np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    )
+    same = ((generated == targets) | (targets == 0)).all(axis=1)
+    np.testing.assert_array_equal(pretrain.exact_matches(model, params, batch), same)

@@ -1,0 +1,55 @@
+"""The demo's tasks as SeqIO gives them to a trainer."""
+
+import subprocess
+import sys
+
+import pytest
+
+seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
+
+from dpt_jax.demo import MIXTURE, TASKS, superglue, tasks  # noqa: E402
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_gives_the_generated_rows_as_tokens(task):
+    registered = seqio.get_mixture_or_task(task)
+    dataset = registered.get_dataset(
+        {"inputs": 36, "targets": 6}, split="validation", shuffle=False
+    )
+    vocabulary = registered.output_features["inputs"].vocabulary
+    rows = superglue.rows(task, "validation")
+    seen = 0
+    for example, row in zip(dataset.as_numpy_iterator(), rows, strict=True):
+        text = superglue.text_to_text(task, row)
+        assert example["inputs"][-1] == example["targets"][-1] == vocabulary.eos_id == 1
+        assert vocabulary.decode(example["inputs"][:-1].tolist()) == text["inputs"]
+        assert vocabulary.decode(example["targets"][:-1].tolist()) == text["targets"]
+        assert len(example["targets"]) == 2, "an answer is one word"
+        seen += 1
+    assert seen == registered.num_input_examples("validation") == 400
+
+
+def test_the_mixture_draws_from_every_task():
+    dataset = seqio.get_mixture_or_task(MIXTURE).get_dataset(
+        {"inputs": 36, "targets": 6}, split="train", shuffle=False, num_epochs=1
+    )
+    answers = {e["targets_pretokenized"].decode() for e in dataset.take(60).as_numpy_iterator()}
+    assert answers == {word for words in superglue.LABEL_WORDS.values() for word in words}
+
+
+def test_registering_twice_is_harmless():
+    before = set(seqio.TaskRegistry.names())
+    tasks.register()
+    assert set(seqio.TaskRegistry.names()) == before
+
+
+def test_accuracy_is_exact_match_of_the_whole_answer():
+    task = seqio.get_mixture_or_task(TASKS[0])
+    assert task.metric_fns == [tasks.accuracy]
+    answers = [task.postprocess_fn(text) for text in (" open ", "open open", "refuted", "")]
+    assert tasks.accuracy(["open"] * 4, answers) == {"accuracy": 25.0}
+
+
+def test_the_package_is_light_until_the_tasks_are_asked_for():
+    script = "import sys, dpt_jax.demo; assert not {'tensorflow', 'seqio'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
