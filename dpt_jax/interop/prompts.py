@@ -59,7 +59,7 @@ def save_prompt(
 
 def save_factors(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
     """Writes a prompt's own parameters to a `.npz` file, names joined with "/"."""
-    arrays = {name: np.asarray(array) for name, array in flatten(params).items()}
+    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
