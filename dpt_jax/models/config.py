@@ -1,7 +1,6 @@
 """Hyperparameters of a T5 encoder-decoder, under T5X's names."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -38,7 +37,7 @@ class T5Config:
     num_decoder_layers: int = 6
     head_dim: int = 64
     mlp_dim: int = 2048
-    mlp_activations: Sequence[str] = ("relu",)
+    mlp_activations: tuple[str, ...] = ("relu",)
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     float32_attention_logits: bool = False

@@ -211,7 +211,7 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         x = self.dropout(embedder(tokens), deterministic).astype(cfg.dtype)
-        if caches is None:
+        if caches is None or index is None:
             bias = self.relpos_bias(tokens.shape[1], tokens.shape[1])
         else:
             length = caches[0][0].shape[2]
@@ -257,9 +257,8 @@ class Transformer(nn.Module):
         self.token_embedder = layers.Embed(cfg.vocab_size, cfg.emb_dim, cfg.dtype)
         self.encoder = Encoder(cfg)
         self.decoder = Decoder(cfg)
-        if self.prompt is None:
-            self.encoder_embedder = self.token_embedder
-        else:
+        self.encoder_embedder: nn.Module = self.token_embedder
+        if self.prompt is not None:
             self.encoder_embedder = PromptedEmbedder(self.token_embedder, self.prompt)
 
     @property

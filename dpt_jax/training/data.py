@@ -254,7 +254,7 @@ def make_batch(
     return {
         "encoder_input_tokens": pad(inputs, batch_size, source_length),
         # The decoder starts from token 0 and sees the target one position late.
-        "decoder_input_tokens": np.pad(target, ((0, 0), (1, 0)))[:, :-1],
+        "decoder_input_tokens": np.pad(target[:, :-1], ((0, 0), (1, 0))),
         "decoder_target_tokens": target,
     }
 
