@@ -60,20 +60,21 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None =
     return Mesh(np.asarray(devices).reshape(filled), MESH_AXES)
 
 
-def check_batch(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Raises InputError unless the mesh's data and fsdp axes divide the batch."""
+def check_batch(name: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises InputError unless the mesh's data and fsdp axes divide every part of the batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % shards:
+    if batch_size < 1 or batch_size % (shards * microbatches):
+        parts = f" times MICROBATCHES = {microbatches}" if microbatches > 1 else ""
         raise InputError(
             f"{name} = {batch_size} is not a positive multiple of the {shards} batch shards of "
-            f"the mesh {dict(mesh.shape)}; change --gin.{name} or --gin.MESH."
+            f"the mesh {dict(mesh.shape)}{parts}; change --gin.{name} or --gin.MESH."
         )
 
 
 @contextlib.contextmanager
 def activate(mesh: Mesh) -> Iterator[None]:
     """Makes logical constraints inside the network mean this mesh."""
-    with mesh, nn_partitioning.axis_rules(LOGICAL_AXIS_RULES):
+    with jax.set_mesh(mesh), nn_partitioning.axis_rules(LOGICAL_AXIS_RULES):
         yield
 
 
@@ -96,11 +97,20 @@ def parameter_shardings(variables: Any, mesh: Mesh) -> dict[str, Any]:
 
     Returns:
       A tree like `variables["params"]` of NamedShardings.
+
+    Raises:
+      InputError: when a mesh axis does not divide a parameter.
     """
     names = flatten_dict(nn_partitioning.get_axis_names(variables["params_axes"]), sep="/")
     shardings = {}
-    for name in flatten_dict(variables["params"], sep="/"):
+    for name, parameter in flatten_dict(variables["params"], sep="/").items():
         spec = nn_partitioning.logical_to_mesh_axes(names[name], LOGICAL_AXIS_RULES)
+        for size, axis in zip(parameter.shape, spec, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise InputError(
+                    f"MESH has {mesh.shape[axis]} {axis} shards, which do not divide the shape "
+                    f"{parameter.shape} of {name}. Change --gin.MESH = (data, fsdp, model)."
+                )
         shardings[name] = NamedSharding(mesh, spec)
     return unflatten_dict(shardings, sep="/")
 
