@@ -14,6 +14,7 @@ import itertools
 import json
 import pathlib
 import sys
+from typing import Any
 
 from dpt_jax.cli import runs
 
@@ -56,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax.interop import load_prompt
     from dpt_jax.training import checkpoints, inference
 
-    prompts = inference.load_prompts(_named(args.prompt), config.model.emb_dim)
+    prompts: dict[str, Any] = {}
+    prompts |= inference.load_prompts(_named(args.prompt), config.model.emb_dim)
     trained_step = None
     default = next(iter(prompts)) if len(prompts) == 1 else None
     if args.model_dir is not None:

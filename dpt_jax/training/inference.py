@@ -176,9 +176,9 @@ class Predictor:
             params = backbone.params
             if prompt_length:
                 # Padding rows repeat the last prompt; what they give is dropped.
-                chosen = [self.prompts[names[i]] for i in indices]
-                chosen += [chosen[-1]] * (backbone.batch_size - len(chosen))
-                params = params | {"prompt": {"prompts": np.stack(chosen)}}
+                rows = [*indices] + [indices[-1]] * (backbone.batch_size - len(indices))
+                chosen = np.stack([np.asarray(self.prompts[names[i]]) for i in rows])
+                params = params | {"prompt": {"prompts": chosen}}
             with partitioning.activate(backbone.mesh):
                 placed = partitioning.put_batch({"tokens": batch}, backbone.mesh)
                 generated = np.asarray(self._program(prompt_length)(params, placed["tokens"]))

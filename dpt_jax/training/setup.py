@@ -93,7 +93,9 @@ def make_state(
         shardings,
         transform_non_params=lambda _: everywhere,
     )
-    out = TrainState(step=everywhere, params=shardings, opt_state=opt_shardings, rng=everywhere)
+    out: Any = abstract.replace(
+        step=everywhere, params=shardings, opt_state=opt_shardings, rng=everywhere
+    )
     return jax.jit(create, out_shardings=out)(params)
 
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dpt_jax.errors import InputError
@@ -15,8 +15,7 @@ from dpt_jax.errors import InputError
 Params = dict[str, Any]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """What training changes, and all that a checkpoint has to hold.
 
     The frozen parameters are not here: they are stored once, passed to the step beside the state,
