@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dpt_jax.models import T5Config, Transformer
-from dpt_jax.models import decoding
+from dpt_jax.models import T5Config, Transformer, decoding
 
 VOCABULARY, LENGTH = 24, 7
 FORMS = {

@@ -1,0 +1,106 @@
+"""Our side: a decomposed prompt on a frozen T5 with random weights."""
+
+import functools
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import optax
+from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
+
+from dpt_jax.models import T5Config, Transformer, decoding
+from dpt_jax.prompts import DecomposedPrompt
+from dpt_jax.training.state import TrainState, merge_params, split_params
+from dpt_jax.training.step import make_loss_fn, make_train_step
+
+
+class Ours:
+    """The parts of our trainer, put together without files."""
+
+    def __init__(self, size: Size, dropout: float):
+        config = T5Config(
+            vocab_size=size.vocab_size,
+            emb_dim=size.emb_dim,
+            num_heads=size.num_heads,
+            head_dim=size.head_dim,
+            mlp_dim=size.mlp_dim,
+            num_encoder_layers=size.num_layers,
+            num_decoder_layers=size.num_layers,
+            mlp_activations=("relu",),
+            logits_via_embedding=True,
+            dropout_rate=dropout,
+        )
+        prompt = DecomposedPrompt(size.prompt_length, size.emb_dim, size.bottleneck)
+        self.model = Transformer(config, prompt)
+        tokens = jnp.ones((1, 8), jnp.int32)
+        params = jax.jit(
+            lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
+        )(jax.random.key(0))
+        trainable, self._frozen = split_params(params, "prompt/.*")
+        optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        self._state = TrainState.create(trainable, optimizer, seed=0)
+        self._traceable_step = make_train_step(make_loss_fn(self.model), optimizer)
+        self._step = jax.jit(self._traceable_step, donate_argnums=0)
+        self._generate = jax.jit(
+            lambda trainable, frozen, tokens, length: decoding.greedy_decode(
+                # No token is the end: both sides decode every position.
+                self.model,
+                merge_params(trainable, frozen),
+                tokens,
+                length,
+                eos_id=-1,
+            ),
+            static_argnums=3,
+        )
+        self.compilations = 0
+        jax.monitoring.register_event_duration_secs_listener(self._count_compilations)
+
+    def _count_compilations(self, event: str, duration: float, **_) -> None:
+        self.compilations += event == "/jax/core/compile/backend_compile_duration"
+
+    def train(self, batch: dict[str, np.ndarray]) -> float:
+        """One step; returns the loss."""
+        self._state, metrics = self._step(self._state, self._frozen, batch)
+        return float(metrics["loss"])
+
+    def generate(self, tokens: np.ndarray, length: int) -> np.ndarray:
+        """Greedy decoding of exactly `length` tokens a row."""
+        return np.asarray(self._generate(self._state.params, self._frozen, tokens, length))
+
+    def matmul_flop(self, batch: dict[str, np.ndarray]) -> int:
+        """Operations in the matrix products of one step."""
+        jaxpr = jax.make_jaxpr(self._traceable_step)(self._state, self._frozen, batch)
+        return _matmul_flop(jaxpr.jaxpr)
+
+
+def _matmul_flop(jaxpr) -> int:
+    """Twice the multiplications in every matrix product of a program, as it was written.
+
+    What the program recomputes or skips is counted so; elementwise work counts as none.
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            out = equation.outvars[0].aval.shape
+            total += 2 * int(np.prod(out)) * int(np.prod([left[i] for i in contracted]))
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            total += _matmul_flop(inner)
+    return total
+
+
+def matmul_gflop_per_second(n: int) -> float:
+    """XLA's rate for one float32 product of two `[n, n]` matrices."""
+    from processes import seconds
+
+    x = jnp.full((n, n), 0.5, jnp.float32)
+    product = _product()
+    product(x, x).block_until_ready()
+    return 2e-9 * n**3 / min(seconds(lambda: product(x, x).block_until_ready()) for _ in range(3))
+
+
+@functools.cache
+def _product():
+    return jax.jit(jnp.dot)
