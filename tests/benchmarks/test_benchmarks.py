@@ -1,0 +1,81 @@
+"""The benchmarks run, at a tiny size, and end with the JSON object that they promise."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def last_line(script: str, *arguments: str) -> dict:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / script), "--tiny", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.interop
+def test_train_step_benchmark_prints_positive_measurements():
+    result = last_line("train_step.py", "--turns", "2", "--steps", "1")
+    for name in (
+        "step_seconds",
+        "peft_step_seconds",
+        "ratio",
+        "matmul_share",
+        "peak_memory_bytes",
+        "peft_peak_memory_bytes",
+    ):
+        assert result[name] > 0, name
+    assert result["ratio"] == pytest.approx(result["peft_step_seconds"] / result["step_seconds"])
+
+
+@pytest.mark.interop
+def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat\na dog ran to the house\nyes no maybe\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(tmp_path / "vocab"),
+        vocab_size=40,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    rows = [{"inputs": " ".join(["the cat ran"] * (1 + i % 3)), "targets": "yes"} for i in range(9)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    result = last_line("epoch.py", str(path), str(tmp_path / "vocab.model"))
+    for name in (
+        "train_examples_per_second",
+        "peft_train_examples_per_second",
+        "train_ratio",
+        "generate_examples_per_second",
+        "hf_generate_examples_per_second",
+        "generate_ratio",
+    ):
+        assert result[name] > 0, name
+    assert result["examples"] == 9
+    assert result["recompilations"] == 0
+
+
+def test_multiplications_are_counted_through_nested_programs(monkeypatch):
+    jax = pytest.importorskip("jax")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import ours
+
+    def twice(x, w):
+        return jax.lax.scan(lambda c, _: (jax.jit(lambda c: c @ w)(c), None), x, None, length=1)[0]
+
+    x, w = jax.numpy.ones((3, 5)), jax.numpy.ones((5, 5))
+    assert ours._matmul_flop(jax.make_jaxpr(twice)(x, w).jaxpr) == 2 * 3 * 5 * 5
