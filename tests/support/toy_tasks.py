@@ -41,7 +41,9 @@ def add(name, marker):
     seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(
-            functools.partial(dataset_fn, marker=marker), splits=list(SIZES), num_input_examples=SIZES
+            functools.partial(dataset_fn, marker=marker),
+            splits=list(SIZES),
+            num_input_examples=SIZES,
         ),
         preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
         output_features=FEATURES,

@@ -1,0 +1,112 @@
+"""A backbone of a few thousand parameters, and runs of the toy task on it."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpt_jax import interop
+from dpt_jax.models import T5Config, Transformer
+from dpt_jax.prompts import DecomposedPrompt
+from dpt_jax.training.config import RunConfig
+
+WIDTH, PROMPT_LENGTH, BOTTLENECK = 16, 4, 2
+# Every size that a mesh may split is a multiple of 8.
+SIZES = {
+    "vocab_size": 264,
+    "num_heads": 8,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "head_dim": 4,
+    "mlp_dim": 32,
+}
+T5 = T5Config(emb_dim=WIDTH, **SIZES)
+GIN = (
+    f"""
+from __gin__ import dynamic_registration
+from dpt_jax import models
+EMBED_DIM = {WIDTH}
+DROPOUT_RATE = 0.0
+MODEL = @models.T5Config()
+models.T5Config:
+  emb_dim = %EMBED_DIM
+  dropout_rate = %DROPOUT_RATE
+"""
+    + "".join(f"  {name} = {value}\n" for name, value in SIZES.items())
+)
+
+
+def random_parameters(seed: int = 3):
+    """Parameters of the tiny T5, with a sharper output than a fresh T5's."""
+    tokens = jnp.zeros((1, 4), jnp.int32)
+    params = Transformer(T5).init(jax.random.key(seed), tokens, tokens, tokens)["params"]
+    params = jax.tree.map(np.asarray, params)
+    params["decoder"]["logits_dense"]["kernel"] *= 10.0
+    return params
+
+
+def save_backbone(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the tiny T5 and its gin file into `folder`; returns where the T5 is."""
+    (folder / "tiny.gin").write_text(GIN)
+    interop.save_backbone(folder / "backbone", T5, random_parameters())
+    return folder / "backbone"
+
+
+def run_config(model_dir, backbone, **changes) -> RunConfig:
+    """A decomposed prompt on the toy task: 90 examples, 6 steps an epoch, 2 buckets."""
+    fields = {
+        "model_dir": str(model_dir),
+        "model": T5,
+        "prompt": DecomposedPrompt(PROMPT_LENGTH, WIDTH, BOTTLENECK),
+        "initial_checkpoint_path": str(backbone),
+        "mixture_or_task_name": "toy_x",
+        "mixture_or_task_module": "tests.support.toy_tasks",
+        "task_feature_lengths": {"inputs": 64, "targets": 6},
+        "train_steps": 12,
+        "num_buckets": 2,
+    }
+    return RunConfig(**fields | changes)
+
+
+def arguments(model_dir, backbone, prompt="prompts/decomposed.gin", **macros) -> list[str]:
+    """The command line of the same run; `macros` are Python values."""
+    values = {
+        "MODEL_DIR": str(model_dir),
+        "INITIAL_CHECKPOINT_PATH": str(backbone),
+        "MIXTURE_OR_TASK_NAME": "toy_x",
+        "MIXTURE_OR_TASK_MODULE": "tests.support.toy_tasks",
+        "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 6},
+        "PROMPT_LENGTH": PROMPT_LENGTH,
+        "BOTTLENECK": BOTTLENECK,
+        "TRAIN_STEPS": 12,
+        "NUM_BUCKETS": 2,
+    }
+    files = ["runs/prompt_train.gin", str(pathlib.Path(backbone).parent / "tiny.gin"), prompt]
+    return [
+        "train",
+        *(f"--gin_file={file}" for file in files),
+        *(f"--gin.{name}={value!r}" for name, value in (values | macros).items()),
+    ]
+
+
+def metrics(model_dir) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    lines = (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def prompt(model_dir, step) -> np.ndarray:
+    """An exported prompt of a run."""
+    folder = pathlib.Path(model_dir) / "numpy_checkpoints" / f"checkpoint_{step}"
+    return np.load(folder / "prompt.npy")
+
+
+def contents(folder) -> dict[str, tuple[int, bytes]]:
+    """Modification time and bytes of every file, to show that nothing was touched."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(pathlib.Path(folder).rglob("*"))
+        if path.is_file()
+    }
