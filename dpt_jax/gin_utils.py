@@ -52,12 +52,54 @@ def parse(
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
     try:
         with _quiet():
-            gin.parse_config_files_and_bindings(
-                list(gin_files), list(gin_bindings), finalize_config=False
-            )
-    except (ValueError, SyntaxError, OSError, ImportError, AttributeError, TypeError) as e:
+            gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
+    except _PARSE_ERRORS as e:
         raise InputError(_explain(e)) from e
+    for binding in gin_bindings:
+        _parse_binding(binding)
     _check_macros()
+
+
+_PARSE_ERRORS = (
+    ValueError,
+    SyntaxError,
+    OSError,
+    ImportError,
+    AttributeError,
+    NameError,
+    TypeError,
+)
+
+# What a binding on the command line may name beside that which the gin files use.
+_IMPORTS = """
+from __gin__ import dynamic_registration
+import optax
+from dpt_jax import models
+from dpt_jax import prompts
+from dpt_jax.prompts import initializers
+from dpt_jax.training import config
+from dpt_jax.training import schedules
+"""
+
+
+def _parse_binding(binding: str) -> None:
+    name, _, value = (part.strip() for part in binding.partition("="))
+    try:
+        gin.parse_config(binding)
+        return
+    except _PARSE_ERRORS as e:
+        error = e
+    if "No configurable matching" in str(error):
+        # The files' imports do not reach here, so that `@optax.lion` is not known yet.
+        with contextlib.suppress(*_PARSE_ERRORS):
+            gin.parse_config(_IMPORTS + binding)
+            return
+    message = str(error).strip().split("\n  In bindings string")[0]
+    if "parse" in message:
+        message = "it cannot be read."
+        if value and not any(mark in value for mark in "'\"@%([{=,"):
+            message += f" A text needs quotes that the shell leaves: --gin.{name}=\"'{value}'\""
+    raise InputError(f"--gin.{name}={value}: {message}") from error
 
 
 @contextlib.contextmanager
@@ -97,6 +139,12 @@ def _macro_bindings() -> dict[str, Any]:
     }
 
 
+def _is_required(value: Any) -> bool:
+    # `%gin.REQUIRED` is kept as a reference to a constant of that name.
+    reference = isinstance(value, gin.config.ConfigurableReference)
+    return reference and value.scoped_selector.startswith("gin.REQUIRED/")
+
+
 def _check_macros() -> None:
     bound = _macro_bindings()
     used = {
@@ -122,7 +170,7 @@ def _check_macros() -> None:
                 else "."
             )
         )
-    required = sorted(name for name in used if bound[name] is gin.REQUIRED)
+    required = sorted(name for name, value in bound.items() if _is_required(value))
     if required:
         flags = " ".join(f"--gin.{name}=VALUE" for name in required)
         raise InputError(f"Required gin macros are not set: {', '.join(required)}. Add {flags}.")
@@ -137,10 +185,17 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
     try:
         return gin.get_configurable(configurable)(**overrides)
     except (TypeError, ValueError, RuntimeError) as e:
-        if isinstance(e, InputError):
-            raise
-        # Gin appends where it was when it failed; the first line says what is wrong.
-        raise InputError(str(e).strip()) from e
+        missing = re.search(r"No values supplied by Gin or caller for arguments: \[(.*)\]", str(e))
+        if missing:
+            raise InputError(
+                f"Nothing sets {missing.group(1)} of {configurable.__name__}. Add "
+                "--gin_file=runs/prompt_train.gin, which binds them to macros."
+            ) from e
+        # Gin appends where it was when it failed, which matters only where the message does not.
+        message, _, where = str(e).strip().partition("\n  In call to configurable ")
+        if where and "--gin." not in message and not isinstance(e, InputError):
+            message += f" (in {where.split(' ')[0]})"
+        raise InputError(message) from e
 
 
 def operative_config() -> str:

@@ -29,7 +29,12 @@ class Checkpoints:
         # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
         self._manager = ocp.CheckpointManager(
             self.directory,
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False, create=create),
+            options=ocp.CheckpointManagerOptions(
+                enable_async_checkpointing=False,
+                create=create,
+                # What a killed run left half written; a reader leaves alone what may be under way.
+                cleanup_tmp_directories=create,
+            ),
         )
 
     def latest_step(self) -> int | None:

@@ -4,12 +4,21 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from dpt_jax.errors import InputError
 from dpt_jax.models import T5Config
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import schedules
+from dpt_jax.training.data import OVERLENGTH
+
+
+def _is_dtype(name: Any) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+    except TypeError:
+        return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,14 +117,50 @@ class RunConfig:
             f"a divisor of BATCH_SIZE = {self.batch_size}",
         )
         require(positive(self.num_buckets), "NUM_BUCKETS", self.num_buckets, "a positive integer")
-        for name in ("train_steps", "epochs", "checkpoint_period", "eval_batch_size"):
+        for name in ("train_steps", "epochs", "eval_batch_size", "early_stopping_patience"):
             value = getattr(self, name)
             require(value is None or positive(value), name.upper(), value, "a positive integer")
+        period = self.checkpoint_period
+        require(
+            period is None or positive(period),
+            "RunConfig.checkpoint_period",
+            period,
+            "a positive integer",
+        )
+        for name in ("beam_size", "log_period"):
+            value = getattr(self, name)
+            require(positive(value), f"RunConfig.{name}", value, "a positive integer")
+        require(
+            isinstance(self.mesh, Sequence) and all(isinstance(n, int) for n in self.mesh),
+            "MESH",
+            self.mesh,
+            "three sizes (data, fsdp, model), such as (-1, 1, 1)",
+        )
+        require(
+            self.frozen_dtype is None or _is_dtype(self.frozen_dtype),
+            "FROZEN_DTYPE",
+            self.frozen_dtype,
+            "None, 'bfloat16' or 'float32'",
+        )
         require(
             self.eval_period == "epoch" or self.eval_period == 0 or positive(self.eval_period),
             "EVAL_PERIOD",
             self.eval_period,
             "a number of steps, 'epoch', or 0 for no evaluation",
+        )
+        # The names alone are enough in gin: `OPTIMIZER = @optax.lion`, without parentheses.
+        require(callable(self.optimizer), "OPTIMIZER", self.optimizer, "one like @optax.adamw")
+        require(
+            callable(self.learning_rate),
+            "LEARNING_RATE",
+            self.learning_rate,
+            "a schedule such as @schedules.constant, whose height is LEARNING_RATE_PEAK",
+        )
+        require(
+            self.overlength in OVERLENGTH,
+            "OVERLENGTH",
+            self.overlength,
+            f"one of {', '.join(OVERLENGTH)}",
         )
         if self.train_steps is None and self.epochs is None:
             raise InputError("How long to train is not set: set --gin.TRAIN_STEPS or --gin.EPOCHS.")

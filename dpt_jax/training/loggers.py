@@ -22,7 +22,7 @@ class MetricsLog:
 
         self._path = pathlib.Path(model_dir) / "metrics.jsonl"
         self._drop_after(resume_step)
-        self._file = open(self._path, "a", buffering=1)  # noqa: SIM115 (closed in close)
+        self._file = open(self._path, "a", buffering=1)
         self._tensorboard = metric_writers.SummaryWriter(str(model_dir))
 
     def _drop_after(self, step: int) -> None:

@@ -6,7 +6,7 @@ import pathlib
 from typing import Any
 
 from dpt_jax.errors import InputError
-from dpt_jax.files import atomic_write
+from dpt_jax.files import TEMPORARY_MARK, atomic_write
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training.config import RunConfig
 
@@ -75,7 +75,7 @@ def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -
         raise InputError(f"MODEL_DIR = {folder} is a file; set --gin.MODEL_DIR to a folder.")
     path = folder / IDENTITY
     if not path.exists():
-        traces = [name for name in _OTHER_TRACES if (folder / name).exists()]
+        traces = [name for name in _OTHER_TRACES if _holds_something(folder / name)]
         if traces:
             raise InputError(
                 f"MODEL_DIR = {folder} holds {', '.join(traces)} but no {IDENTITY}, so it is not "
@@ -95,6 +95,17 @@ def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -
             "run, or use the saved settings to continue this one."
         )
     return True
+
+
+def _holds_something(path: pathlib.Path) -> bool:
+    # A run killed as it started may leave a folder, but nothing in it.
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
+def clear_unfinished(model_dir: str | pathlib.Path) -> None:
+    """Deletes the temporary files that writers leave when they are killed."""
+    for path in pathlib.Path(model_dir).rglob(f".*{TEMPORARY_MARK}*"):
+        path.unlink(missing_ok=True)
 
 
 def write_identity(config: RunConfig, backbone_fingerprint: int, gin_config: str) -> None:

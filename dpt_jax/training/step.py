@@ -65,8 +65,8 @@ def make_train_step(
 
     Only `state.params` is differentiated. With `microbatches` > 1 the batch is run in that many
     equal parts one after the other, and sums, not means, are accumulated: the result is that of
-    the whole batch, whatever the parts' numbers of target tokens, for a fraction of the activations'
-    memory.
+    the whole batch, whatever the parts' numbers of target tokens, for a fraction of the memory of
+    its activations.
 
     The metrics are the mean loss over the batch's target tokens, the number of those tokens, and
     the gradient's norm before the optimizer sees it.

@@ -6,15 +6,16 @@ import logging
 import math
 import pathlib
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dpt_jax.errors import InputError
 from dpt_jax.interop import save_prompt
 from dpt_jax.models import Transformer
 from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup
@@ -48,7 +49,8 @@ class BestSoFar:
 
     def update(self, step: int, value: float, results: list[TaskResult]) -> None:
         """Takes note of an evaluation; on a tie the earlier step stays the best."""
-        if self.value is None or value > self.value:
+        # A metric may be undefined (not a number), and then any other value is better.
+        if self.value is None or math.isnan(self.value) or value > self.value:
             self.step, self.value, self.evaluations_since = step, value, 0
             self.metrics = {result.task: result.metrics for result in results}
         else:
@@ -74,7 +76,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     """
     run_folder.check_identity(config)
     mesh = partitioning.make_mesh(config.mesh)
-    partitioning.check_batch("BATCH_SIZE", config.batch_size // config.microbatches, mesh)
+    partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
     partitioning.check_batch("EVAL_BATCH_SIZE", config.eval_batch_size or config.batch_size, mesh)
     provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
     vocabulary = data.get_vocabulary(provider)
@@ -93,6 +95,9 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
 
     with partitioning.activate(mesh):
         run = _Run(config, model, mesh, params, train_data, evaluator)
+        if run.is_finished():
+            return run.already_finished()
+        run_folder.clear_unfinished(config.model_dir)
         run_folder.write_identity(config, fingerprint, gin_config())
         return run.loop()
 
@@ -180,12 +185,32 @@ class _Run:
         )
         self.best = BestSoFar()
         self.train_seconds = 0.0
+        # Metrics of the steps since the last line of the log, so that a run which a signal stops
+        # between two lines goes on to write the lines of an unbroken one.
+        self.unlogged: dict[int, dict[str, Any]] = {}
         self.checkpoints = checkpoints.Checkpoints(config.model_dir)
         self.saved_step = self.checkpoints.latest_step()
         if self.saved_step is not None:
             self.state, progress = self.checkpoints.restore(checkpoints.abstract(self.state))
             self.best = BestSoFar(**progress["best"])
             self.train_seconds = progress["train_seconds"]
+            self.unlogged = {int(step): m for step, m in progress["unlogged"].items()}
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return int(self.state.step) >= self.total_steps or self._has_plateaued()
+
+    def already_finished(self) -> dict[str, Any]:
+        """Says so, and clears away what a run killed in its last moments left to prune."""
+        print(
+            f"{self.config.model_dir} is finished: step {int(self.state.step)} of "
+            f"{self.total_steps}{', stopped early' if self._has_plateaued() else ''}. Nothing to "
+            "do; raise --gin.TRAIN_STEPS or --gin.EPOCHS to train on.",
+            file=sys.stderr,
+        )
+        self._prune()
+        self.checkpoints.close()
+        return run_folder.read_summary(self.config.model_dir)
 
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""
@@ -194,7 +219,7 @@ class _Run:
         self.progress = Progress(self.total_steps, start)
         self._announce(start)
         began, before = time.monotonic(), self.train_seconds
-        metrics: dict[int, dict[str, Any]] = {}
+        metrics = self.unlogged
         batches = self.data.batches(start)
         try:
             with _signals() as received:
@@ -209,18 +234,21 @@ class _Run:
                     self.state, metrics[step] = self.train_step(self.state, self.frozen, batch)
                     # The newest step is still being computed; those before it are done.
                     self._check_finite({s: m for s, m in metrics.items() if s < step})
+                    stop = bool(received)  # Asked once: a signal may come at any line below.
                     last = step == self.total_steps
                     evaluates = bool(self.eval_period) and (step % self.eval_period == 0 or last)
-                    saves = evaluates or step % self.save_period == 0 or last or bool(received)
+                    saves = evaluates or step % self.save_period == 0 or last
                     if step % self.config.log_period == 0 or saves:
                         self._log_metrics(metrics)
                         metrics = {}
                     if evaluates:
                         self._evaluate(step)
-                    if saves:
+                    if saves or stop:
+                        self._check_finite(metrics)
+                        self.unlogged = metrics
                         self.train_seconds = before + time.monotonic() - began
                         self._save(step)
-                    if received:
+                    if stop:
                         raise Stopped(received[0], step)
             return self._summary()
         finally:
@@ -249,15 +277,17 @@ class _Run:
             # A gradient that is not finite has already spoiled the parameters.
             bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
             if bad:
-                good = "there is no checkpoint yet"
-                if self.saved_step is not None:
-                    folder = self.checkpoints.directory / str(self.saved_step)
-                    good = f"the last good checkpoint is {folder}"
-                raise NonFiniteLossError(
-                    f"{bad[0]} is {values[bad[0]]} at step {step}, learning rate "
-                    f"{float(self.schedule(step - 1)):.3g}; {good}. Lower LEARNING_RATE's peak, "
-                    "or set --gin.CLIP_NORM."
-                )
+                raise self._diverged(f"{bad[0]} is {values[bad[0]]}", step)
+
+    def _diverged(self, what: str, step: int) -> NonFiniteLossError:
+        good = "there is no checkpoint yet"
+        if self.saved_step is not None:
+            folder = self.checkpoints.directory / str(self.saved_step)
+            good = f"the last good checkpoint is {folder}"
+        return NonFiniteLossError(
+            f"{what} at step {step}, learning rate {float(self.schedule(step - 1)):.3g}; {good}. "
+            "Lower --gin.LEARNING_RATE_PEAK, or set --gin.CLIP_NORM."
+        )
 
     def _log_metrics(self, metrics: dict[int, dict[str, Any]]) -> None:
         self._check_finite(metrics)
@@ -287,6 +317,9 @@ class _Run:
         self.best.update(step, mean_metric(results, self.config.best_metric), results)
 
     def _save(self, step: int) -> None:
+        # The loss is that of the parameters before the update.
+        if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
+            raise self._diverged("a trained parameter is not finite", step)
         # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
         if self.config.prompt is not None and "prompt" in self.state.params:
             factors = jax.device_get(self.state.params["prompt"])
@@ -299,10 +332,17 @@ class _Run:
         if step != self.saved_step:
             self.checkpoints.save(
                 self.state,
-                {"best": dataclasses.asdict(self.best), "train_seconds": self.train_seconds},
+                {
+                    "best": dataclasses.asdict(self.best),
+                    "train_seconds": self.train_seconds,
+                    "unlogged": self.unlogged,
+                },
             )
             self.saved_step = step
-        keep = {step, self.best.step} - {None}
+        self._prune()
+
+    def _prune(self) -> None:
+        keep = {self.saved_step, self.best.step} - {None}
         self.checkpoints.prune(keep)
         checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
 

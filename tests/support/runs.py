@@ -23,8 +23,7 @@ SIZES = {
     "mlp_dim": 32,
 }
 T5 = T5Config(emb_dim=WIDTH, **SIZES)
-GIN = (
-    f"""
+GIN = f"""
 from __gin__ import dynamic_registration
 from dpt_jax import models
 EMBED_DIM = {WIDTH}
@@ -33,16 +32,14 @@ MODEL = @models.T5Config()
 models.T5Config:
   emb_dim = %EMBED_DIM
   dropout_rate = %DROPOUT_RATE
-"""
-    + "".join(f"  {name} = {value}\n" for name, value in SIZES.items())
-)
+""" + "".join(f"  {name} = {value}\n" for name, value in SIZES.items())
 
 
 def random_parameters(seed: int = 3):
     """Parameters of the tiny T5, with a sharper output than a fresh T5's."""
     tokens = jnp.zeros((1, 4), jnp.int32)
-    params = Transformer(T5).init(jax.random.key(seed), tokens, tokens, tokens)["params"]
-    params = jax.tree.map(np.asarray, params)
+    init = jax.jit(lambda key: Transformer(T5).init(key, tokens, tokens, tokens)["params"])
+    params = jax.tree.map(np.array, init(jax.random.key(seed)))
     params["decoder"]["logits_dense"]["kernel"] *= 10.0
     return params
 

@@ -34,7 +34,8 @@ def dataset_fn(split, shuffle_files, seed=None, marker="x"):
 
 def accuracy(targets, predictions):
     """Share of exact matches."""
-    return {"accuracy": sum(t == p for t, p in zip(targets, predictions)) / len(targets)}
+    right = sum(t == p for t, p in zip(targets, predictions, strict=True))
+    return {"accuracy": right / len(targets)}
 
 
 def add(name, marker):
