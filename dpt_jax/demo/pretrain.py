@@ -222,6 +222,7 @@ def pretrain(
     evaluation_period: int = 500,
     threshold: float = 0.95,
     evaluation_examples: int = 192,
+    start: pathlib.Path | None = None,
 ) -> dict[str, float]:
     """Pretrains and writes the backbone; see the module's docstring.
 
@@ -237,7 +238,12 @@ def pretrain(
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    params = jax.device_put(initial_params(model, seed), everywhere)
+    params = initial_params(model, seed)
+    if start is not None:
+        from dpt_jax.interop import load_backbone
+
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), load_backbone(start, CONFIG)[1])
+    params = jax.device_put(params, everywhere)
     state = jax.device_put(tx.init(params), everywhere)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count:,} parameters, {steps} steps of {batch_size} examples, seed {seed}", flush=True)
@@ -246,6 +252,8 @@ def pretrain(
     losses, accuracies, began = [], {}, time.perf_counter()
     for step, (_, batch) in enumerate(itertools.islice(stream, steps), start=1):
         batch = jax.device_put(batch, by_rows)
+        # One step in flight: with more, the devices of a CPU can wait for each other forever.
+        jax.block_until_ready(losses[-1:])
         params, state, loss = train_step(model, tx, params, state, batch)
         losses.append(loss)
         if step % evaluation_period == 0 or step == steps:
@@ -267,6 +275,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m dpt_jax.demo.pretrain", description=__doc__)
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--start", type=pathlib.Path, help="backbone folder to continue from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=8e-4)

@@ -1,5 +1,6 @@
 """The pretraining script, on a run far too short to learn anything."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -16,8 +17,24 @@ def encode(texts):
     return sentencepiece.SentencePieceProcessor(model_file=str(VOCABULARY)).encode(texts)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def narrow_network():
+    """The network's form with less of everything, so that it compiles quickly."""
+    narrow = dataclasses.replace(
+        pretrain.CONFIG,
+        emb_dim=16,
+        head_dim=4,
+        mlp_dim=16,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrain, "CONFIG", narrow)
+        yield
+
+
 @pytest.fixture(scope="module")
-def short_run(tmp_path_factory):
+def short_run(tmp_path_factory, narrow_network):
     output = tmp_path_factory.mktemp("pretraining")
     code = pretrain.main(
         ["--output", str(output), "--steps", "3", "--batch-size", "8"]
@@ -60,6 +77,16 @@ def test_batches_are_shifted_and_padded():
         assert not row[length:].any()
 
 
+def test_a_run_can_start_from_a_backbone(short_run, tmp_path):
+    output, _ = short_run
+    start = output / "backbone"
+    flags = ["--steps", "1", "--batch-size", "8", "--evaluation-examples", "4"]
+    pretrain.main(["--output", str(tmp_path), "--start", str(start), "--learning-rate=0", *flags])
+    _, before = load_backbone(start)
+    _, after = load_backbone(tmp_path / "step_1")
+    jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
 def test_a_text_that_does_not_fit_is_refused():
     example = skills.Example("copy", " ".join(["dog"] * 36), "dog")
     with pytest.raises(ValueError, match="36"):
@@ -68,7 +95,8 @@ def test_a_text_that_does_not_fit_is_refused():
 
 def test_learning_rates_differ_by_their_multipliers():
     tx = pretrain.optimizer(1.0, 10)
-    params = {"relpos_bias": {"rel_embedding": np.ones(3)}, "mlp": {"kernel": np.ones(3)}}
+    ones = np.ones(3, np.float32)
+    params = {"relpos_bias": {"rel_embedding": ones}, "mlp": {"kernel": ones}}
     gradients = jax.tree.map(np.ones_like, params)
     state = tx.init(params)
     _, state = tx.update(gradients, state, params)

@@ -30,10 +30,13 @@ def test_a_task_gives_the_generated_rows_as_tokens(task):
 
 
 def test_the_mixture_draws_from_every_task():
-    dataset = seqio.get_mixture_or_task(MIXTURE).get_dataset(
+    mixture = seqio.get_mixture_or_task(MIXTURE)
+    dataset = mixture.get_dataset(
         {"inputs": 36, "targets": 6}, split="train", shuffle=False, num_epochs=1
     )
-    answers = {e["targets_pretokenized"].decode() for e in dataset.take(60).as_numpy_iterator()}
+    vocabulary = mixture.output_features["targets"].vocabulary
+    examples = dataset.take(60).as_numpy_iterator()
+    answers = {vocabulary.decode(example["targets"][:-1].tolist()) for example in examples}
     assert answers == {word for words in superglue.LABEL_WORDS.values() for word in words}
 
 
