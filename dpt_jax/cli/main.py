@@ -14,7 +14,10 @@ COMMANDS = ("demo", "train", "evaluate", "predict", "export")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one subcommand; returns the exit status (2 for input that cannot be used)."""
+    """Runs one subcommand and returns the exit status.
+
+    2 is input that cannot be used, 1 a loss that is not finite, 128 + n a stop by signal n.
+    """
     # TensorFlow only reads data here: its start-up messages and devices are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser, subparsers = argparse.ArgumentParser(prog="dpt", description=__doc__.split("\n")[0]), {}
@@ -39,15 +42,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())
     args.gin_bindings = _gin_bindings(unknown, subparsers[args.command])
 
-    from dpt_jax.errors import InputError
+    from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 
     try:
         return args.run(args) or 0
-    except InputError as e:
+    except (InputError, NonFiniteLossError) as e:
         if args.debug:
             raise
         print(f"dpt {args.command}: error: {e}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(e, InputError) else 1
+    except Stopped as e:
+        print(f"dpt {args.command}: {e}; run the same command to continue", file=sys.stderr)
+        return 128 + e.signum
     except BrokenPipeError:
         # The reader of our output has gone, as in `dpt predict ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,7 +8,6 @@
 
 import argparse
 import json
-import sys
 
 HELP = "train a soft prompt on a frozen T5"
 
@@ -36,7 +35,7 @@ def search_paths(args: argparse.Namespace) -> list[str]:
     return [path for paths in args.gin_search_paths for path in paths.split(",") if path]
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Runs the training that the gin files and bindings describe."""
     from dpt_jax import gin_utils
     from dpt_jax.errors import InputError
@@ -52,13 +51,4 @@ def run(args: argparse.Namespace) -> int:
     from dpt_jax.training.config import RunConfig
 
     config = gin_utils.build(RunConfig)
-    try:
-        summary = trainer.train(config, gin_utils.operative_config)
-    except trainer.Stopped as stopped:
-        print(f"dpt train: {stopped}; run the same command to continue", file=sys.stderr)
-        return 128 + stopped.signum
-    except trainer.NonFiniteLossError as e:
-        print(f"dpt train: error: {e}", file=sys.stderr)
-        return 1
-    print(json.dumps(summary))
-    return 0
+    print(json.dumps(trainer.train(config, gin_utils.operative_config)))
