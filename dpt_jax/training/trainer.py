@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpt_jax.errors import NonFiniteLossError, Stopped
 from dpt_jax.interop import save_prompt
 from dpt_jax.models import Transformer
 from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup
@@ -24,18 +25,6 @@ from dpt_jax.training.evaluation import Evaluator, TaskResult, mean_metric, writ
 from dpt_jax.training.loggers import MetricsLog, Progress
 from dpt_jax.training.state import Params, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
-
-
-class NonFiniteLossError(RuntimeError):
-    """The loss became NaN or infinite; names the step, the rate and the last good checkpoint."""
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; the state was saved first."""
-
-    def __init__(self, signum: int, step: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name} after saving step {step}")
-        self.signum = signum
 
 
 @dataclasses.dataclass
