@@ -19,8 +19,22 @@ from jaxtyping import Array, Bool, Float, Int
 # the same value, and such rows then agree too.
 MASKED_SCORE = -1e10
 
+
+
+@jax.custom_jvp
+def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.maximum(x, 0)
+
+
+@_relu.defjvp
+def _relu_jvp(primals, tangents):
+    # By the output's sign, not the input's: the input need not be kept for the backward pass.
+    y = _relu(*primals)
+    return y, jnp.where(y > 0, tangents[0], 0)
+
+
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
+    "relu": _relu,
     # The tanh form, which is what T5 1.1 was trained with.
     "gelu": nn.gelu,
     "silu": nn.silu,
@@ -261,8 +275,8 @@ class MultiHeadAttention(nn.Module):
         if self.float32_logits:
             queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
         scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
-        weights = self._weights(scores, mask, bias, deterministic)
-        mixed = jnp.matmul(weights, values)
+        weights, total = self._weights(scores, mask, bias, deterministic)
+        mixed = jnp.matmul(weights, values) / total
         return self._merge_heads(mixed)
 
     def attend_unprojected(
@@ -289,18 +303,28 @@ class MultiHeadAttention(nn.Module):
             queries, memory_t = queries.astype(jnp.float32), memory_t.astype(jnp.float32)
         flat = queries.reshape(batch, self.num_heads * length, width)
         scores = jnp.matmul(flat, memory_t).reshape(batch, self.num_heads, length, -1)
-        weights = self._weights(scores, mask, None, deterministic)
+        weights, total = self._weights(scores, mask, None, deterministic)
         mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
-        mixed = mixed.reshape(batch, self.num_heads, length, width)
+        mixed = mixed.reshape(batch, self.num_heads, length, width) / total
         return self._merge_heads(jnp.einsum("bhqd,dhk->bhqk", mixed, value_kernel))
 
     def _weights(self, scores, mask, bias, deterministic):
-        if bias is not None:
-            scores = scores + bias.astype(scores.dtype)
+        """Unnormalized attention weights, and their sums over the keys.
+
+        What is mixed with the weights is divided by the sums afterwards: it is smaller than the
+        weights, and the backward pass then needs one array of the scores' size.
+        """
+        # Added, as T5X does: a score of usual size vanishes in MASKED_SCORE, and the backward pass
+        # needs no mask. Bias and mask are added to each other first, which is the same for all
+        # layers and so compiled once.
+        offset = 0 if bias is None else bias.astype(scores.dtype)
         if mask is not None:
-            scores = jnp.where(mask, scores, jnp.asarray(MASKED_SCORE, scores.dtype))
-        weights = jax.nn.softmax(scores).astype(self.dtype)
-        return self.weights_dropout(weights, deterministic)
+            offset = offset + jnp.where(mask, 0, MASKED_SCORE).astype(scores.dtype)
+        scores = scores + offset
+        largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - largest)
+        total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32).astype(self.dtype)
+        return self.weights_dropout(weights.astype(self.dtype), deterministic), total
 
     def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
         batch, _, length, _ = x.shape
