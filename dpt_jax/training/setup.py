@@ -51,7 +51,10 @@ def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int
         bound = bind_vocabulary(prompt, embedding, vocabulary.encode)
         return bound.initialize(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"prompt")))
     except (ValueError, OSError) as e:
-        raise InputError(f"The prompt cannot be initialized: {e}") from e
+        remedy = (
+            "" if "PROMPT" in str(e) else " Set --gin.PROMPT_FILE or use another prompt gin file."
+        )
+        raise InputError(f"The prompt cannot be initialized: {e}{remedy}") from e
 
 
 def place(params: Params, shardings: Params, dtype: Any = None) -> Params:

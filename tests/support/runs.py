@@ -1,11 +1,13 @@
 """A backbone of a few thousand parameters, and runs of the toy task on it."""
 
+import contextlib
 import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 from dpt_jax import interop
 from dpt_jax.models import T5Config, Transformer
@@ -33,6 +35,26 @@ models.T5Config:
   emb_dim = %EMBED_DIM
   dropout_rate = %DROPOUT_RATE
 """ + "".join(f"  {name} = {value}\n" for name, value in SIZES.items())
+
+
+@contextlib.contextmanager
+def quick_compilation(folder):
+    """Compiles once what many tests run, into `folder`, and without expensive optimizations."""
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_disable_most_optimizations": True,
+    }
+    before = {name: jax.config.values[name] for name in settings}
+    try:
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def random_parameters(seed: int = 3):

@@ -1,0 +1,82 @@
+"""`dpt` that kills itself at a named place: `python -m tests.support.killed PLACE STEP ...`.
+
+Every place lies inside the saving of STEP, where a run is most easily caught half-way.
+"""
+
+import os
+import pathlib
+import shutil
+import signal
+import sys
+
+
+def die(*_args, **_kwargs):
+    """Ends this process as a power cut would: nothing is flushed, nothing is caught."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(place: str, step: int) -> None:
+    """Replaces the function at `place` so that it kills the process when step `step` is saved."""
+    from orbax.checkpoint import CheckpointManager
+
+    from dpt_jax import files
+    from dpt_jax.training import checkpoints, trainer
+
+    if place == "before_checkpoint":  # The prompt is exported, the summary is written.
+        save = checkpoints.Checkpoints.save
+
+        def dying_save(self, state, progress):
+            (die if int(state.step) == step else save)(self, state, progress)
+
+        checkpoints.Checkpoints.save = dying_save
+    elif place == "in_checkpoint":  # Orbax has written its temporary folder, not yet renamed it.
+        for owner, name in ((os, "rename"), (os, "replace"), (pathlib.Path, "rename")):
+            move = getattr(owner, name)
+
+            def dying_move(source, target, *args, move=move, **kwargs):
+                if pathlib.Path(target).name == str(step):
+                    die()
+                return move(source, target, *args, **kwargs)
+
+            setattr(owner, name, dying_move)
+    elif place == "in_export":  # The factors are there, the prompt is not.
+        replace = os.replace
+
+        def dying_replace(source, target):
+            path = pathlib.Path(target)
+            if path.name == "prompt.npy" and path.parent.name == f"checkpoint_{step}":
+                die()
+            replace(source, target)
+
+        files.os.replace = dying_replace
+    elif place == "in_prune":  # The step is saved, an older one half deleted.
+        delete, rmtree = CheckpointManager.delete, shutil.rmtree
+
+        def dying_delete(self, old):
+            if self.latest_step() == step:
+                inside = pathlib.Path(self.directory) / str(old) / "state"
+                rmtree(inside)
+                die()
+            delete(self, old)
+
+        CheckpointManager.delete = dying_delete
+    elif place == "in_log":  # A line of the log is cut short.
+        write = trainer.MetricsLog.write
+
+        def dying_write(self, at, *args, **kwargs):
+            if at == step:
+                self._file.write('{"step": ' + str(at) + ', "spl')
+                self._file.flush()
+                die()
+            write(self, at, *args, **kwargs)
+
+        trainer.MetricsLog.write = dying_write
+    else:
+        raise ValueError(place)
+
+
+if __name__ == "__main__":
+    arm(sys.argv[1], int(sys.argv[2]))
+    from dpt_jax.cli.main import main
+
+    sys.exit(main(sys.argv[3:]))
