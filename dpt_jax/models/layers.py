@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int
 MASKED_SCORE = -1e10
 
 
-
 @jax.custom_jvp
 def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(x, 0)
@@ -169,7 +168,7 @@ def relative_position_bucket(
     else:
         distance = np.maximum(-relative_position, 0)
     exact = num_buckets // 2
-    # The epsilon keeps distances on a bucket's edge (exact * 2^k) from falling below it by rounding.
+    # The epsilon keeps distances on a bucket's edge, exact * 2^k, from being rounded below it.
     ratio = distance.astype(np.float32) / exact + np.finfo(np.float32).eps
     growth = np.log(ratio) / np.log(max_distance / exact)
     far = np.minimum(exact + (growth * (num_buckets - exact)).astype(np.int32), num_buckets - 1)

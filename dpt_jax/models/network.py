@@ -290,7 +290,7 @@ class Transformer(nn.Module):
         decoder_target_tokens: Int[Array, "rows target"],
         enable_dropout: bool = True,
     ) -> Float[Array, "rows target vocab"]:
-        """Logits for whole targets; `rows` may be a multiple of `batch` (several targets an input)."""
+        """Logits for whole targets; `rows` may be a multiple of `batch`, several an input."""
         target_valid = decoder_target_tokens > 0
         causal = jnp.tril(jnp.ones((target_valid.shape[1],) * 2, bool))
         self_mask = causal & target_valid[:, None, :, None] & target_valid[:, None, None, :]
