@@ -6,6 +6,7 @@ Every subcommand is a module of this package with `HELP`, `add_arguments(parser)
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     # TensorFlow only reads data here: its start-up messages and devices are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
     parser, subparsers = argparse.ArgumentParser(prog="dpt", description=__doc__.split("\n")[0]), {}
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of errors in the input"

@@ -257,7 +257,14 @@ def test_a_loss_that_is_not_finite_ends_with_status_1(backbone, tmp_path, capfd)
 
 @pytest.mark.slow
 def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(backbone, tmp_path):
-    argv = runs.arguments(tmp_path / "run", backbone, TRAIN_STEPS=2, NUM_BUCKETS=1)
+    argv = runs.arguments(
+        tmp_path / "run",
+        backbone,
+        TRAIN_STEPS=2,
+        NUM_BUCKETS=1,
+        OVERLENGTH="truncate",
+        TASK_FEATURE_LENGTHS={"inputs": 40, "targets": 6},
+    )
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-m", "dpt_jax", *argv],
@@ -271,7 +278,8 @@ def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(bac
     for line, start in zip(
         lines,
         [
-            "toy_x: 90 examples, 6 steps an epoch, source buckets 48, target length 8",
+            "WARNING: 3 of 90 examples of 'toy_x' (train) are longer",
+            "toy_x: 90 examples, 6 steps an epoch, source buckets 40, target length 8",
             "40 trainable and ",
             "run folder ",
             "step 2/2  loss ",

@@ -24,7 +24,7 @@ SIZES = {
     "head_dim": 4,
     "mlp_dim": 32,
 }
-T5 = T5Config(emb_dim=WIDTH, **SIZES)
+T5 = T5Config(emb_dim=WIDTH, dropout_rate=0.0, **SIZES)
 GIN = f"""
 from __gin__ import dynamic_registration
 from dpt_jax import models

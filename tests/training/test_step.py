@@ -62,8 +62,7 @@ def test_microbatches_take_the_step_of_the_whole_batch(problem, microbatches):
     keeps_gradients = optax.GradientTransformation(lambda p: p, lambda u, s, p=None: (u, u))
     state, metrics = updated(problem, keeps_gradients, microbatches)
     for name, gradient in gradients["prompt"].items():
-        scale = float(jnp.abs(gradient).max())
-        np.testing.assert_allclose(state.opt_state["prompt"][name], gradient, atol=1e-6 * scale)
+        np.testing.assert_allclose(state.opt_state["prompt"][name], gradient, atol=1e-6)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-6)
     assert metrics["target_tokens"] == 20
     norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(gradients)))

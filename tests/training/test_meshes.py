@@ -1,0 +1,85 @@
+"""Training on 8 virtual devices gives what one device gives, with the parameters split."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh
+
+from dpt_jax.errors import InputError
+from dpt_jax.models import Transformer
+from dpt_jax.training import partitioning, setup, trainer
+from tests.support import meshes, runs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_every_mesh_trains_as_one_device_does(backbone, tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.meshes", str(tmp_path), str(backbone)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    shards = json.loads(done.stdout.splitlines()[-1])
+
+    trainer.train(meshes.config(tmp_path / "one", backbone, (1, 1, 1)))
+    expected = runs.metrics(tmp_path / "one")
+    for name in shards:
+        found = runs.metrics(tmp_path / name)
+        for ours, theirs in zip(found, expected, strict=True):
+            for key in ("step", "task", "loss", "learning_rate", "accuracy"):
+                assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-5), (name, key)
+        np.testing.assert_allclose(
+            runs.prompt(tmp_path / name, 10), runs.prompt(tmp_path / "one", 10), atol=1e-4
+        )
+
+    embedding, query, mlp = (
+        f"frozen/{part}"
+        for part in (
+            "token_embedder/embedding",  # [vocabulary, embed]
+            "encoder/layers_0/attention/query/kernel",  # [embed, heads * head size]
+            "encoder/layers_0/mlp/wo/kernel",  # [mlp, embed]
+        )
+    )
+    vocabulary, embed, heads, hidden = 264, runs.WIDTH, 32, 32
+    for name, shapes in shards.items():
+        _, fsdp, model = map(int, name.split("x"))
+        assert shapes[embedding] == [vocabulary // model, embed // fsdp]
+        assert shapes[query] == [embed // fsdp, heads // model]
+        assert shapes[mlp] == [hidden // model, embed // fsdp]
+        # The prompt is whole everywhere.
+        assert shapes["trained/prompt/A"] == [4, 2]
+        assert shapes["trained/prompt/B"] == [2, 16]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (-1, -1, 1), (1, 1), (0, 1, 1), (-1, 3, 1)])
+def test_a_mesh_that_does_not_make_the_devices_is_refused(shape):
+    with pytest.raises(InputError, match="MESH"):
+        partitioning.make_mesh(shape, jax.devices()[:1])
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    mesh = AbstractMesh((4, 2, 1), partitioning.MESH_AXES)
+    partitioning.check_batch("BATCH_SIZE", 16, mesh)
+    with pytest.raises(InputError, match="BATCH_SIZE = 12 .* 8 batch shards"):
+        partitioning.check_batch("BATCH_SIZE", 12, mesh)
+    with pytest.raises(InputError, match="MICROBATCHES = 4"):
+        partitioning.check_batch("BATCH_SIZE", 16, mesh, microbatches=4)
+
+
+def test_a_mesh_that_does_not_divide_the_model_names_the_parameter():
+    variables = setup.abstract_variables(Transformer(runs.T5))
+    mesh = AbstractMesh((1, 1, 5), partitioning.MESH_AXES)
+    with pytest.raises(InputError, match="5 model shards.*shape"):
+        partitioning.parameter_shardings(variables, mesh)
