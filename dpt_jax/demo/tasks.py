@@ -13,9 +13,9 @@ from dpt_jax.demo import MIXTURE, VOCABULARY, superglue
 
 
 def accuracy(targets: list[str], predictions: list[str]) -> dict[str, float]:
-    """Percentage, 0 to 100, of predictions that equal their target exactly."""
+    """Share, 0 to 1, of predictions that equal their target exactly."""
     right = sum(t == p for t, p in zip(targets, predictions, strict=True))
-    return {"accuracy": 100.0 * right / len(targets)}
+    return {"accuracy": right / len(targets)}
 
 
 def stripped(text: str, **unused_kwargs) -> str:

@@ -50,7 +50,7 @@ def test_accuracy_is_exact_match_of_the_whole_answer():
     task = seqio.get_mixture_or_task(TASKS[0])
     assert task.metric_fns == [tasks.accuracy]
     answers = [task.postprocess_fn(text) for text in (" open ", "open open", "refuted", "")]
-    assert tasks.accuracy(["open"] * 4, answers) == {"accuracy": 25.0}
+    assert tasks.accuracy(["open"] * 4, answers) == {"accuracy": 0.25}
 
 
 def test_the_package_is_light_until_the_tasks_are_asked_for():
