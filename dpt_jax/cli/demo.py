@@ -129,11 +129,12 @@ def _chosen(flag: str, names: str, known: list[str]) -> list[str]:
 
 
 def _print_table(summary: dict[str, Any], tasks: list[str]) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Exact match on validation, best evaluation")
-    table.add_column("method")
+    table = Table(title="Exact match on validation, best evaluation", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
     table.add_column("parameters", justify="right")
     for task in tasks:
         table.add_column(task.removeprefix("demo_"), justify="right")
