@@ -4,7 +4,7 @@
   dpt demo --methods vanilla,decomposed,residual,fine_tuning
 
 Every method starts from the same frozen backbone, on three generated tasks in the manner of
-SuperGLUE whose inputs do not say what to do. The runs, a table, a picture of the learning curves and
+SuperGLUE whose inputs do not say what to do. The runs, a picture of the learning curves and
 summary.json go to runs/demo; a demo that was stopped is continued by the same command.
 """
 
@@ -133,7 +133,9 @@ def _print_table(summary: dict[str, Any], tasks: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Exact match on validation, best evaluation", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table = Table(
+        title="Exact match on validation, best evaluation", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
     table.add_column("method", no_wrap=True)
     table.add_column("parameters", justify="right")
     for task in tasks:
@@ -141,7 +143,7 @@ def _print_table(summary: dict[str, Any], tasks: list[str]) -> None:
     table.add_column("mean", justify="right")
     table.add_column("seconds", justify="right")
 
-    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = ""):
+    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = "") -> None:
         mean = sum(accuracy.values()) / len(accuracy)
         cells = [f"{accuracy[task]:.3f}" for task in tasks]
         table.add_row(name, parameters, *cells, f"{mean:.3f}", seconds)

@@ -3,9 +3,9 @@
   echo "is it red?" | dpt predict --model_dir=runs/rte
   dpt predict --model_dir=runs/rte --prompt cb=cb.npy --prompt wic=wic.npy --input=rows.jsonl
 
-A line that starts with "{" is a JSON object with "inputs" and, optionally, "prompt", the name of the
-prompt to use; the answer is the object with "output" added. Any other line is text, answered by a
-line of text. Without "prompt" the run's own is used, or the only one that is given.
+A line that starts with "{" is a JSON object with "inputs" and, optionally, "prompt", the name of
+the prompt to use; the answer is the object with "output" added. Any other line is text, answered by
+a line of text. Without "prompt" the run's own is used, or the only one that is given.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
         while window := list(itertools.islice(lines, args.window)):
             records = [_parse(line, n, default) for n, line in enumerate(window, first)]
             outputs = predictor([r["inputs"] for r in records], [r["prompt"] for r in records])
-            for record, line, text in zip(records, window, outputs, strict=True):
+            for line, text in zip(window, outputs, strict=True):
                 if line.lstrip().startswith("{"):
                     text = json.dumps(json.loads(line) | {"output": text}, ensure_ascii=False)
                 output.write(text + "\n")

@@ -44,7 +44,7 @@ def load_config(args: argparse.Namespace) -> Any:
     elif not files:
         raise InputError("Name a run with --model_dir, or a model and task with --gin_file.")
     else:
-        # The model and task are used; the prompt is a file, and training's own settings do not matter.
+        # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
     gin_utils.parse(files, bindings, search_paths(args))
     return gin_utils.build(RunConfig)

@@ -1,8 +1,8 @@
-"""Train a soft prompt on a frozen T5, or continue a run by naming its MODEL_DIR again.
+r"""Train a soft prompt on a frozen T5, or continue a run by naming its MODEL_DIR again.
 
-  dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \\
-      --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/rte'" \\
-      --gin.INITIAL_CHECKPOINT_PATH="'path/to/t5'" \\
+dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \
+      --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/rte'" \
+      --gin.INITIAL_CHECKPOINT_PATH="'path/to/t5'" \
       --gin.MIXTURE_OR_TASK_NAME="'my_task'" --gin.MIXTURE_OR_TASK_MODULE="'my_tasks'"
 """
 

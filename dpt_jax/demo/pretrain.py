@@ -176,7 +176,7 @@ def exact_matches(model: Transformer, params, batch) -> jax.Array:
     Decided from the teacher-forced logits: greedy decoding gives the target if and only if each
     of its tokens is the most likely one after those before it.
     """
-    logits = model.apply({"params": params}, **batch, enable_dropout=False)
+    logits: Any = model.apply({"params": params}, **batch, enable_dropout=False)
     targets = batch["decoder_target_tokens"]
     right = (jnp.argmax(logits, axis=-1) == targets) | (targets == vocabulary.PAD_ID)
     return jnp.all(right, axis=-1)
@@ -249,7 +249,9 @@ def pretrain(
     print(f"{count:,} parameters, {steps} steps of {batch_size} examples, seed {seed}", flush=True)
 
     stream = batches(skills.mixture("train", seed), encode, batch_size)
-    losses, accuracies, began = [], {}, time.perf_counter()
+    losses: list[jax.Array] = []
+    accuracies: dict[str, float] = {}
+    began = time.perf_counter()
     for step, (_, batch) in enumerate(itertools.islice(stream, steps), start=1):
         batch = jax.device_put(batch, by_rows)
         # One step in flight: with more, the devices of a CPU can wait for each other forever.

@@ -6,10 +6,11 @@ The encoder runs once an input, the prompt included; its output is never repeate
 nor for answer candidates.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from dpt_jax.models.network import KeysValues, Transformer, empty_caches
@@ -54,7 +55,7 @@ class _Decoder:
         )
 
 
-class _Greedy(NamedTuple):
+class _Greedy(struct.PyTreeNode):
     index: Int[Array, ""]
     tokens: Int[Array, "batch target"]
     last: Int[Array, "batch"]
@@ -130,7 +131,7 @@ def brevity_penalty(length: Array | int, alpha: float) -> Float[Array, "..."]:
     return ((5.0 + length) / 6.0) ** alpha
 
 
-class _Beams(NamedTuple):
+class _Beams(struct.PyTreeNode):
     index: Int[Array, ""]
     # Hypotheses that go on, best first, and the log-probability of each.
     live: Int[Array, "batch beams target"]
@@ -275,7 +276,7 @@ def score_targets(
     variables = {"params": params}
     encoded = model.apply(variables, encoder_input_tokens, enable_dropout=False, method="encode")
     targets = decoder_target_tokens.reshape(-1, decoder_target_tokens.shape[-1])
-    logits = model.apply(
+    logits: Any = model.apply(
         variables,
         encoded,
         encoder_input_tokens,

@@ -150,12 +150,11 @@ class DecoderLayer(nn.Module):
         attention = self.encoder_decoder_attention
         rows, length, width = x.shape
         x = x.reshape(encoded.shape[0], -1, width)
-        if projected is not None:
-            y = attention(x, *projected, mask, None, deterministic)
-        elif x.shape[1] < self.config.head_dim:
+        if projected is None and x.shape[1] < self.config.head_dim:
             y = attention.attend_unprojected(x, encoded, mask, deterministic)
         else:
-            y = attention(x, *attention.project_memory(encoded), mask, None, deterministic)
+            keys, values = projected or attention.project_memory(encoded)
+            y = attention(x, keys, values, mask, None, deterministic)
         return y.reshape(rows, length, width)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.interop import load_prompt, numpy_checkpoints
@@ -99,11 +99,9 @@ class Backbone:
         if prompt is not None:
             model = Transformer(self.config.model, VanillaPrompt(*prompt.shape))
             params = params | {"prompt": {"prompt": prompt}}
-        config = self.config
-        if config.eval_period == 0:
-            # A run may have been trained without evaluation; this one is asked for.
-            config = dataclasses.replace(config, eval_period="epoch")
-        evaluator = trainer.make_evaluator(config, model, self.provider, self.vocabulary, self.mesh)
+        evaluator = trainer.make_evaluator(
+            self.config, model, self.provider, self.vocabulary, self.mesh
+        )
         return evaluator(params)
 
 

@@ -105,6 +105,7 @@ def parameter_shardings(variables: Any, mesh: Mesh) -> dict[str, Any]:
     shardings = {}
     for name, parameter in flatten_dict(variables["params"], sep="/").items():
         spec = nn_partitioning.logical_to_mesh_axes(names[name], LOGICAL_AXIS_RULES)
+        spec = spec or PartitionSpec()
         for size, axis in zip(parameter.shape, spec, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise InputError(

@@ -80,7 +80,9 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
         )
     train_data = _load_training_data(config, provider)
     model = Transformer(config.model, config.prompt)
-    evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
+    evaluator = None
+    if config.eval_period != 0:
+        evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
 
     with partitioning.activate(mesh):
         run = _Run(config, model, mesh, params, train_data, evaluator)
@@ -106,11 +108,9 @@ def _load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
 
 def make_evaluator(
     config: RunConfig, model: Transformer, provider: Any, vocabulary: Any, mesh: Any
-) -> Evaluator | None:
-    """The evaluator of a configuration, or None where it asks for no evaluation."""
+) -> Evaluator:
+    """The evaluator of a configuration's task and split."""
     seqio = data.import_seqio()
-    if config.eval_period == 0:
-        return None
     # Evaluation reads whole targets for its metrics; only the sources meet the model.
     examples = data.load_split(
         provider, config.eval_split, config.task_feature_lengths, config.overlength
@@ -142,8 +142,9 @@ class _Run:
     ):
         self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
         steps_per_epoch = train_data.schedule.steps_per_epoch
-        self.total_steps = config.train_steps or config.epochs * steps_per_epoch
-        self.eval_period = steps_per_epoch if config.eval_period == "epoch" else config.eval_period
+        self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
+        asked = config.eval_period
+        self.eval_period = steps_per_epoch if isinstance(asked, str) else asked
         self.save_period = config.checkpoint_period or self.eval_period or steps_per_epoch
         self.schedule = config.learning_rate(self.total_steps)
         self.optimizer = config.optimizer(self.schedule)
@@ -296,6 +297,7 @@ class _Run:
         self.progress.update(step, loss)
 
     def _evaluate(self, step: int) -> None:
+        assert self.evaluator is not None  # There is a period, so there is an evaluator.
         results = self.evaluator(merge_params(self.state.params, self.frozen))
         folder = pathlib.Path(self.config.model_dir) / "predictions"
         for result in results:
@@ -331,7 +333,7 @@ class _Run:
         self._prune()
 
     def _prune(self) -> None:
-        keep = {self.saved_step, self.best.step} - {None}
+        keep = {step for step in (self.saved_step, self.best.step) if step is not None}
         self.checkpoints.prune(keep)
         checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
 
@@ -357,7 +359,7 @@ class _Run:
 def _signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT in the list it yields; a second one acts as it would have."""
     received: list[int] = []
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handler(signum, frame):
         del frame
@@ -374,5 +376,5 @@ def _signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for signum, action in previous.items():
-            signal.signal(signum, action)
+        for number, action in previous.items():
+            signal.signal(number, action)

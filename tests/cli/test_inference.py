@@ -153,9 +153,7 @@ def test_export_writes_the_product_of_the_factors_it_writes(run, capsys, tmp_pat
     np.testing.assert_allclose(prompt, product, rtol=1e-5, atol=1e-6)
 
 
-def test_several_prompts_in_one_batch_answer_as_each_does_alone(
-    run, capsys, tmp_path, monkeypatch
-):
+def test_several_prompts_in_one_batch_answer_as_each_does_alone(run, capsys, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     prompts = {"run": np.load(run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy")}
     # Two of the run's length, which share its batches, and one longer.
@@ -164,7 +162,10 @@ def test_several_prompts_in_one_batch_answer_as_each_does_alone(
         save_prompt(tmp_path / f"{name}.npy", prompts[name])
     names = ["one", "two", "run", "long", "two", "one", "long", "run"]
     texts = ["abc", "gfa", "xab", "a", "fedcba" * 5, "ggg", "abcabc" * 4, "bbx"]
-    rows = [{"id": i, "inputs": t, "prompt": n} for i, (t, n) in enumerate(zip(texts, names))]
+    rows = [
+        {"id": i, "inputs": t, "prompt": n}
+        for i, (t, n) in enumerate(zip(texts, names, strict=True))
+    ]
     status, out, _ = call(
         capsys,
         "predict",
