@@ -115,7 +115,7 @@ def test_any_optax_optimizer_can_be_named_on_the_command_line():
 def test_fine_tuning_trains_everything_with_adafactor():
     config = config_of(["runs/finetune.gin", "models/t5_1_0_small.gin"], ["EPOCHS = 1"])
     assert config.prompt is None and config.trainable_pattern == ".*"
-    assert "FactoredState" in str(config.optimizer(0.1).init({"A": np.zeros((256, 128))}))
+    assert "FactoredState" in str(config.optimizer(0.1).init({"A": jnp.zeros((256, 128))}))
 
 
 def test_files_are_found_in_the_working_directory_and_in_search_paths(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def test_every_mesh_trains_as_one_device_does(backbone, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.meshes", str(tmp_path), str(backbone)],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
         timeout=600,
