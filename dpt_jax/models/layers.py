@@ -248,6 +248,9 @@ class MultiHeadAttention(nn.Module):
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
         )
+        # One draw for all queries of a head: to drop a key's weight is to drop its value, which is
+        # the smaller array.
+        self.values_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,))
         self.weights_dropout = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))
 
     def _split_heads(self, x: Float[Array, "batch length joined"]):
@@ -274,8 +277,8 @@ class MultiHeadAttention(nn.Module):
         if self.float32_logits:
             queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
         scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
-        weights, total = self._weights(scores, mask, bias, deterministic)
-        mixed = jnp.matmul(weights, values) / total
+        weights, total = self._weights(scores, mask, bias)
+        mixed = jnp.matmul(weights, self.values_dropout(values, deterministic)) / total
         return self._merge_heads(mixed)
 
     def attend_unprojected(
@@ -302,12 +305,14 @@ class MultiHeadAttention(nn.Module):
             queries, memory_t = queries.astype(jnp.float32), memory_t.astype(jnp.float32)
         flat = queries.reshape(batch, self.num_heads * length, width)
         scores = jnp.matmul(flat, memory_t).reshape(batch, self.num_heads, length, -1)
-        weights, total = self._weights(scores, mask, None, deterministic)
+        weights, total = self._weights(scores, mask, None)
+        # Heads share the memory here, so that the weights themselves are dropped.
+        weights = self.weights_dropout(weights, deterministic)
         mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
         mixed = mixed.reshape(batch, self.num_heads, length, width) / total
         return self._merge_heads(jnp.einsum("bhqd,dhk->bhqk", mixed, value_kernel))
 
-    def _weights(self, scores, mask, bias, deterministic):
+    def _weights(self, scores, mask, bias):
         """Unnormalized attention weights, and their sums over the keys.
 
         What is mixed with the weights is divided by the sums afterwards: it is smaller than the
@@ -323,7 +328,7 @@ class MultiHeadAttention(nn.Module):
         largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.exp(scores - largest)
         total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32).astype(self.dtype)
-        return self.weights_dropout(weights.astype(self.dtype), deterministic), total
+        return weights.astype(self.dtype), total
 
     def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
         batch, _, length, _ = x.shape
