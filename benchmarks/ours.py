@@ -86,8 +86,11 @@ def _matmul_flop(jaxpr) -> int:
             left = equation.invars[0].aval.shape
             out = equation.outvars[0].aval.shape
             total += 2 * int(np.prod(out)) * int(np.prod([left[i] for i in contracted]))
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            total += _matmul_flop(inner)
+        for value in jax.tree.leaves(list(equation.params.values())):
+            # Open and closed programs: those of `jit`, of custom derivatives, of loops' bodies.
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                total += _matmul_flop(inner)
     return total
 
 
