@@ -134,6 +134,8 @@ def load_rows(options: argparse.Namespace, size: Size):
 def serve(options: argparse.Namespace, size: Size) -> None:
     """The child: batches of the pass on demand."""
     processes.use_cores(options.threads)
+    if options.side == "ours":
+        processes.use_a_device_a_core(options.threads)
     _, rows = load_rows(options, size)
     if options.side == "ours":
         side = OurPass(rows, size, options.dropout, options.buckets)

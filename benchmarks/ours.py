@@ -11,6 +11,7 @@ from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 
 from dpt_jax.models import T5Config, Transformer, decoding
 from dpt_jax.prompts import DecomposedPrompt
+from dpt_jax.training import partitioning
 from dpt_jax.training.state import TrainState, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
 
@@ -37,9 +38,14 @@ class Ours:
         params = jax.jit(
             lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
         )(jax.random.key(0))
+        # One XLA device a core, the batch split over them: the mesh of `MESH = (-1, 1, 1)`.
+        self._mesh = partitioning.make_mesh()
+        params = jax.device_put(params, partitioning.replicated(self._mesh))
         trainable, self._frozen = split_params(params, "prompt/.*")
         optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-        self._state = TrainState.create(trainable, optimizer, seed=0)
+        self._state = jax.device_put(
+            TrainState.create(trainable, optimizer, seed=0), partitioning.replicated(self._mesh)
+        )
         self._traceable_step = make_train_step(make_loss_fn(self.model), optimizer)
         self._step = jax.jit(self._traceable_step, donate_argnums=0)
         self._generate = jax.jit(
@@ -61,12 +67,16 @@ class Ours:
 
     def train(self, batch: dict[str, np.ndarray]) -> float:
         """One step; returns the loss."""
-        self._state, metrics = self._step(self._state, self._frozen, batch)
+        with partitioning.activate(self._mesh):
+            placed = partitioning.put_batch(batch, self._mesh)
+            self._state, metrics = self._step(self._state, self._frozen, placed)
         return float(metrics["loss"])
 
     def generate(self, tokens: np.ndarray, length: int) -> np.ndarray:
         """Greedy decoding of exactly `length` tokens a row."""
-        return np.asarray(self._generate(self._state.params, self._frozen, tokens, length))
+        with partitioning.activate(self._mesh):
+            placed = partitioning.put_batch({"tokens": tokens}, self._mesh)["tokens"]
+            return np.asarray(self._generate(self._state.params, self._frozen, placed, length))
 
     def matmul_flop(self, batch: dict[str, np.ndarray]) -> int:
         """Operations in the matrix products of one step."""

@@ -6,7 +6,8 @@ T5-Small's shape with random weights, 100 prompt tokens (ours decomposed, b = 10
 16 rows of 128 source and 8 target tokens, float32, AdamW, 2 threads. Both sides train with the same
 dropout rate: 0.1, T5's own and what PEFT trains a T5 with unless told otherwise. It matters: here
 PEFT's step takes two thirds longer with dropout than without (`--dropout 0`), ours hardly changes.
-The two sides take turns, each in its own process; medians over the turns.
+The two sides take turns, each in its own process; medians over the turns. Ours splits the batch
+over one XLA device a core and takes memory in huge pages (`processes.use_a_device_a_core`).
 
 The last line is a JSON object:
   step_seconds, peft_step_seconds  a step: forward, backward to the prompt, update.
@@ -53,6 +54,7 @@ def serve(side: str, size: Size, dropout: float, threads: int) -> None:
     """The child: steps and matrix products on demand."""
     processes.use_cores(threads)
     if side == "ours":
+        processes.use_a_device_a_core(threads)
         import ours as library
 
         model = library.Ours(size, dropout)

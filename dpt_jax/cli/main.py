@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from dpt_jax.huge_pages import restart_with_huge_pages
+
 COMMANDS = ("demo", "train", "evaluate", "predict", "export")
 
 
@@ -19,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     2 is input that cannot be used, 1 a loss that is not finite, 128 + n a stop by signal n.
     """
+    if argv is None:
+        restart_with_huge_pages()
     # TensorFlow only reads data here: its start-up messages and devices are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(levelname)s: %(message)s")
