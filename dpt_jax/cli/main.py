@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # TensorFlow only reads data here: its start-up messages and devices are noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    parser, subparsers = argparse.ArgumentParser(prog="dpt", description=__doc__.split("\n")[0]), {}
+    parser, subparsers = (
+        argparse.ArgumentParser(
+            prog="dpt", description="Decomposed prompt tuning for a frozen T5 in JAX."
+        ),
+        {},
+    )
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of errors in the input"
     )
