@@ -1,0 +1,240 @@
+"""T5X's checkpointer for a frozen backbone and a prompt: restored from two places, saved to two."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.core
+import jax
+import numpy as np
+from absl import logging
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.experimental import multihost_utils
+from t5x import checkpoints
+from t5x.partitioning import BasePartitioner
+from t5x.train_state import FlaxOptimTrainState
+
+from dpt_jax.errors import InputError
+from dpt_jax.prompts import SoftPrompt
+from dpt_jax.t5x import numpy_checkpoints
+from dpt_jax.t5x.prompt_optimizer import PROMPT
+from dpt_jax.t5x.prompt_state import (
+    EMBEDDING,
+    TrainState,
+    at_start,
+    complete,
+    draw_prompt,
+    flat_state,
+    host_array,
+    needs_vocabulary,
+    part_of,
+    prompt_key,
+)
+from dpt_jax.t5x.stored import MissingError, restore_part
+
+
+class PromptCheckpointer(checkpoints.Checkpointer):
+    """T5X's `Checkpointer` (of the released format, msgpack and zarr) for a prompted model.
+
+    Restoring takes the frozen parameters from a checkpoint, whatever else it holds. A run that is
+    resumed takes everything from its own checkpoint, or goes on from its numpy checkpoints where
+    those got further. A new run draws the prompt with the prompt's own initializers, which see the
+    restored embedding table, and begins at step 0 with fresh optimizer slots, whatever step the
+    backbone was pretrained to. An evaluation takes the prompt from the checkpoint, or a prompt
+    that starts from a file.
+
+    Saving writes `MODEL_DIR/numpy_checkpoints/checkpoint_<step>/` before T5X's own checkpoint, so
+    that there is never one without it; T5X's `keep` does not remove these.
+    """
+
+    def __init__(
+        self,
+        train_state: TrainState,
+        partitioner: BasePartitioner,
+        checkpoints_dir: str,
+        dataset_iterator: Any = None,
+        *,
+        prompt: SoftPrompt,
+        vocabulary: Any = None,
+        random_seed: int | None = 0,
+        model_dir: str | None = None,
+        save_only_prompt: bool = False,
+        frozen_dtype: Any = None,
+        restore_dtype: Any = None,
+        **settings: Any,
+    ):
+        """Takes T5X's arguments and, bound through gin, what the prompt needs.
+
+        Args:
+          train_state: the state's shapes.
+          partitioner: says where arrays are.
+          checkpoints_dir: where to save.
+          dataset_iterator: saved and restored with the state where T5X is told to.
+          prompt: PROMPT.
+          vocabulary: VOCABULARY, which class labels need.
+          random_seed: RANDOM_SEED, of the prompt's start; None for any.
+          model_dir: MODEL_DIR of a training run; None to evaluate.
+          save_only_prompt: SAVE_ONLY_PROMPT, write numpy checkpoints and nothing else.
+          frozen_dtype: FROZEN_DTYPE, in which the frozen parameters are kept and saved, such as
+            "bfloat16"; None for `restore_dtype`.
+          restore_dtype: T5X's, here of the frozen parameters alone; None as stored.
+          **settings: T5X's further settings.
+        """
+        frozen_dtype = jax.numpy.dtype(frozen_dtype) if frozen_dtype else restore_dtype
+        super().__init__(
+            _with_frozen_dtype(train_state, frozen_dtype),
+            partitioner,
+            checkpoints_dir,
+            dataset_iterator,
+            **settings,
+        )
+        self._prompt = prompt
+        self._vocabulary = vocabulary
+        self._seed = random_seed
+        self._model_dir = str(model_dir).rstrip("/") if model_dir else None
+        self._save_only_prompt = save_only_prompt
+        self._frozen_dtype = frozen_dtype
+
+    def save(
+        self,
+        train_state: TrainState,
+        state_transformation_fns: Sequence[Callable] = (),
+        *,
+        concurrent_gb: int = 128,
+    ) -> None:
+        """Writes the numpy checkpoint, then what T5X saves, unless it is told not to."""
+        step = int(host_array(train_state.step))
+        params = jax.tree.map(host_array, flax.core.unfreeze(train_state.params[PROMPT]))
+        rest = None
+        if self._save_only_prompt:
+            flat = flat_state(train_state)
+            rest = {k: host_array(v) for k, v in flat.items() if k.startswith("state/")}
+        if jax.process_index() == 0:
+            folder = numpy_checkpoints.checkpoint_folder(str(self.checkpoints_dir), step)
+            numpy_checkpoints.write(folder, self._prompt.fold(params), params, rest)
+        # No host goes on before the prompt is on disk.
+        multihost_utils.sync_global_devices(f"numpy_checkpoint:{step}")
+        if not self._save_only_prompt:
+            super().save(train_state, state_transformation_fns, concurrent_gb=concurrent_gb)
+
+    def restore(
+        self,
+        step: int | None = None,
+        path: str | None = None,
+        state_transformation_fns: Sequence[Callable] = (),
+        fallback_state: Mapping[str, Any] | None = None,
+        lazy_parameters: bool = False,
+    ) -> TrainState:
+        """Restores a whole state; the class tells from where.
+
+        Args:
+          step: which checkpoint of `checkpoints_dir`, instead of `path`.
+          path: a checkpoint of T5X, in the released format or Orbax's, or a pretrained T5 in any
+            other format that `dpt_jax.interop.load_backbone` reads.
+          state_transformation_fns: T5X's, applied to what the checkpoint holds.
+          fallback_state: not needed, and not used.
+          lazy_parameters: not supported.
+
+        Raises:
+          InputError: a frozen parameter is missing or has another shape, the prompt cannot be
+            initialized, the run's own state does not fit, or a random prompt would be evaluated.
+        """
+        del fallback_state, lazy_parameters
+        path = (path or str(self._get_checkpoint_dir(step))).rstrip("/")
+        training = isinstance(self._train_state, FlaxOptimTrainState)
+        resuming = training and os.path.dirname(path) == self._model_dir
+        later = None
+        if training and self._model_dir:
+            later = numpy_checkpoints.latest_train_state(self._model_dir)
+
+        drawn = None
+        if training and not resuming and not later and not needs_vocabulary(self._prompt):
+            # Before gigabytes are read: a file may be missing, or hold another shape.
+            drawn = self._draw()
+        frozen = self._restore_part(path, state_transformation_fns, trained=False)
+        if resuming:
+            trained = self._restore_part(path, state_transformation_fns, trained=True)
+            if later and later.step > int(host_array(trained["state/step"])):
+                trained = self._trained_by(later)
+        elif later:
+            trained = self._trained_by(later)
+        elif training:
+            embedding = host_array(frozen[EMBEDDING]) if drawn is None else None
+            trained = at_start(self._train_state, drawn or self._draw(embedding))
+        else:
+            trained = self._to_evaluate(path, state_transformation_fns)
+        return complete(self._train_state, self._partitioner, frozen, trained)
+
+    def restore_from_tf_checkpoint(self, path_or_dir: str, *args: Any, **kwargs: Any) -> TrainState:
+        """Refuses: TensorFlow checkpoints hold no parameter names of T5X.
+
+        Raises:
+          InputError: always; names T5X's own converter.
+        """
+        raise InputError(
+            f"{path_or_dir} is a TensorFlow checkpoint. Convert it once with "
+            "`python -m t5x.scripts.convert_tf_checkpoint`, and set INITIAL_CHECKPOINT_PATH to "
+            "what that writes."
+        )
+
+    def _restore_part(
+        self, path: str, transformations: Sequence[Callable], trained: bool
+    ) -> dict[str, Any]:
+        part = part_of(self._train_state, trained)
+        return restore_part(
+            path,
+            part,
+            self._partitioner,
+            dtype=None if trained else self._frozen_dtype,
+            transformations=transformations,
+            dataset_iterator=self._original_dataset_iterator if trained else None,
+        )
+
+    def _draw(self, embedding: Any = None, another: bool = False) -> dict[str, Any]:
+        key = prompt_key(self._seed)
+        if another:
+            key = jax.random.fold_in(key, 1)
+        return draw_prompt(self._prompt, key, embedding, self._vocabulary)
+
+    def _trained_by(self, later: numpy_checkpoints.TrainedPrompt) -> dict[str, Any]:
+        """The trained part that a numpy checkpoint holds, checked against this run's."""
+        logging.info("Going on from the prompt of step %d in %s.", later.step, later.folder)
+        wanted = flat_state(part_of(self._train_state, trained=True))
+        for name in sorted({*wanted, *later.values}):
+            here, there = (np.shape(x[name]) if name in x else None for x in (later.values, wanted))
+            if here != there:
+                raise InputError(
+                    f"{later.folder} has {name} of shape {here}, but this run's is {there}. Were "
+                    "the prompt or the optimizer changed? Use another --gin.MODEL_DIR for "
+                    "another run."
+                )
+        return later.values
+
+    def _to_evaluate(self, path: str, transformations: Sequence[Callable]) -> dict[str, Any]:
+        try:
+            return self._restore_part(path, transformations, trained=True)
+        except MissingError as error:
+            remedy = (
+                "Set CHECKPOINT_PATH to a checkpoint of a run that trained this PROMPT, or give "
+                "the prompt with --gin_file=prompts/vanilla_from_prompt.gin and "
+                "--gin.PROMPT_FILE."
+            )
+            if needs_vocabulary(self._prompt):
+                raise InputError(f"{error} {remedy}") from error
+            drawn, again = self._draw(), self._draw(another=True)
+            if not jax.tree.all(jax.tree.map(np.array_equal, drawn, again)):
+                raise InputError(f"{error} {remedy}") from error
+            logging.info("%s holds no prompt; PROMPT's own start is evaluated.", path)
+            return at_start(self._train_state, drawn)
+
+
+def _with_frozen_dtype(state: TrainState, dtype: Any) -> TrainState:
+    if dtype is None:
+        return state
+    params = unflatten_dict(
+        {
+            name: leaf if name[0] == PROMPT else jax.ShapeDtypeStruct(leaf.shape, dtype)
+            for name, leaf in flatten_dict(flax.core.unfreeze(state.params)).items()
+        }
+    )
+    return state.replace_params(flax.core.freeze(params))

@@ -1,0 +1,95 @@
+"""T5X's own T5 with a soft prompt in front of the encoder's embedded input."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+from t5x.examples.t5 import layers, network
+
+from dpt_jax.errors import InputError
+from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
+
+
+class PromptedTransformer(network.Transformer):
+    """T5X's `Transformer` whose encoder is given a prompted embedder.
+
+    `t5x.models.EncoderDecoderModel` takes it as it takes T5X's own: for training, scoring, beam
+    search and sampling. T5X's parameters keep their names; the prompt's own are under `prompt`, as
+    in `dpt_jax.models.Transformer`.
+
+    Attributes:
+      config: the network's shape, T5X's `T5Config` or `dpt_jax.models.T5Config`.
+      prompt: any prompt of `dpt_jax.prompts`, `[P, D]`.
+
+    Raises:
+      InputError: when a method is called: the prompt has another width than the model, or a batch
+        is packed.
+    """
+
+    # A dataclass field after one without a default needs one; None is refused in `setup`.
+    prompt: Any = None
+
+    def setup(self):
+        cfg = self.config
+        if not isinstance(self.prompt, nn.Module):
+            raise InputError(
+                f"PromptedTransformer.prompt is {self.prompt!r}; set PROMPT with a prompts/*.gin "
+                "file."
+            )
+        if self.prompt.embed_dim != cfg.emb_dim:
+            raise InputError(
+                f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model {cfg.emb_dim} "
+                "(T5Config.emb_dim); use the model's own gin file."
+            )
+        # T5X's setup would name its own encoder, so the parts are made here, as it makes them.
+        self.shared_embedding = layers.Embed(
+            num_embeddings=cfg.vocab_size,
+            features=cfg.emb_dim,
+            dtype=cfg.dtype,
+            attend_dtype=jnp.float32,
+            embedding_init=nn.initializers.normal(stddev=1.0),
+            one_hot=True,
+            name="token_embedder",
+        )
+        self.prompted_embedding = PromptedEmbedder(self.shared_embedding, self.prompt)
+        self.encoder = network.Encoder(config=cfg, shared_embedding=self.prompted_embedding)
+        self.decoder = network.Decoder(config=cfg, shared_embedding=self.shared_embedding)
+
+    def encode(
+        self,
+        encoder_input_tokens: Int[Array, "batch length"],
+        encoder_segment_ids: Any = None,
+        enable_dropout: bool = True,
+    ) -> Float[Array, "batch prompt+length embed"]:
+        """The encoder's output for prompt and text together."""
+        _refuse_packing(encoder_segment_ids)
+        visible = extend_for_prompt(encoder_input_tokens, self.prompt.length) > 0
+        mask = layers.make_attention_mask(visible, visible, dtype=self.config.dtype)
+        return self.encoder(encoder_input_tokens, mask, deterministic=not enable_dropout)
+
+    def decode(
+        self,
+        encoded: Float[Array, "batch prompt+length embed"],
+        encoder_input_tokens: Int[Array, "batch length"],
+        decoder_input_tokens: Int[Array, "batch target"],
+        decoder_target_tokens: Int[Array, "batch target"],
+        encoder_segment_ids: Any = None,
+        **kwargs: Any,
+    ) -> Float[Array, "batch target vocab"]:
+        """T5X's `Transformer.decode`, its cross-attention seeing the prompt's positions too."""
+        _refuse_packing(encoder_segment_ids)
+        # T5X only makes the cross-attention's mask from these tokens.
+        tokens = extend_for_prompt(encoder_input_tokens, self.prompt.length)
+        return super().decode(
+            encoded, tokens, decoder_input_tokens, decoder_target_tokens, **kwargs
+        )
+
+
+def _refuse_packing(encoder_segment_ids: Any) -> None:
+    if encoder_segment_ids is not None:
+        raise InputError(
+            "The batch is packed, but the prompt stands once in front of each row, so that only "
+            "the first of the examples packed into a row would have it. Set "
+            "utils.DatasetConfig.pack = False, as gin_configs/t5x/runs/ does."
+        )
