@@ -2,13 +2,13 @@
 
   dpt evaluate --model_dir=runs/rte
   dpt evaluate --model_dir=runs/rte --prompt=prompt.npy --split=test
+  dpt evaluate --model_dir=runs/rte --scoring=rank
   dpt evaluate --gin_file=... --prompt=prompt.npy
 
 Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
 """
 
 import argparse
-import json
 import pathlib
 
 from dpt_jax.cli import runs
@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no_prompt", action="store_true", help="evaluate the bare model")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on")
+    parser.add_argument(
+        "--scoring",
+        metavar="HOW",
+        help="generation, or rank: the most probable of each row's candidates (default: the run's)",
+    )
     parser.add_argument(
         "--predictions", metavar="DIR", help="also write <task>_<prompt>.jsonl into this folder"
     )
@@ -42,11 +47,16 @@ def run(args: argparse.Namespace) -> None:
 
     import dataclasses
 
-    from dpt_jax.training import checkpoints, inference
-    from dpt_jax.training.evaluation import write_predictions
+    from dpt_jax.training import checkpoints, inference, strict_json
+    from dpt_jax.training.evaluation import averages, write_predictions
+    from dpt_jax.training.ranking import SCORINGS
 
     if args.split:
         config = dataclasses.replace(config, eval_split=args.split)
+    if args.scoring:
+        if args.scoring not in SCORINGS:
+            raise InputError(f"--scoring is {args.scoring!r}; it takes {' or '.join(SCORINGS)}.")
+        config = dataclasses.replace(config, scoring=args.scoring)
     prompt, trained_step, name = None, None, "no_prompt"
     if args.prompt:
         prompt = load_prompt(args.prompt, embed_dim=config.model.emb_dim)
@@ -66,4 +76,7 @@ def run(args: argparse.Namespace) -> None:
         for result in results:
             path = pathlib.Path(args.predictions) / f"{result.task}_{name}.jsonl"
             write_predictions(result, path)
-    print(json.dumps({"prompt": name, "metrics": {r.task: r.metrics for r in results}}))
+    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
+    if overall := averages(results):
+        metrics[config.mixture_or_task_name] = overall
+    print(strict_json.dumps({"prompt": name, "metrics": metrics}))

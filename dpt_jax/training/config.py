@@ -12,6 +12,7 @@ from dpt_jax.models import T5Config
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import schedules
 from dpt_jax.training.data import OVERLENGTH
+from dpt_jax.training.ranking import SCORINGS
 
 
 def _is_dtype(name: Any) -> bool:
@@ -54,9 +55,12 @@ class RunConfig:
       train_split: split to train on.
       eval_split: split to evaluate on.
       eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
+      scoring: SCORING, how evaluation answers: by `generation`, or by `rank`, which takes the most
+        probable of the `candidates` that the task's rows bring (`dpt_jax.training.ranking`).
       beam_size: beams of the evaluation's decoding; 1 is greedy.
-      best_metric: the metric, averaged over the tasks, that names the best step; None is each
-        task's first. Higher is better.
+      best_metric: BEST_METRIC, the metric that names the best step, averaged over the tasks, or
+        `superglue_average`; None is the latter where the tasks are SuperGLUE's eight, and otherwise
+        each task's first. Higher is better.
       early_stopping_patience: EARLY_STOPPING_PATIENCE, evaluations without a new best after which
         training stops; None never stops early.
       log_period: updates between lines of training metrics.
@@ -88,6 +92,7 @@ class RunConfig:
     train_split: str = "train"
     eval_split: str = "validation"
     eval_batch_size: int | None = None
+    scoring: str = "generation"
     beam_size: int = 1
     best_metric: str | None = None
     early_stopping_patience: int | None = None
@@ -162,6 +167,7 @@ class RunConfig:
             self.overlength,
             f"one of {', '.join(OVERLENGTH)}",
         )
+        require(self.scoring in SCORINGS, "SCORING", self.scoring, f"one of {', '.join(SCORINGS)}")
         if self.train_steps is None and self.epochs is None:
             raise InputError("How long to train is not set: set --gin.TRAIN_STEPS or --gin.EPOCHS.")
         if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:

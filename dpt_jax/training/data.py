@@ -5,10 +5,12 @@ training examples take 150 MB): a hundred epochs cost one pass through TensorFlo
 batch can be formed without replaying those before it.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -57,7 +59,27 @@ class TaskExamples:
     rows: list[dict[str, Any]]
 
 
-def get_provider(name: str, module: str | None = None) -> Any:
+def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any:
+    """Imports the module that registers tasks; `flag` is what named it.
+
+    Raises:
+      InputError: when it cannot be imported, or refuses its own settings with a ValueError.
+    """
+    import_seqio()
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise InputError(f"Cannot import {module!r} ({e}); change {flag}.") from e
+    except ValueError as e:
+        raise InputError(f"Importing {module!r}: {e}") from e
+
+
+def get_provider(
+    name: str,
+    module: str | None = None,
+    remedy: str = "Change --gin.MIXTURE_OR_TASK_NAME, or name the module that registers it with "
+    "--gin.MIXTURE_OR_TASK_MODULE.",
+) -> Any:
     """Returns the SeqIO task or mixture `name`, after importing `module`.
 
     Raises:
@@ -65,22 +87,13 @@ def get_provider(name: str, module: str | None = None) -> Any:
     """
     seqio = import_seqio()
     if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as e:
-            raise InputError(
-                f"Cannot import {module!r} ({e}); change --gin.MIXTURE_OR_TASK_MODULE."
-            ) from e
+        import_tasks(module)
     try:
         return seqio.get_mixture_or_task(name)
     except ValueError as e:
         known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
         listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
-        raise InputError(
-            f"There is no SeqIO task or mixture {name!r}.{listed} Change "
-            "--gin.MIXTURE_OR_TASK_NAME, or name the module that registers it with "
-            "--gin.MIXTURE_OR_TASK_MODULE."
-        ) from e
+        raise InputError(f"There is no SeqIO task or mixture {name!r}.{listed} {remedy}") from e
 
 
 def get_vocabulary(provider: Any) -> Any:
@@ -94,7 +107,15 @@ def get_vocabulary(provider: Any) -> Any:
         )
     if features["inputs"].vocabulary != features["targets"].vocabulary:
         raise InputError(f"{provider.name!r} uses two vocabularies; T5 has one.")
-    return features["inputs"].vocabulary
+    vocabulary = features["inputs"].vocabulary
+    try:
+        _ = vocabulary.vocab_size  # Its file is read when it is first needed.
+    except Exception as e:
+        raise InputError(
+            f"The vocabulary of {provider.name!r} cannot be read: {_message(e)} Set DPT_VOCAB to "
+            "the model's SentencePiece file, where the task reads it."
+        ) from e
+    return vocabulary
 
 
 def load_split(
@@ -121,18 +142,16 @@ def load_split(
     tasks = seqio.get_subtasks(provider)
     loaded = []
     for task in tasks:
-        if split not in task.splits:
-            raise InputError(
-                f"Task {task.name!r} has no split {split!r}; it has {', '.join(task.splits)}."
+        check_split(task, split)
+        with task_errors(task.name, split):
+            dataset = task.get_dataset(
+                sequence_length=dict(feature_lengths),
+                split=split,
+                shuffle=False,
+                num_epochs=1,
+                trim_output_features=False,
             )
-        dataset = task.get_dataset(
-            sequence_length=dict(feature_lengths),
-            split=split,
-            shuffle=False,
-            num_epochs=1,
-            trim_output_features=False,
-        )
-        rows = list(dataset.as_numpy_iterator())
+            rows = list(dataset.as_numpy_iterator())
         rows = _enforce_lengths(task.name, split, rows, feature_lengths, overlength)
         if not rows:
             raise InputError(f"Split {split!r} of task {task.name!r} has no examples.")
@@ -145,6 +164,41 @@ def load_split(
             )
         )
     return loaded
+
+
+def check_split(task: Any, split: str) -> None:
+    """Raises InputError when the SeqIO task has no such split."""
+    if split not in task.splits:
+        raise InputError(
+            f"Task {task.name!r} has no split {split!r}; it has {', '.join(task.splits)}."
+            f"{nearest_names(split, task.splits)}"
+        )
+
+
+@contextlib.contextmanager
+def task_errors(task: str, split: str) -> Iterator[None]:
+    """Turns what a task refuses in its data into an InputError.
+
+    That is a ValueError, or what TensorFlow makes of an error inside a `tf.data` pipeline.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, OSError, tf.errors.OpError) as e:
+        raise InputError(f"Split {split!r} of task {task!r}: {_message(e)}") from e
+
+
+# How TensorFlow wraps an exception of Python code that it has called.
+_RAISED_IN_TENSORFLOW = re.compile(r"(?:[\w.]*(?:Error|Exception)): (.*?)\s*\nTraceback", re.DOTALL)
+
+
+def _message(error: Exception) -> str:
+    text = str(getattr(error, "message", error)).strip()
+    wrapped = _RAISED_IN_TENSORFLOW.search(text)
+    return wrapped.group(1) if wrapped else text.split("\n\t [[")[0].strip()
 
 
 def _enforce_lengths(name, split, rows, feature_lengths, overlength):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import json
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.files import atomic_write
 from dpt_jax.models import Transformer, decoding
-from dpt_jax.training import partitioning
+from dpt_jax.training import partitioning, ranking, strict_json
 from dpt_jax.training.data import TaskExamples, evaluation_batches, pad, round_up
 from dpt_jax.training.state import Params
 
@@ -26,7 +26,9 @@ class TaskResult:
     Attributes:
       task: the task's name.
       metrics: the task's metrics by name.
-      predictions: one JSON-ready record an example, with `inputs`, `target`, `prediction`.
+      predictions: one record an example, with its `idx` where it has one, `inputs`, `target`,
+        `output` (text) and `prediction` (what the postprocessor makes of it); scored by rank also
+        `candidates` and `scores`, the log-probability of each.
     """
 
     task: str
@@ -41,6 +43,8 @@ class Evaluator:
       model: the network.
       providers: SeqIO tasks by name, for their postprocessors and metrics.
       examples: the loaded split of each task.
+      scoring: how a row is answered: by `generation`, or by `rank`, which takes the most probable
+        of the row's `candidates`; the task's postprocessor and metrics see its text either way.
     """
 
     def __init__(
@@ -55,16 +59,19 @@ class Evaluator:
         num_buckets: int,
         max_decode_length: int,
         beam_size: int = 1,
+        scoring: str = "generation",
     ):
         self.model = model
         self.providers = providers
         self.examples = list(examples)
+        self.scoring = scoring
         self._vocabulary = vocabulary
         self._mesh = mesh
         self._batch_size = batch_size
         self._num_buckets = num_buckets
         self._generate = jax.jit(generator(model, max_decode_length, beam_size))
         self._score = jax.jit(functools.partial(decoding.score_targets, model))
+        self._candidates: dict[str, ranking.Candidates] = {}
         for task in self.examples:
             provider = providers[task.name]
             if not (provider.predict_metric_fns or provider.score_metric_fns):
@@ -79,17 +86,21 @@ class Evaluator:
 
     def _evaluate_task(self, task: TaskExamples, params: Params) -> TaskResult:
         provider = self.providers[task.name]
-        targets = [
-            provider.postprocess_fn(self._target_text(row), example=row, is_target=True)
-            for row in task.rows
-        ]
+        targets = self._targets(task)
         metrics: dict[str, Any] = {}
         records: list[dict[str, Any]] = [
-            {"inputs": self._text(row, "inputs"), "target": target}
+            ({"idx": row["idx"]} if "idx" in row else {})
+            | {"inputs": self._text(row, "inputs"), "target": target}
             for row, target in zip(task.rows, targets, strict=True)
         ]
         if provider.predict_metric_fns:
-            outputs = self._predict(task, params)
+            if self.scoring == "rank":
+                texts, ranks = self._candidates[task.name].texts, self._rank(task, params)
+                outputs = [row[int(np.argmax(s))] for row, s in zip(texts, ranks, strict=True)]
+                for record, row, s in zip(records, texts, ranks, strict=True):
+                    record |= {"candidates": row, "scores": s}
+            else:
+                outputs = self._predict(task, params)
             predictions = [
                 provider.postprocess_fn(text, example=row, is_target=False)
                 for text, row in zip(outputs, task.rows, strict=True)
@@ -104,7 +115,44 @@ class Evaluator:
                 metrics |= fn(targets, scores)
             for record, score in zip(records, scores, strict=True):
                 record["score"] = float(score)
-        return TaskResult(task.name, {k: float(_scalar(v)) for k, v in metrics.items()}, records)
+        return TaskResult(task.name, _numbers(metrics), records)
+
+    def _targets(self, task: TaskExamples) -> list[Any]:
+        postprocess = self.providers[task.name].postprocess_fn
+        return [
+            postprocess(self._text(row, "targets"), example=row, is_target=True)
+            for row in task.rows
+        ]
+
+    def check_metric(self, name: str) -> None:
+        """Finds out whether every task has the metric `name`, without running the model.
+
+        The tasks' metric functions are asked what they would say of outputs that are the targets;
+        where one cannot say that, nothing is concluded.
+
+        Raises:
+          InputError: when a task has no such metric.
+        """
+        results = []
+        for task in self.examples:
+            provider, metrics = self.providers[task.name], {}
+            try:
+                targets = self._targets(task)
+                outputs = [
+                    provider.postprocess_fn(
+                        self._text(row, "targets"), example=row, is_target=False
+                    )
+                    for row in task.rows
+                ]
+                for fn in provider.predict_metric_fns:
+                    metrics |= fn(targets, outputs)
+                for fn in provider.score_metric_fns:
+                    metrics |= fn(targets, np.zeros(len(targets), np.float32))
+                results.append(TaskResult(task.name, _numbers(metrics), []))
+            except Exception as e:
+                logging.info("The metrics of %s cannot be tried beforehand: %s", task.name, e)
+                return
+        best_value(results, name)
 
     def _predict(self, task: TaskExamples, params: Params) -> list[str]:
         outputs: list[str] = [""] * len(task.inputs)
@@ -115,6 +163,25 @@ class Evaluator:
             for i, row in zip(indices, generated, strict=False):
                 outputs[i] = decode_text(self._vocabulary, row)
         return outputs
+
+    def _rank(self, task: TaskExamples, params: Params) -> list[np.ndarray]:
+        """The scores of each row's candidates."""
+        tokens = self._candidates[task.name].tokens
+        scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(tokens)
+        batches = ranking.candidate_batches(
+            task.inputs,
+            tokens,
+            batch_size=self._batch_size,
+            num_buckets=self._num_buckets,
+            shards=self._mesh.shape["data"] * self._mesh.shape["fsdp"],
+        )
+        for indices, inputs, candidates in batches:
+            with partitioning.activate(self._mesh):
+                batch = partitioning.put_batch({"x": inputs, "y": candidates}, self._mesh)
+                found = np.asarray(self._score(params, batch["x"], batch["y"]))
+            for i, row in zip(indices, found, strict=False):
+                scores[i] = row[: len(tokens[i])]
+        return scores
 
     def _score_targets(self, task: TaskExamples, params: Params) -> np.ndarray:
         scores = np.zeros(len(task.inputs), np.float32)
@@ -136,9 +203,6 @@ class Evaluator:
             return decode_text(self._vocabulary, row[feature])
         return text.decode() if isinstance(text, bytes) else str(text)
 
-    def _target_text(self, row: Mapping[str, Any]) -> str:
-        return self._text(row, "targets")
-
 
 def generator(model: Transformer, max_decode_length: int, beam_size: int = 1):
     """Returns `generate(params, encoder_input_tokens) -> tokens [batch, max_decode_length]`."""
@@ -159,27 +223,42 @@ def decode_text(vocabulary: Any, tokens: Iterable[int]) -> str:
     return vocabulary.decode([int(t) for t in tokens])
 
 
-def _scalar(value: Any) -> Any:
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
     # SeqIO metrics may be wrapped (seqio.metrics.Scalar).
-    return getattr(value, "value", value)
+    return {name: float(getattr(value, "value", value)) for name, value in metrics.items()}
 
 
-def mean_metric(results: Sequence[TaskResult], name: str | None = None) -> float:
-    """The number by which prompts are compared: a metric, averaged over the tasks.
+SUPERGLUE_AVERAGE = "superglue_average"
+
+
+def averages(results: Sequence[TaskResult]) -> dict[str, float]:
+    """The averages over tasks that have a name: `superglue_average` for SuperGLUE's eight."""
+    return {}
+
+
+def best_value(results: Sequence[TaskResult], name: str | None = None) -> float:
+    """The number by which prompts are compared.
 
     Args:
       results: what an `Evaluator` returned.
-      name: the metric; None takes each task's first.
+      name: a metric, averaged over the tasks, or `superglue_average`; None is the latter where the
+        tasks are SuperGLUE's eight, and otherwise the average of each task's first metric.
 
     Raises:
       InputError: when a task has no metric of that name.
     """
+    named = averages(results)
+    if name is None:
+        name = next(iter(named), None)
+    if name in named:
+        return named[name]
     values = []
     for result in results:
         if name is not None and name not in result.metrics:
+            known = [*result.metrics, *named]
             raise InputError(
-                f"Task {result.task!r} has no metric {name!r}; it has "
-                f"{', '.join(result.metrics)}. Change RunConfig.best_metric."
+                f"Task {result.task!r} has no metric {name!r}; it has {', '.join(known)}."
+                f"{nearest_names(name, known)} Change --gin.BEST_METRIC."
             )
         values.append(result.metrics[name] if name else next(iter(result.metrics.values())))
     return sum(values) / len(values)
@@ -189,4 +268,4 @@ def write_predictions(result: TaskResult, path: str | pathlib.Path) -> None:
     """Writes the predictions as JSON lines, atomically."""
     with atomic_write(path) as temporary, open(temporary, "w") as f:
         for record in result.predictions:
-            f.write(json.dumps(record, default=str) + "\n")
+            f.write(strict_json.dumps(record) + "\n")

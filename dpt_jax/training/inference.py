@@ -19,6 +19,7 @@ from dpt_jax.training.checkpoints import Checkpoints
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.evaluation import TaskResult, decode_text, generator
 from dpt_jax.training.state import Params, merge_params
+from dpt_jax.training.vocabularies import check_vocabulary
 
 PromptArray = Float[np.ndarray, "length embed"]
 
@@ -70,7 +71,7 @@ class Backbone:
         partitioning.check_batch("EVAL_BATCH_SIZE", batch_size, mesh)
         provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
         vocabulary = data.get_vocabulary(provider)
-        setup.check_vocabulary(vocabulary, config.model, provider.name)
+        check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
         params = setup.load_frozen(config.initial_checkpoint_path, config.model, config.random_seed)
         shardings = partitioning.parameter_shardings(
             setup.abstract_variables(Transformer(config.model)), mesh

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpt_jax.files import atomic_write
+from dpt_jax.training import strict_json
 
 
 class MetricsLog:
     """`MODEL_DIR/metrics.jsonl` and TensorBoard events of one run.
 
-    A line of the file is `{"step": s, "split": "train", "task": name or null, ...metrics}`.
+    A line of the file is `{"step": s, "split": "train", "task": name or null, ...metrics}`; a
+    metric that is not a finite number is null.
     """
 
     def __init__(self, model_dir: str | pathlib.Path, resume_step: int):
@@ -40,8 +42,8 @@ class MetricsLog:
         self, step: int, split: str, metrics: Mapping[str, float], task: str | None = None
     ) -> None:
         """Appends a line, and the same numbers to TensorBoard under `split/task/name`."""
-        self._file.write(json.dumps({"step": step, "split": split, "task": task} | dict(metrics)))
-        self._file.write("\n")
+        line = {"step": step, "split": split, "task": task} | dict(metrics)
+        self._file.write(strict_json.dumps(line) + "\n")
         prefix = f"{split}/{task}/" if task else f"{split}/"
         self._tensorboard.write_scalars(step, {prefix + k: v for k, v in metrics.items()})
 

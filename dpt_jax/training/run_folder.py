@@ -8,6 +8,7 @@ from typing import Any
 from dpt_jax.errors import InputError
 from dpt_jax.files import TEMPORARY_MARK, atomic_write
 from dpt_jax.prompts import SoftPrompt
+from dpt_jax.training import strict_json
 from dpt_jax.training.config import RunConfig
 
 CONFIG = "config.gin"
@@ -118,9 +119,9 @@ def write_identity(config: RunConfig, backbone_fingerprint: int, gin_config: str
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file atomically."""
+    """Writes a JSON file atomically; NaN becomes null."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        temporary.write_text(strict_json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_summary(model_dir: str | pathlib.Path) -> dict[str, Any]:

@@ -102,16 +102,6 @@ def make_state(
     return jax.jit(create, out_shardings=out)(params)
 
 
-def check_vocabulary(vocabulary: Any, config: T5Config, task: str) -> None:
-    """Raises InputError when the task has token ids that the model has no embedding for."""
-    if vocabulary.vocab_size > config.vocab_size:
-        raise InputError(
-            f"Task {task!r} has a vocabulary of {vocabulary.vocab_size} pieces, the model embeds "
-            f"{config.vocab_size}. Choose the model's own vocabulary (DPT_VOCAB), or another "
-            "model gin file."
-        )
-
-
 def fingerprint(params: Params) -> int:
     """A checksum that tells one backbone from another: names, shapes and first values."""
     crc = 0

@@ -19,12 +19,19 @@ import optax
 from dpt_jax.errors import NonFiniteLossError, Stopped
 from dpt_jax.interop import save_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup
+from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup, strict_json
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.evaluation import Evaluator, TaskResult, mean_metric, write_predictions
+from dpt_jax.training.evaluation import (
+    Evaluator,
+    TaskResult,
+    averages,
+    best_value,
+    write_predictions,
+)
 from dpt_jax.training.loggers import MetricsLog, Progress
 from dpt_jax.training.state import Params, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
+from dpt_jax.training.vocabularies import check_vocabulary
 
 
 @dataclasses.dataclass
@@ -69,7 +76,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     partitioning.check_batch("EVAL_BATCH_SIZE", config.eval_batch_size or config.batch_size, mesh)
     provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
     vocabulary = data.get_vocabulary(provider)
-    setup.check_vocabulary(vocabulary, config.model, provider.name)
+    check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
     backbone = setup.load_frozen(config.initial_checkpoint_path, config.model, config.random_seed)
     fingerprint = setup.fingerprint(backbone)
     run_folder.check_identity(config, fingerprint)
@@ -83,6 +90,8 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     evaluator = None
     if config.eval_period != 0:
         evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
+        if config.best_metric is not None:
+            evaluator.check_metric(config.best_metric)
 
     with partitioning.activate(mesh):
         run = _Run(config, model, mesh, params, train_data, evaluator)
@@ -125,6 +134,7 @@ def make_evaluator(
         num_buckets=config.num_buckets,
         max_decode_length=config.task_feature_lengths["targets"],
         beam_size=config.beam_size,
+        scoring=config.scoring,
     )
 
 
@@ -303,9 +313,14 @@ class _Run:
         for result in results:
             self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
             write_predictions(result, folder / f"{result.task}_{step}.jsonl")
-            shown = "  ".join(f"{k} {v:.4f}" for k, v in result.metrics.items())
-            self.progress.say(f"step {step}  {result.task}: {shown}")
-        self.best.update(step, mean_metric(results, self.config.best_metric), results)
+            self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")
+        value = best_value(results, self.config.best_metric)
+        if overall := averages(results):
+            name = self.config.mixture_or_task_name
+            self.log.write(step, self.config.eval_split, overall, task=name)
+            self.progress.say(f"step {step}  {name}: {_shown(overall)}")
+            results = [*results, TaskResult(name, overall, [])]
+        self.best.update(step, value, results)
 
     def _save(self, step: int) -> None:
         # The loss is that of the parameters before the update.
@@ -338,7 +353,7 @@ class _Run:
         checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
 
     def _summary(self) -> dict[str, Any]:
-        summary = {
+        summary: dict[str, Any] = {
             "best_step": self.best.step,
             "best_value": self.best.value,
             "metrics": self.best.metrics,
@@ -348,11 +363,15 @@ class _Run:
             "train_seconds": round(self.train_seconds, 3),
         }
         run_folder.write_json(pathlib.Path(self.config.model_dir) / run_folder.SUMMARY, summary)
-        return summary
+        return strict_json.ready(summary)
 
     def _has_plateaued(self) -> bool:
         patience = self.config.early_stopping_patience
         return patience is not None and self.best.evaluations_since >= patience
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 @contextlib.contextmanager

@@ -1,0 +1,300 @@
+"""Look at SeqIO tasks: which there are, what their examples become, and how long they are.
+
+dpt tasks                               # tasks and mixtures with their splits
+dpt tasks show dpt_wsc --n 3            # raw example, text, token ids and token counts
+dpt tasks lengths dpt_multirc           # percentiles, and what each choice of buckets pads
+dpt tasks --module my_project.tasks     # your own
+"""
+
+import argparse
+import re
+from collections.abc import Iterator
+from typing import Any
+
+HELP = "list SeqIO tasks, show examples and their lengths"
+ACTIONS = ("list", "show", "lengths")
+MODULES = ("dpt_jax.tasks", "dpt_jax.demo.tasks")
+_FEW_SHOT = re.compile(r"(?P<task>.+)_k(?P<k>\d+)_s(?P<seed>\d+)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        "action", nargs="?", default="list", metavar="ACTION", help="list, show or lengths"
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a task or mixture")
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help=f"module that registers tasks, repeatable (default: {', '.join(MODULES)})",
+    )
+    parser.add_argument("--split", metavar="SPLIT", help="default: train, where there is one")
+    parser.add_argument(
+        "--n", type=int, default=3, metavar="N", help="examples to show of each task (default: 3)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON value instead of text")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Lists, shows or measures."""
+    from dpt_jax.errors import InputError, nearest_names
+    from dpt_jax.training import data, strict_json
+
+    if args.action not in ACTIONS:
+        raise InputError(
+            f"dpt tasks has no {args.action!r}; it takes {', '.join(ACTIONS)}."
+            f"{nearest_names(args.action, ACTIONS)}"
+        )
+    if args.action == "list" and args.name is not None:
+        raise InputError(f"dpt tasks list takes no name; did you mean: dpt tasks show {args.name}?")
+    if args.action != "list" and args.name is None:
+        raise InputError(f"Name a task: dpt tasks {args.action} NAME; dpt tasks lists them.")
+    if args.n < 1:
+        raise InputError(f"--n is {args.n}; it must be at least 1.")
+    if args.gin_bindings:
+        from dpt_jax import gin_utils
+
+        gin_utils.parse([], args.gin_bindings)
+    for module in args.module or MODULES:
+        data.import_tasks(module, "--module")
+    if args.action == "list":
+        found: Any = listing()
+        show = _print_listing
+    else:
+        provider = data.get_provider(
+            args.name, remedy="dpt tasks lists them; --module names the module of your own."
+        )
+        tasks = data.import_seqio().get_subtasks(provider)
+        split = args.split or ("train" if all("train" in t.splits for t in tasks) else None)
+        split = split or next(iter(tasks[0].splits))
+        for task in tasks:
+            data.check_split(task, split)
+        data.get_vocabulary(provider)
+        if args.action == "show":
+            found = [ex for task in tasks for ex in examples(task, split, args.n)]
+            show = _print_examples
+        else:
+            found = measure(provider, split)
+            show = _print_lengths
+    if args.json:
+        print(strict_json.dumps(found, ensure_ascii=False))
+    else:
+        show(found)
+
+
+def listing() -> list[dict[str, Any]]:
+    """Every registered task and mixture: name, splits with sizes (None: not known), subtasks."""
+    from dpt_jax.training import data
+
+    seqio = data.import_seqio()
+    found: list[dict[str, Any]] = []
+    for name in sorted(seqio.TaskRegistry.names()):
+        task = seqio.TaskRegistry.get(name)
+        found.append({"name": name, "kind": "task", "splits": _sizes(task)})
+    tasks = {row["name"]: row["splits"] for row in found}
+    for name in sorted(seqio.MixtureRegistry.names()):
+        parts = [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+        shared = [s for s in tasks[parts[0]] if all(s in tasks[p] for p in parts)] if parts else []
+        splits = {}
+        for split in shared:
+            sizes = [tasks[part][split] for part in parts]
+            splits[split] = None if None in sizes else sum(sizes)
+        found.append({"name": name, "kind": "mixture", "splits": splits, "tasks": parts})
+    return found
+
+
+def _sizes(task: Any) -> dict[str, int | None]:
+    """Rows of the source, where it knows them without looking at a data set of TFDS."""
+    import seqio
+
+    sizes: dict[str, int | None] = {}
+    for split in task.splits:
+        sizes[split] = None
+        # To say how many rows it has, a data set that is not prepared goes to the network.
+        if not isinstance(task.source, seqio.TfdsDataSource):
+            sizes[split] = task.num_input_examples(split)
+    return sizes
+
+
+def examples(task: Any, split: str, count: int) -> list[dict[str, Any]]:
+    """The first `count` examples of a split, each with the raw row that it was made from."""
+    return [example for example, _ in zip(_examples(task, split), range(count), strict=False)]
+
+
+def _examples(task: Any, split: str) -> Iterator[dict[str, Any]]:
+    import tensorflow as tf
+
+    from dpt_jax.training import data
+
+    with data.task_errors(task.name, split):
+        for raw in task.source.get_dataset(split=split, shuffle=False):
+            # One row at a time, because a row may give no example, or several.
+            made = task.preprocess_precache(tf.data.Dataset.from_tensors(raw))
+            made = task.preprocess_postcache(made, sequence_length=None)
+            plain = tf.nest.map_structure(lambda x: x.numpy(), raw)
+            for row in made.as_numpy_iterator():
+                example: dict[str, Any] = {"task": task.name, "split": split, "raw": plain}
+                for name, feature in task.output_features.items():
+                    tokens = [int(t) for t in row[name]]
+                    text = row.get(f"{name}_pretokenized")
+                    example[name] = {
+                        "text": feature.vocabulary.decode(tokens) if text is None else text,
+                        "tokens": tokens,
+                        "count": len(tokens),
+                    }
+                if "candidates" in row:
+                    example["candidates"] = row["candidates"]
+                yield example
+
+
+def measure(provider: Any, split: str) -> dict[str, Any]:
+    """Percentiles of the lengths, in tokens with EOS, of every task, and the cost of padding."""
+    import dataclasses
+
+    from dpt_jax.training import data, lengths
+
+    unlimited = {"inputs": 1 << 30, "targets": 1 << 30}
+    tasks = data.load_split(provider, split, unlimited)
+    sources = [len(x) for task in tasks for x in task.inputs]
+    return {
+        "name": provider.name,
+        "split": split,
+        "tasks": {
+            task.name: {
+                "examples": len(task.inputs),
+                "inputs": _statistics(task.inputs),
+                "targets": _statistics(task.targets),
+            }
+            for task in tasks
+        },
+        "padding": [
+            dataclasses.asdict(cost) | {"ratio": round(cost.ratio, 4)}
+            for cost in (lengths.padding_cost(sources, n) for n in lengths.NUM_BUCKETS)
+        ],
+    }
+
+
+def _statistics(rows: list[Any]) -> dict[str, Any]:
+    from dpt_jax.training import lengths
+
+    counts = [len(row) for row in rows]
+    found = lengths.percentiles(counts)
+    return {"mean": round(sum(counts) / len(counts), 1), "percentiles": found}
+
+
+def _console() -> Any:
+    import sys
+
+    from rich.console import Console
+
+    # In a pipe no line is broken: what reads it has its own width, or none.
+    width = None if sys.stdout.isatty() else 100_000
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def _table(*columns: str, left: int = 1) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for i, column in enumerate(columns):
+        table.add_column(
+            column, justify="left" if i < left else "right", overflow="fold", no_wrap=i == 0
+        )
+    return table
+
+
+def _print_listing(found: list[dict[str, Any]]) -> None:
+    names = {row["name"] for row in found}
+    few_shot: dict[str, list[tuple[int, int]]] = {}
+    shown = []
+    for row in found:
+        match = _FEW_SHOT.fullmatch(row["name"])
+        if match and match["task"] in names:
+            drawn = few_shot.setdefault(match["task"], [])
+            drawn.append((int(match["k"]), int(match["seed"])))
+        else:
+            shown.append(row)
+    for kind, title in (("task", "tasks"), ("mixture", "mixtures")):
+        rows = [row for row in shown if row["kind"] == kind]
+        if not rows:
+            continue
+        last = "few-shot" if kind == "task" else "tasks"
+        table = _table(title, "splits (rows)", last, left=3)
+        for row in rows:
+            splits = ", ".join(
+                split if size is None else f"{split} {size:,}"
+                for split, size in row["splits"].items()
+            )
+            if kind == "task":
+                more = _shots(few_shot.get(row["name"], []))
+            else:
+                more = ", ".join(row["tasks"])
+            table.add_row(row["name"], splits, more)
+        _console().print(table)
+
+
+def _shots(drawn: list[tuple[int, int]]) -> str:
+    if not drawn:
+        return ""
+    ks = sorted({k for k, _ in drawn})
+    seeds = sorted({seed for _, seed in drawn})
+    return f"_k{{{','.join(map(str, ks))}}}_s{{{','.join(map(str, seeds))}}}"
+
+
+def _print_examples(found: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    from dpt_jax.training import strict_json
+
+    console = _console()
+    if not found:
+        console.print("No examples.")
+    for number, example in enumerate(found, 1):
+        console.print(Text(f"{example['task']} {example['split']} {number}", style="bold"))
+        raw = example["raw"] if isinstance(example["raw"], dict) else {"": example["raw"]}
+        for name, value in raw.items():
+            shown = strict_json.ready(value)
+            if not isinstance(shown, str):
+                shown = strict_json.dumps(shown, ensure_ascii=False)
+            console.print(f"  raw {name}: {shown}".replace("\n", "\\n"), soft_wrap=True)
+        for name, value in example.items():
+            if isinstance(value, dict) and name != "raw":
+                text = strict_json.ready(value["text"]).replace("\n", "\\n")
+                ids = " ".join(map(str, value["tokens"]))
+                console.print(f"  {name}: {text}", soft_wrap=True)
+                console.print(f"  {name}, {value['count']} tokens: {ids}", soft_wrap=True)
+        if "candidates" in example:
+            shown = " | ".join(strict_json.ready(example["candidates"]))
+            console.print(f"  candidates: {shown}", soft_wrap=True)
+        console.print()
+
+
+def _print_lengths(found: dict[str, Any]) -> None:
+    from dpt_jax.training.lengths import PERCENTILES
+
+    console = _console()
+    console.print(f"{found['name']}, {found['split']}: tokens with EOS")
+    table = _table("task", "feature", "rows", "mean", *(f"{p}%" for p in PERCENTILES), left=2)
+    for name, task in found["tasks"].items():
+        for feature in ("inputs", "targets"):
+            statistics = task[feature]
+            table.add_row(
+                name if feature == "inputs" else "",
+                feature,
+                f"{task['examples']:,}",
+                f"{statistics['mean']:.1f}",
+                *map(str, statistics["percentiles"].values()),
+            )
+    console.print(table)
+    table = _table("NUM_BUCKETS", "padded / real", "padded tokens", "source buckets", left=0)
+    for cost in found["padding"]:
+        table.add_row(
+            str(cost["num_buckets"]),
+            f"{cost['ratio']:.3f}",
+            f"{cost['padded_tokens']:,}",
+            " ".join(map(str, cost["buckets"])),
+        )
+    console.print(table)
