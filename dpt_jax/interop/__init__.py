@@ -8,20 +8,24 @@ from dpt_jax.interop.backbones import (
     write_backbone,
 )
 from dpt_jax.interop.prompts import (
+    factors_reader,
     load_factors,
     load_prompt,
     numpy_checkpoints,
+    prompt_reader,
     save_factors,
     save_prompt,
 )
 
 __all__ = [
     "Backbone",
+    "factors_reader",
     "load_backbone",
     "load_factors",
     "load_prompt",
     "numpy_checkpoints",
     "open_backbone",
+    "prompt_reader",
     "save_backbone",
     "save_factors",
     "save_prompt",

@@ -1,13 +1,13 @@
 """Prompts in files: the folded prompt as `.npy`, the trained factors as `.npz`.
 
 A run keeps both for every step it saves, in `numpy_checkpoints/checkpoint_<step>/` as T5X's numpy
-checkpoints are laid out: `prompt.npy` and `prompt_params.npz`.
+checkpoints are laid out: `prompt.npy` and `prompt_params.npz`. Prompts of other programs are read
+through `stored_prompt`.
 """
 
+import functools
 import os
-import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,9 @@ from jaxtyping import Float
 
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
+from dpt_jax.interop import stored_prompt
+from dpt_jax.interop.stored_prompt import FACTORS, PROMPT
 from dpt_jax.interop.tensors import flatten, unflatten
-
-PROMPT = "prompt.npy"
-FACTORS = "prompt_params.npz"
-CHECKPOINTS = "numpy_checkpoints"
 
 
 def save_prompt(
@@ -73,9 +71,8 @@ def load_prompt(
     """Reads a prompt as it is put in front of the embedded input.
 
     Args:
-      path: a `.npy` file; a `.npz` file with the factors `A` and `B` (their product is the prompt)
-        or with a single array; or a folder with `prompt.npy`, such as a run's
-        `numpy_checkpoints/checkpoint_<step>`.
+      path: any of the files and folders that `stored_prompt` lists, told apart by what is in them:
+        `.npy`, `.npz`, safetensors, numpy checkpoints, a run, a PEFT adapter, the released `.pt`.
       embed_dim: the model's width; another one is an error.
       length: the number of positions wanted; another one is an error.
       flag: the flag or binding that gave `path`, for the messages.
@@ -86,17 +83,13 @@ def load_prompt(
     Raises:
       InputError: no such file, not a prompt, or a prompt of another rank, width or length.
     """
-    from dpt_jax.prompts import prompt_array
-
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = _prompt_of_folder(path, flag)
-    source = _fold(path, flag) if path.suffix == ".npz" else path
-    try:
-        prompt = prompt_array(source)
-    except ValueError as error:
-        message = str(error).replace("The given array", str(path))
-        raise InputError(f"{message} Change {flag}.") from error
+    stored = stored_prompt.open_prompt(Path(path), flag)
+    path, prompt = stored.path, stored.prompt
+    if prompt is None:
+        raise InputError(
+            f"{path} holds the factors {', '.join(stored.arrays)}, which only their own method can "
+            f"fold. Change {flag} to the {PROMPT} that was written beside them."
+        )
     if embed_dim is not None and prompt.shape[1] != embed_dim:
         raise InputError(
             f"{path} holds a prompt of shape {prompt.shape}, but the model's width (EMBED_DIM) is "
@@ -112,69 +105,45 @@ def load_prompt(
 
 
 def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, Any]:
-    """Reads what `save_factors` wrote: the parameters as nested dicts.
+    """Reads the parameters of a prompt's method, to continue from or to keep.
 
     Args:
-      path: a `.npz` file, or a folder with `prompt_params.npz`.
+      path: what `save_factors` wrote, a folder with `prompt_params.npz`, or any other of the files
+        and folders that `stored_prompt` lists, where it has the factors and not the prompt alone.
       flag: the flag or binding that gave `path`, for the messages.
 
+    Returns:
+      The parameters as nested dicts; `A` and `B` of a decomposed prompt.
+
     Raises:
-      InputError: no such file, or not a `.npz` file of arrays.
+      InputError: no such file, or no factors in it.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / FACTORS
-    if not path.exists():
-        raise InputError(f"There is no file {path}. Change {flag}.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name")
-            return unflatten({name: archive[name] for name in archive.files})
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    if (path / FACTORS).exists():
+        return unflatten(stored_prompt.read_npz(path / FACTORS, flag))
+    stored = stored_prompt.open_prompt(path, flag)
+    if stored.factors is None:
         raise InputError(
-            f"{path} cannot be read as a .npz file of arrays: {error}. It may be half copied; "
-            f"change {flag}."
-        ) from error
+            f"{stored.path} holds a folded prompt and no factors of it. Change {flag}, or start "
+            "from the prompt itself (prompts/decomposed_from_prompt.gin)."
+        )
+    return unflatten(stored.factors)
+
+
+def prompt_reader(flag: str = "PROMPT_FILE") -> Callable[[str], np.ndarray]:
+    """`load_prompt` for a gin file: what an initializer reads the prompt it starts from with."""
+    # A function that gin has not wrapped: gin adds lines of its own to an error.
+    return functools.partial(load_prompt, flag=flag)
+
+
+def factors_reader(flag: str = "PROMPT_FILE") -> Callable[[str], dict[str, Any]]:
+    """`load_factors` for a gin file: what an initializer reads the factors it continues with."""
+    return functools.partial(load_factors, flag=flag)
 
 
 def numpy_checkpoints(model_dir: str | os.PathLike) -> dict[int, Path]:
     """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
-    found = {}
-    for folder in (Path(model_dir) / CHECKPOINTS).glob("checkpoint_*"):
-        match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
-        if match and (folder / PROMPT).exists():
-            found[int(match[1])] = folder
-    return dict(sorted(found.items()))
-
-
-def _prompt_of_folder(folder: Path, flag: str) -> Path:
-    if (folder / PROMPT).exists():
-        return folder / PROMPT
-    steps = numpy_checkpoints(folder) or numpy_checkpoints(folder.parent)
-    if steps:
-        raise InputError(
-            f"{folder} holds the prompts of several steps; name one with {flag}: "
-            f"{', '.join(str(path) for path in steps.values())}."
-        )
-    raise InputError(f"{folder} has no {PROMPT}. Change {flag}.")
-
-
-def _fold(path: Path, flag: str) -> np.ndarray:
-    factors = flatten(load_factors(path, flag))
-    if set(factors) == {"A", "B"}:
-        a, b = factors["A"], factors["B"]
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-            raise InputError(
-                f"{path} holds A {a.shape} and B {b.shape}, which have no product. Change {flag}."
-            )
-        return a.astype(np.float32) @ b.astype(np.float32)
-    if len(factors) == 1:
-        return next(iter(factors.values()))
-    raise InputError(
-        f"{path} holds the factors {', '.join(factors)}, which only their own method can fold. "
-        f"Change {flag} to the {PROMPT} that was written beside them."
-    )
+    return stored_prompt.numpy_checkpoints(Path(model_dir))
 
 
 def _write_npy(path: Path, array: np.ndarray) -> None:

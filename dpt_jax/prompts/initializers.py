@@ -6,7 +6,7 @@ them by `bind_vocabulary` once the model is loaded.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -19,6 +19,7 @@ from dpt_jax.prompts.files import PromptSource, prompt_array, shape_error
 
 Initializer = Callable[..., jax.Array]
 Encode = Callable[[str], Sequence[int]]
+Read = Callable[[Any], np.ndarray]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 # T5's vocabularies begin with padding, end of sequence and unknown; the pieces follow in the order
@@ -40,11 +41,13 @@ def uniform(scale: float = 0.5) -> Initializer:
     return initializer
 
 
-def from_file(path: str) -> Initializer:
-    """Starts from a `.npy` file that holds a prompt `[P, D]`.
+def from_file(path: str, read: Read = prompt_array) -> Initializer:
+    """Starts from a file that holds a prompt `[P, D]`.
 
     Args:
         path: the file. It is read when the parameter is initialized, not before.
+        read: reads it; without it the file is a `.npy` file. The gin files give
+            `dpt_jax.interop.prompt_reader()`, which takes other programs' prompts as well.
 
     Returns:
         An initializer for a parameter `[length, embed]`. It raises ValueError where the file is
@@ -53,7 +56,7 @@ def from_file(path: str) -> Initializer:
 
     def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        prompt = prompt_array(path)
+        prompt = read(path)
         if prompt.shape != tuple(shape):
             raise shape_error(path, prompt, *shape)
         return jnp.asarray(prompt, dtype)
@@ -61,7 +64,53 @@ def from_file(path: str) -> Initializer:
     return initializer
 
 
-def truncated_svd(prompt: PromptSource, factor: Literal["A", "B"]) -> Initializer:
+def from_factors(
+    path: str, factor: Literal["A", "B"], read: Callable[[str], Mapping[str, Any]]
+) -> Initializer:
+    """Continues one factor of a `DecomposedPrompt` from where it was left.
+
+    Unlike `truncated_svd`, which makes new factors of the same product, this starts from the very
+    factors that were trained.
+
+    Args:
+        path: where the factors are. It is read when the parameter is initialized, not before.
+        factor: which factor to take, "A" `[P, b]` or "B" `[b, D]`.
+        read: reads the factors at `path` by name. The gin file gives
+            `dpt_jax.interop.factors_reader()`.
+
+    Returns:
+        An initializer for that factor. It raises ValueError where the factor is missing or has
+        another shape.
+
+    Raises:
+        ValueError: if `factor` is neither "A" nor "B".
+    """
+    _check_factor("from_factors", factor)
+
+    def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+        del key
+        factors = read(path)
+        if factor not in factors:
+            raise ValueError(
+                f"{path} holds the parameters {', '.join(factors)}, but a DecomposedPrompt has A "
+                "and B. Change PROMPT_FILE."
+            )
+        found = jnp.shape(factors[factor])
+        if found != tuple(shape):
+            sizes = {"A": "(PROMPT_LENGTH, BOTTLENECK)", "B": "(BOTTLENECK, EMBED_DIM)"}[factor]
+            raise ValueError(
+                f"{path} holds {factor} of shape {found}, but the wanted shape {sizes} is "
+                f"{tuple(shape)}. Set these macros to the sizes of the factors, or change "
+                "PROMPT_FILE."
+            )
+        return jnp.asarray(factors[factor], dtype)
+
+    return initializer
+
+
+def truncated_svd(
+    prompt: PromptSource, factor: Literal["A", "B"], read: Read = prompt_array
+) -> Initializer:
     """Starts one factor of a `DecomposedPrompt` from an existing prompt.
 
     With the singular value decomposition `prompt = U S V^T` cut after b values, `A` is
@@ -70,8 +119,9 @@ def truncated_svd(prompt: PromptSource, factor: Literal["A", "B"]) -> Initialize
     Both initializers must be given the same prompt.
 
     Args:
-        prompt: a `.npy` file or an array, `[P, D]`.
+        prompt: a file or an array, `[P, D]`.
         factor: which factor to make, "A" `[P, b]` or "B" `[b, D]`.
+        read: reads `prompt`, as in `from_file`.
 
     Returns:
         An initializer for that factor. It raises ValueError for a prompt that `from_file` would
@@ -80,14 +130,11 @@ def truncated_svd(prompt: PromptSource, factor: Literal["A", "B"]) -> Initialize
     Raises:
         ValueError: if `factor` is neither "A" nor "B".
     """
-    if factor not in ("A", "B"):
-        raise ValueError(
-            f"initializers.truncated_svd.factor is {factor!r}, but must be 'A' or 'B'."
-        )
+    _check_factor("truncated_svd", factor)
 
     def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        array = prompt_array(prompt)
+        array = read(prompt)
         bottleneck = shape[1] if factor == "A" else shape[0]
         if factor == "A" and array.shape[0] != shape[0]:
             raise shape_error(prompt, array, shape[0], None)
@@ -103,6 +150,13 @@ def truncated_svd(prompt: PromptSource, factor: Literal["A", "B"]) -> Initialize
         return jnp.asarray(a if factor == "A" else b, dtype)
 
     return initializer
+
+
+def _check_factor(initializer: str, factor: str) -> None:
+    if factor not in ("A", "B"):
+        raise ValueError(
+            f"initializers.{initializer}.factor is {factor!r}, but must be 'A' or 'B'."
+        )
 
 
 def _svd_factors(prompt: np.ndarray, bottleneck: int) -> tuple[np.ndarray, np.ndarray]:

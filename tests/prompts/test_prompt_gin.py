@@ -18,6 +18,7 @@ METHODS = {
     "decomposed": (prompts.DecomposedPrompt, 6_120),
     "decomposed_uniform": (prompts.DecomposedPrompt, 6_120),
     "decomposed_from_prompt": (prompts.DecomposedPrompt, 6_120),
+    "decomposed_from_factors": (prompts.DecomposedPrompt, 6_120),
     "residual": (prompts.ResidualPrompt, 462_736),
     "spectral": (prompts.SpectralPrompt, 100 * 100 + 100 + 51_200),
 }
@@ -37,6 +38,14 @@ def prompt_file(tmp_path):
     return path
 
 
+@pytest.fixture
+def factors_file(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "prompt_params.npz"
+    np.savez(path, A=rng.normal(size=(100, 10)), B=rng.normal(size=(10, 512)))
+    return path
+
+
 def build(name, *bindings):
     gin.parse_config_files_and_bindings([str(CONFIGS / f"{name}.gin")], bindings)
     return gin.query_parameter("%PROMPT").scoped_configurable_fn()
@@ -47,10 +56,11 @@ def test_every_file_is_tested():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_file_builds_a_working_prompt(name, prompt_file):
+def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
     macros = ["EMBED_DIM = 512"]
-    if name.endswith("from_prompt"):
-        macros.append(f"PROMPT_FILE = '{prompt_file}'")
+    if "_from_" in name:
+        file = factors_file if name.endswith("factors") else prompt_file
+        macros.append(f"PROMPT_FILE = '{file}'")
     if name.endswith("class_labels"):
         macros.append("CLASS_LABELS = ['a', 'b']")
     prompt = build(name, *macros)
@@ -105,6 +115,21 @@ def test_decomposed_from_prompt_starts_near_the_prompt(prompt_file):
     )
     folded = prompt.fold(prompt.initialize(jax.random.key(0)))
     np.testing.assert_allclose(folded, np.load(prompt_file), atol=1e-4)
+
+
+def test_decomposed_from_factors_starts_from_the_very_factors(factors_file):
+    macros = ("EMBED_DIM = 512", f"PROMPT_FILE = '{factors_file}'")
+    params = build("decomposed_from_factors", *macros).initialize(jax.random.key(0))
+    with np.load(factors_file) as factors:
+        for name in "AB":
+            np.testing.assert_array_equal(params[name], factors[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("macro", ["PROMPT_LENGTH", "BOTTLENECK"])
+def test_factors_of_other_sizes_name_the_macros(factors_file, macro):
+    macros = ("EMBED_DIM = 512", f"PROMPT_FILE = '{factors_file}'", f"{macro} = 7")
+    with pytest.raises(ValueError, match=rf"A of shape \(100, 10\).*{macro}.*7"):
+        build("decomposed_from_factors", *macros).initialize(jax.random.key(0))
 
 
 @pytest.mark.parametrize("macro", ["PROMPT_LENGTH", "BOTTLENECK", "EMBED_DIM"])

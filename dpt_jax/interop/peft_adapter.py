@@ -1,0 +1,152 @@
+"""Adapter folders of PEFT (https://github.com/huggingface/peft) of the type PROMPT_TUNING.
+
+A folder is `adapter_config.json` beside `adapter_model.safetensors` (or, from old releases,
+`adapter_model.bin`), whose tensor `prompt_embeddings` holds the prompt. Writing one needs neither
+PEFT nor PyTorch.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from dpt_jax.errors import InputError
+from dpt_jax.files import atomic_write
+from dpt_jax.interop.hugging_face import read_json
+from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.interop.tensors import Tensor, in_memory
+from dpt_jax.interop.torch_file import as_array, load_weights_only
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PICKLE = "adapter_model.bin"
+PROMPT_TUNING = "PROMPT_TUNING"
+_TENSOR = "prompt_embeddings"
+# Tasks whose models put the prompt in front of what a T5 encoder reads.
+_TASKS = ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseModel:
+    """What an adapter says of the model it belongs to; None where it is not known.
+
+    Attributes:
+      name_or_path: what `from_pretrained` loads it by.
+      num_layers: layers of its encoder.
+      num_attention_heads: attention heads of a layer.
+    """
+
+    name_or_path: str | None = None
+    num_layers: int | None = None
+    num_attention_heads: int | None = None
+
+
+def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:
+    """Opens the weights of an adapter of any type; an empty table where there are none."""
+    if (folder / WEIGHTS).exists():
+        try:
+            return open_safetensors(folder / WEIGHTS)
+        except InputError as error:
+            raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
+    if (folder / PICKLE).exists():
+        state = load_weights_only(folder / PICKLE, flag)
+        return {name: in_memory(as_array(tensor)) for name, tensor in state.items()}
+    return {}
+
+
+def read_adapter(
+    folder: Path, flag: str
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]:
+    """Reads a prompt that PEFT has trained.
+
+    Args:
+      folder: the adapter's folder.
+      flag: the flag or binding that gave `folder`, for the messages.
+
+    Returns:
+      The prompt `[P, D]` as it is put in front of the encoder's input, the stored tensors by name,
+      and the contents of `adapter_config.json`.
+
+    Raises:
+      InputError: an adapter of another type or for another kind of model, or weights that are
+        missing, do not fit the configuration or are more than a prompt.
+    """
+    config = read_json(folder / CONFIG)
+    kind = config.get("peft_type")
+    if kind != PROMPT_TUNING:
+        raise InputError(
+            f"{folder} holds a PEFT adapter of type {kind}; only one of type {PROMPT_TUNING} is a "
+            f"soft prompt. Change {flag}."
+        )
+    task = config.get("task_type")
+    if task not in _TASKS:
+        raise InputError(
+            f"{folder} holds a prompt for a model of task_type {task}; a T5 takes those of "
+            f"{_TASKS[0]}. Change {flag}."
+        )
+    stored = open_tensors(folder, flag)
+    if not stored:
+        raise InputError(
+            f"{folder} has a {CONFIG} but neither {WEIGHTS} nor {PICKLE}: it is half copied. Copy "
+            f"it again, or change {flag}."
+        )
+    if list(stored) != [_TENSOR]:
+        raise InputError(
+            f"{folder} holds the tensors {', '.join(list(stored)[:4])}, but a soft prompt is "
+            f"{_TENSOR} alone: the adapter was trained with more than a prompt. Change {flag}."
+        )
+    array = stored[_TENSOR].read()
+    length, width = config.get("num_virtual_tokens"), config.get("token_dim")
+    # Unless told otherwise, PEFT makes 2 P rows for a model with encoder and decoder. It puts the
+    # first P in front of the encoder's input and uses the others nowhere (peft 0.19 to 0.21).
+    blocks = config.get("num_transformer_submodules") or (2 if task == "SEQ_2_SEQ_LM" else 1)
+    wanted = (length * blocks if isinstance(length, int) else length, width)
+    if array.shape != wanted:
+        raise InputError(
+            f"{folder}: {_TENSOR} has shape {array.shape}, but {CONFIG} says num_virtual_tokens "
+            f"{length}, num_transformer_submodules {blocks} and token_dim {width}, which makes "
+            f"{wanted}. Copy the folder again, or change {flag}."
+        )
+    return array[:length], {_TENSOR: array}, config
+
+
+def write_adapter(
+    folder: Path, prompt: Float32[np.ndarray, "length embed"], base: BaseModel
+) -> None:
+    """Writes an adapter that `PeftModel.from_pretrained` loads on a Hugging Face T5.
+
+    Args:
+      folder: where to; `adapter_config.json` is written last, and without it there is no adapter.
+      prompt: the folded prompt.
+      base: the model it was trained for.
+    """
+    from safetensors.numpy import save_file
+
+    length, width = prompt.shape
+    config: Mapping[str, Any] = {
+        "auto_mapping": None,
+        "base_model_name_or_path": base.name_or_path,
+        "inference_mode": True,
+        "modules_to_save": None,
+        "num_attention_heads": base.num_attention_heads,
+        "num_layers": base.num_layers,
+        # The encoder's P rows alone; see `read_adapter`.
+        "num_transformer_submodules": 1,
+        "num_virtual_tokens": length,
+        "peft_type": PROMPT_TUNING,
+        "prompt_tuning_init": "RANDOM",
+        "prompt_tuning_init_text": None,
+        "revision": None,
+        "task_type": "SEQ_2_SEQ_LM",
+        "token_dim": width,
+        "tokenizer_kwargs": None,
+        "tokenizer_name_or_path": None,
+    }
+    with atomic_write(folder / WEIGHTS) as temporary:
+        save_file({_TENSOR: np.ascontiguousarray(prompt)}, temporary, metadata={"format": "pt"})
+    with atomic_write(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")

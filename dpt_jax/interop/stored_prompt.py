@@ -1,0 +1,264 @@
+"""Opening a soft prompt in whatever it is kept; what that is, is told by looking inside.
+
+- numpy's `.npy` (Lester et al., and, under names without a suffix, T5X's numpy checkpoints);
+- `.npz`: the factors of a prompt, or one array;
+- a safetensors file with the tensor `prompt`;
+- a folder with one of these: `prompt.npy` beside `prompt_params.npz` (a step of ours),
+  `prompt.safetensors`, or a single numpy file (a step of T5X's);
+- the folder of a run, of which the best step's prompt is taken;
+- a PEFT adapter folder of type PROMPT_TUNING;
+- a `.pt` file of the DPT authors' released code.
+"""
+
+import dataclasses
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop import peft_adapter, released_dpt
+from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.interop.tensors import BFLOAT16
+
+PROMPT = "prompt.npy"
+FACTORS = "prompt_params.npz"
+SAFETENSORS = "prompt.safetensors"
+CHECKPOINTS = "numpy_checkpoints"
+SUMMARY = "summary.json"
+# Where a safetensors file has the prompt, and in front of the names of its factors.
+TENSOR, FACTOR_PREFIX = "prompt", "factors/"
+
+FORMATS = {
+    "npy": "a numpy array (.npy)",
+    "npz": "a numpy archive (.npz)",
+    "safetensors": "a safetensors file",
+    "numpy_checkpoint": "a numpy checkpoint folder",
+    "peft": "a PEFT adapter folder of type PROMPT_TUNING",
+    "released_dpt": "a file of the DPT authors' released code (.pt)",
+}
+LOOKED_FOR = (
+    "numpy's .npy and .npz, safetensors, PyTorch's .pt of the released DPT code, and folders with "
+    f"{PROMPT}, {SAFETENSORS}, one numpy file, {peft_adapter.CONFIG} (PEFT) or {CHECKPOINTS} (a "
+    "run)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredPrompt:
+    """A soft prompt as it was found.
+
+    Attributes:
+      path: the file, or the folder that is one prompt.
+      format: which of `FORMATS`.
+      arrays: everything that is stored, under the names it is stored under.
+      prompt: the prompt, float32 `[P, D]`; None where only its method can make it of `arrays`.
+      factors: the method's own parameters, names joined with "/"; None where only the prompt is
+        stored.
+      details: what else the file says of itself, ready for JSON.
+    """
+
+    path: Path
+    format: str
+    arrays: Mapping[str, np.ndarray]
+    prompt: Float32[np.ndarray, "length embed"] | None
+    factors: Mapping[str, np.ndarray] | None = None
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def open_prompt(path: Path, flag: str = "--prompt") -> StoredPrompt:
+    """Opens what `path` holds, one of the things this module's docstring lists.
+
+    Raises:
+      InputError: there is no such file, it is damaged, or it is no prompt; `flag`, which gave the
+        path, is named.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        return _open_folder(path, flag)
+    if not path.exists():
+        raise InputError(f"There is no prompt file {path}. Change {flag}.")
+    kind = _file_format(path)
+    if kind is None:
+        raise InputError(
+            f"{path} is no prompt{'; it is empty' if not path.stat().st_size else ''}. Looked for "
+            f"{LOOKED_FOR}. Change {flag}."
+        )
+    if kind == "npy":
+        array = _read_npy(path, flag)
+        return StoredPrompt(path, kind, {TENSOR: array}, _checked(array, path, flag))
+    if kind == "npz":
+        factors = read_npz(path, flag)
+        return StoredPrompt(path, kind, factors, _fold(factors, path, flag), factors)
+    if kind == "safetensors":
+        return _open_safetensors(path, flag)
+    if path.name == peft_adapter.PICKLE and (path.parent / peft_adapter.CONFIG).exists():
+        return _open_adapter(path.parent, flag)
+    factors, arrays, details = released_dpt.read_soft_prompt(path, flag)
+    return StoredPrompt(path, kind, arrays, _fold(factors, path, flag), factors, details)
+
+
+def read_npz(path: Path, flag: str) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file by name.
+
+    Raises:
+      InputError: the file is damaged or holds something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array without a name")
+            return {name: _bfloat16(archive[name]) for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path} cannot be read as a .npz file of arrays: {error}. It may be half copied; "
+            f"change {flag}."
+        ) from error
+
+
+def numpy_checkpoints(model_dir: Path) -> dict[int, Path]:
+    """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
+    found = {}
+    for folder in (model_dir / CHECKPOINTS).glob("checkpoint_*"):
+        match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
+        if match and (folder / PROMPT).exists():
+            found[int(match[1])] = folder
+    return dict(sorted(found.items()))
+
+
+def _file_format(path: Path) -> str | None:
+    with open(path, "rb") as file:
+        head = file.read(9)
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                pickled = any(name.endswith("/data.pkl") for name in archive.namelist())
+        except zipfile.BadZipFile:
+            # Cut short; the reader of what it was meant to be says so.
+            pickled = path.suffix != ".npz"
+        return "released_dpt" if pickled else "npz"
+    # A pickle's first byte; PyTorch before 1.6 wrote no archives.
+    if head.startswith(b"\x80"):
+        return "released_dpt"
+    # The length of the header, then the header, which is JSON.
+    return "safetensors" if head[8:] == b"{" else None
+
+
+def _open_folder(folder: Path, flag: str) -> StoredPrompt:
+    if (folder / peft_adapter.CONFIG).exists():
+        return _open_adapter(folder, flag)
+    if (folder / PROMPT).exists():
+        stored = open_prompt(folder / PROMPT, flag)
+        factors = read_npz(folder / FACTORS, flag) if (folder / FACTORS).exists() else None
+        arrays = {**stored.arrays, **{f"{FACTORS}: {n}": a for n, a in (factors or {}).items()}}
+        return dataclasses.replace(
+            stored, path=folder, format="numpy_checkpoint", arrays=arrays, factors=factors
+        )
+    if (folder / SAFETENSORS).exists():
+        return open_prompt(folder / SAFETENSORS, flag)
+    # One of T5X's numpy checkpoints has a file for each of its parameters.
+    arrays = [file for file in sorted(folder.iterdir()) if file.is_file() and _is_npy(file)]
+    if len(arrays) == 1:
+        stored = open_prompt(arrays[0], flag)
+        return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
+    steps = numpy_checkpoints(folder) or numpy_checkpoints(folder.parent)
+    best = _best_step(folder) if len(steps) > 1 else next(iter(steps), None)
+    if best in steps:
+        return dataclasses.replace(open_prompt(steps[best], flag), details={"step": best})
+    if steps or arrays:
+        several = "prompts of several steps" if steps else "several numpy arrays"
+        names = [str(path) for path in steps.values()] or [str(path) for path in arrays]
+        raise InputError(f"{folder} holds {several}; name one with {flag}: {', '.join(names)}.")
+    names = sorted(entry.name for entry in folder.iterdir())
+    found = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
+    raise InputError(
+        f"{folder} has no {PROMPT} and is no other prompt. Looked for {LOOKED_FOR}; found {found}. "
+        f"Change {flag}."
+    )
+
+
+def _is_npy(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(6) == b"\x93NUMPY"
+
+
+def _best_step(run: Path) -> int | None:
+    """The step that the run's own evaluations found best; None where there were none."""
+    try:
+        return json.loads((run / SUMMARY).read_text())["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open_adapter(folder: Path, flag: str) -> StoredPrompt:
+    prompt, arrays, config = peft_adapter.read_adapter(folder, flag)
+    details = {name: value for name, value in config.items() if value is not None}
+    return StoredPrompt(folder, "peft", arrays, _checked(prompt, folder, flag), None, details)
+
+
+def _open_safetensors(path: Path, flag: str) -> StoredPrompt:
+    try:
+        tensors = open_safetensors(path)
+    except InputError as error:
+        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
+    if path.name == peft_adapter.WEIGHTS and (path.parent / peft_adapter.CONFIG).exists():
+        return _open_adapter(path.parent, flag)
+    if TENSOR not in tensors:
+        names = ", ".join(list(tensors)[:4]) + (", …" if len(tensors) > 4 else "")
+        raise InputError(
+            f"{path} is a safetensors file, but has no tensor {TENSOR!r}; it holds {names}. For a "
+            f"PEFT adapter, name its folder with {peft_adapter.CONFIG}. Change {flag}."
+        )
+    arrays = {name: tensor.read() for name, tensor in tensors.items()}
+    factors = {
+        name.removeprefix(FACTOR_PREFIX): array
+        for name, array in arrays.items()
+        if name.startswith(FACTOR_PREFIX)
+    }
+    prompt = _checked(arrays[TENSOR], path, flag)
+    return StoredPrompt(path, "safetensors", arrays, prompt, factors or None)
+
+
+def _read_npy(path: Path, flag: str) -> np.ndarray:
+    try:
+        return _bfloat16(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{path} cannot be read as a .npy file: {error}. It may be half copied; change {flag}."
+        ) from error
+
+
+def _bfloat16(array: np.ndarray) -> np.ndarray:
+    # numpy writes bfloat16, a type it does not know, as two raw bytes.
+    return array.view(BFLOAT16) if array.dtype == np.dtype("V2") else array
+
+
+def _fold(factors: Mapping[str, np.ndarray], path: Path, flag: str) -> np.ndarray | None:
+    """The prompt that factors make; None where that takes the method they belong to."""
+    if set(factors) == {"A", "B"}:
+        a, b = factors["A"], factors["B"]
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            raise InputError(
+                f"{path} holds A {a.shape} and B {b.shape}, which have no product. Change {flag}."
+            )
+        return _checked(a.astype(np.float32) @ b.astype(np.float32), path, flag)
+    if len(factors) == 1:
+        return _checked(next(iter(factors.values())), path, flag)
+    return None
+
+
+def _checked(array: np.ndarray, path: Path, flag: str) -> np.ndarray:
+    from dpt_jax.prompts import prompt_array
+
+    try:
+        return prompt_array(array)
+    except ValueError as error:
+        message = str(error).replace("The given array", str(path))
+        raise InputError(f"{message} Change {flag}.") from error
