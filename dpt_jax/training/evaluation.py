@@ -79,6 +79,10 @@ class Evaluator:
                     f"Task {task.name!r} has no metric_fns, so there is nothing to evaluate. Give "
                     "it some, or train without evaluation: --gin.EVAL_PERIOD=0."
                 )
+            if scoring == "rank" and provider.predict_metric_fns:
+                self._candidates[task.name] = ranking.read_candidates(
+                    task, provider.output_features["targets"]
+                )
 
     def __call__(self, params: Params) -> list[TaskResult]:
         """Metrics and predictions of every task under `params` (all of them, merged)."""
