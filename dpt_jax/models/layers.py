@@ -19,6 +19,9 @@ from jaxtyping import Array, Bool, Float, Int
 # the same value, and such rows then agree too.
 MASKED_SCORE = -1e10
 
+# Scores of a row and a head up to which a CPU does not gain from going head by head.
+_SCORES_THAT_FIT = 128 * 128
+
 
 @jax.custom_jvp
 def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -205,6 +208,69 @@ class RelativePositionBiases(nn.Module):
 Mask = Bool[Array, "batch #heads query key"]
 
 
+def _unnormalized_softmax(scores, mask, bias, dtype):
+    """Unnormalized attention weights, and their sums over the keys.
+
+    What is mixed with the weights is divided by the sums afterwards: it is smaller than the
+    weights, and the backward pass then needs one array of the scores' size.
+    """
+    # Added, as T5X does: a score of usual size vanishes in MASKED_SCORE, and the backward pass
+    # needs no mask. Bias and mask are added to each other first, which is the same for all
+    # layers and so compiled once.
+    offset = 0 if bias is None else bias.astype(scores.dtype)
+    if mask is not None:
+        offset = offset + jnp.where(mask, 0, MASKED_SCORE).astype(scores.dtype)
+    scores = scores + offset
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32).astype(dtype)
+    return weights.astype(dtype), total
+
+
+def _attend_at_once(queries, keys, values, mask, bias):
+    scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
+    weights, total = _unnormalized_softmax(scores, mask, bias, values.dtype)
+    return jnp.matmul(weights, values) / total
+
+
+def _attend_by_head(queries, keys, values, mask, bias):
+    def one(head):
+        def pick(x):
+            if x is None or x.shape[1] == 1:
+                return x
+            return jax.lax.dynamic_slice_in_dim(x, head, 1, axis=1)
+
+        return _attend_at_once(*map(pick, (queries, keys, values, mask, bias)))[:, 0]
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.arange(queries.shape[1])), 0, 1)
+
+
+@jax.custom_vjp
+def attend(
+    queries: Float[Array, "batch heads query kv"],
+    keys: Float[Array, "batch heads key kv"],
+    values: Float[Array, "batch heads key kv"],
+    mask: Mask | None,
+    bias: Float[Array, "#batch heads query key"] | None,
+) -> Float[Array, "batch heads query kv"]:
+    """`softmax(queries keys^T + bias) values`, keys outside `mask` left out.
+
+    A CPU that runs it without a gradient goes head by head, so that the scores stay in its cache:
+    the encoder of 400 tokens is then an eighth faster. The backward pass would have to collect the
+    heads' scores again, and accelerators want the whole product at once.
+    """
+    operands = (queries, keys, values, mask, bias)
+    if queries.shape[2] * keys.shape[2] < _SCORES_THAT_FIT:
+        return _attend_at_once(*operands)
+    return jax.lax.platform_dependent(*operands, cpu=_attend_by_head, default=_attend_at_once)
+
+
+attend.defvjp(
+    lambda *operands: jax.vjp(_attend_at_once, *operands),
+    lambda vjp, cotangent: vjp(cotangent),
+)
+
+
 class MultiHeadAttention(nn.Module):
     """Multi-head attention without score scaling and without biases.
 
@@ -276,10 +342,9 @@ class MultiHeadAttention(nn.Module):
         queries = self._split_heads(self.query(x))
         if self.float32_logits:
             queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-        scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
-        weights, total = self._weights(scores, mask, bias)
-        mixed = jnp.matmul(weights, self.values_dropout(values, deterministic)) / total
-        return self._merge_heads(mixed)
+        return self._merge_heads(
+            attend(queries, keys, self.values_dropout(values, deterministic), mask, bias)
+        )
 
     def attend_unprojected(
         self,
@@ -305,30 +370,12 @@ class MultiHeadAttention(nn.Module):
             queries, memory_t = queries.astype(jnp.float32), memory_t.astype(jnp.float32)
         flat = queries.reshape(batch, self.num_heads * length, width)
         scores = jnp.matmul(flat, memory_t).reshape(batch, self.num_heads, length, -1)
-        weights, total = self._weights(scores, mask, None)
+        weights, total = _unnormalized_softmax(scores, mask, None, self.dtype)
         # Heads share the memory here, so that the weights themselves are dropped.
         weights = self.weights_dropout(weights, deterministic)
         mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
         mixed = mixed.reshape(batch, self.num_heads, length, width) / total
         return self._merge_heads(jnp.einsum("bhqd,dhk->bhqk", mixed, value_kernel))
-
-    def _weights(self, scores, mask, bias):
-        """Unnormalized attention weights, and their sums over the keys.
-
-        What is mixed with the weights is divided by the sums afterwards: it is smaller than the
-        weights, and the backward pass then needs one array of the scores' size.
-        """
-        # Added, as T5X does: a score of usual size vanishes in MASKED_SCORE, and the backward pass
-        # needs no mask. Bias and mask are added to each other first, which is the same for all
-        # layers and so compiled once.
-        offset = 0 if bias is None else bias.astype(scores.dtype)
-        if mask is not None:
-            offset = offset + jnp.where(mask, 0, MASKED_SCORE).astype(scores.dtype)
-        scores = scores + offset
-        largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        weights = jnp.exp(scores - largest)
-        total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32).astype(self.dtype)
-        return weights.astype(self.dtype), total
 
     def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
         batch, _, length, _ = x.shape
