@@ -8,7 +8,7 @@ dpt tasks --module my_project.tasks     # your own
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 HELP = "list SeqIO tasks, show examples and their lengths"
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         data.import_tasks(module, "--module")
     if args.action == "list":
         found: Any = listing()
-        show = _print_listing
+        show: Callable[[Any], None] = _print_listing
     else:
         provider = data.get_provider(
             args.name, remedy="dpt tasks lists them; --module names the module of your own."

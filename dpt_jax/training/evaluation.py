@@ -139,7 +139,7 @@ class Evaluator:
         """
         results = []
         for task in self.examples:
-            provider, metrics = self.providers[task.name], {}
+            provider, metrics = self.providers[task.name], dict[str, Any]()
             try:
                 targets = self._targets(task)
                 outputs = [

@@ -14,7 +14,8 @@ from dpt_jax.training import trainer
 from dpt_jax.training.vocabularies import check_vocabulary, find_vocabulary
 from tests.support import runs
 
-T5_VOCABULARY = pathlib.Path("../shared/data/t5_vocab/sentencepiece.model")
+SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
+T5_VOCABULARY = SHARED / "t5_vocab" / "sentencepiece.model"
 
 
 def model(rows):
@@ -126,7 +127,7 @@ def test_a_run_with_another_vocabulary_does_not_begin(files, backbone, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(not T5_VOCABULARY.exists(), reason=f"no {T5_VOCABULARY}")
+@pytest.mark.skipif(not T5_VOCABULARY.exists(), reason="no ../shared/data/t5_vocab")
 def test_t5s_vocabulary_with_its_sentinels_fits_a_folder_that_has_it(files, tmp_path):
     path = checkpoint(tmp_path, T5_VOCABULARY)
     for extra_ids in (0, 100):
