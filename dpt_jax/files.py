@@ -1,6 +1,8 @@
 """Writing files and folders so that a crash never leaves a half-written one under its name."""
 
 import contextlib
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -55,7 +57,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
 
     Yields:
       An empty temporary folder beside `path`, renamed to `path` when the block ends and removed
-      when the block raises.
+      when the block raises. What killed processes left of the same folder is removed first.
 
     Raises:
       FileExistsError: `path` exists and is not an empty folder; nothing is written.
@@ -64,7 +66,12 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}{TEMPORARY_MARK}", dir=path.parent))
+    prefix = f".{path.name}{TEMPORARY_MARK}"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_unless_locked(leftover)
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    # Ends with the process, however it ends.
+    lock = _lock(temporary)
     try:
         yield temporary
         os.chmod(temporary, 0o777 & ~_umask())
@@ -77,6 +84,31 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """Locks a folder and returns the handle that holds the lock; None where that cannot be done."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        # Held by another process, or a file system without locks.
+        os.close(handle)
+        return None
+    return handle
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        lock = _lock(folder)
+        # One that is empty may have been made this moment, its lock still to come.
+        if lock is not None and any(folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _umask() -> int:

@@ -1,36 +1,146 @@
-"""Export a run's prompt: the folded prompt as .npy and its factors as .npz.
+"""Take a prompt home: as numpy files, as a PEFT adapter, or as safetensors.
 
   dpt export --model_dir=runs/rte --output=rte_prompt
+  dpt export --model_dir=runs/rte --output=rte.npy
+  dpt export --model_dir=runs/rte --output=rte_peft --format=peft --base_model=google/t5-large-lm-adapt
+  dpt export --prompt=ANYTHING --output=rte.npy
 
-writes rte_prompt/prompt.npy, float32 [P, D], and rte_prompt/prompt_params.npz. An output that ends
-in .npy gets the folded prompt alone.
+The first writes rte_prompt/prompt.npy, float32 [P, D], and rte_prompt/prompt_params.npz, the factors;
+an output that ends in .npy or .safetensors is one file. A PEFT adapter is loaded by
+PeftModel.from_pretrained on the Hugging Face model. --prompt converts any prompt that dpt inspect
+knows. A README says how to load what was written; what an earlier export wrote is replaced.
 """
 
 import argparse
+import json
+import pathlib
+from typing import Any
 
-HELP = "export a run's prompt as numpy files"
+HELP = "take a prompt home: numpy, PEFT or safetensors"
+FORMATS = ("npy", "peft", "safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="a run's folder")
-    parser.add_argument("--step", default="best", metavar="STEP", help="best, latest or a number")
-    parser.add_argument("--output", required=True, metavar="PATH", help="a folder, or a .npy file")
+    parser.add_argument("--model_dir", metavar="DIR", help="a run's folder")
+    parser.add_argument("--step", metavar="STEP", help="best (default), latest or a number")
+    parser.add_argument(
+        "--prompt", metavar="PATH", help="a prompt of any format, instead of a run's own"
+    )
+    parser.add_argument(
+        "--output", required=True, metavar="PATH", help="a folder, or a .npy or .safetensors file"
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        help="default: what --output ends in, or npy for a folder",
+    )
+    parser.add_argument(
+        "--base_model",
+        metavar="NAME_OR_FOLDER",
+        help="for peft: the Hugging Face model that the adapter belongs to "
+        "(default: the run's INITIAL_CHECKPOINT_PATH where that is one)",
+    )
+    parser.add_argument(
+        "--gin_search_paths", action="append", default=[], metavar="DIR", help=argparse.SUPPRESS
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the files and prints their paths."""
+    """Writes the files and prints the path of what was written."""
     from dpt_jax.errors import InputError
-    from dpt_jax.interop import load_factors, load_prompt, numpy_checkpoints, save_prompt
+    from dpt_jax.interop import prompt_exports
+
+    if (args.model_dir is None) == (args.prompt is None):
+        raise InputError("Name the prompt to export, either --model_dir=DIR or --prompt=PATH.")
+    if args.prompt is not None and args.step is not None:
+        raise InputError("--step names a step of --model_dir; with --prompt there is only one.")
+    path = pathlib.Path(args.output)
+    suffix = path.suffix.removeprefix(".")
+    format = args.format or (suffix if suffix in FORMATS else "npy")
+    if args.base_model is not None and format != "peft":
+        raise InputError(f"--base_model is kept by --format=peft only, not by {format}.")
+
+    read = _from_run if args.prompt is None else _from_file
+    prompt, factors, origin, base = read(args, format == "peft")
+    if args.base_model is not None:
+        base = _named_base(args.base_model, prompt.shape[1], base)
+    try:
+        prompt_exports.export_prompt(path, prompt, factors, format, base, origin)
+    except OSError as error:
+        raise InputError(f"--output = {args.output} cannot be written: {error}.") from error
+    print(args.output)
+
+
+def _from_run(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str, Any]:
+    """The prompt of a run's step, its factors, where it is from, and what is known of its T5."""
+    from dpt_jax.cli import runs
+    from dpt_jax.errors import InputError
+    from dpt_jax.interop import load_factors, load_prompt, numpy_checkpoints
+    from dpt_jax.interop.peft_adapter import BaseModel
     from dpt_jax.training import inference
 
-    step = inference.step_of_run(args.model_dir, args.step)
+    step = inference.step_of_run(args.model_dir, args.step or "best")
     folder = numpy_checkpoints(args.model_dir).get(step)
     if folder is None:
         raise InputError(f"{args.model_dir} trained no prompt, so there is none to export.")
-    prompt = load_prompt(folder)
-    if args.output.endswith(".npy"):
-        save_prompt(args.output, prompt)
-    else:
-        save_prompt(args.output, prompt, load_factors(folder))
-    print(args.output)
+    prompt, factors = load_prompt(folder, flag="--model_dir"), load_factors(folder, "--model_dir")
+    base = BaseModel()
+    if with_base:
+        config = runs.load_config(argparse.Namespace(**vars(args), gin_file=[]))
+        path = config.initial_checkpoint_path
+        base = BaseModel(
+            path if path is not None and _hugging_face_config(path) is not None else None,
+            config.model.num_encoder_layers,
+            config.model.num_heads,
+        )
+    return prompt, factors, f"It was trained by dpt-jax, {step} steps.", base
+
+
+def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str, Any]:
+    """The same of a prompt of any format."""
+    from dpt_jax.interop import load_prompt
+    from dpt_jax.interop.peft_adapter import BaseModel
+    from dpt_jax.interop.stored_prompt import FORMATS, open_prompt
+
+    del with_base
+    stored = open_prompt(pathlib.Path(args.prompt))
+    known = stored.details if stored.format == "peft" else {}
+    base = BaseModel(
+        known.get("base_model_name_or_path"),
+        known.get("num_layers"),
+        known.get("num_attention_heads"),
+    )
+    origin = f"It was converted from {FORMATS[stored.format]}."
+    return load_prompt(args.prompt), stored.factors, origin, base
+
+
+def _named_base(name: str, width: int, known: Any) -> Any:
+    """What --base_model says; its sizes where it is a folder here, else those that are known."""
+    import dataclasses
+
+    from dpt_jax.errors import InputError
+
+    config = _hugging_face_config(name)
+    if config is None:
+        if pathlib.Path(name).is_dir():
+            raise InputError(
+                f"--base_model = {name} is a folder without the config.json of a T5 of Hugging "
+                "Face's; PEFT adapters belong to such a model."
+            )
+        return dataclasses.replace(known, name_or_path=name)
+    if config.get("d_model") != width:
+        raise InputError(
+            f"--base_model = {name} is {config.get('d_model')} wide (d_model), but the prompt "
+            f"{width}; name the model that the prompt was trained for."
+        )
+    return type(known)(name, config.get("num_layers"), config.get("num_heads"))
+
+
+def _hugging_face_config(path: str) -> dict[str, Any] | None:
+    """The config.json of a T5 folder of Hugging Face's; None where `path` is no such folder."""
+    try:
+        config = json.loads((pathlib.Path(path).expanduser() / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) and "d_model" in config else None

@@ -4,9 +4,8 @@ from dpt_jax.interop.backbones import (
     Backbone,
     load_backbone,
     open_backbone,
-    save_backbone,
-    write_backbone,
 )
+from dpt_jax.interop.own_folder import save_backbone, write_backbone
 from dpt_jax.interop.prompts import (
     factors_reader,
     load_factors,

@@ -1,24 +1,35 @@
-"""T5 folders of Hugging Face Transformers: names, configuration, and the files they come in.
+"""Folders of Hugging Face's T5: weight names, and the files that they come in.
 
 PyTorch stores a linear map's weight as `[out, in]`, T5X its kernel as `[in, out]`; the relative
 position table is `[buckets, heads]` there and `[heads, buckets]` here.
 """
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.safetensors_file import open_safetensors
-from dpt_jax.interop.tensors import BFLOAT16, Tensor, parameter_shapes
+from dpt_jax.interop.hugging_face_config import config_from_hugging_face, config_to_hugging_face
+from dpt_jax.interop.new_folder import new_folder
+from dpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
+from dpt_jax.interop.tensors import (
+    Tensor,
+    check_both_stacks,
+    check_parameters,
+    parameter_shapes,
+)
+from dpt_jax.interop.torch_weights import open_torch_weights
 from dpt_jax.models import T5Config
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
 WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.index.json")
+# The largest file that Transformers has long written; hubs and loaders are used to it.
+SHARD_BYTES = 5_000_000_000
 
 _HEAD = "lm_head.weight"
 _EMBEDDING = "shared.weight"
@@ -29,17 +40,6 @@ _UNUSED = (
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
-_ACTIVATIONS = {
-    "relu": ("relu",),
-    "gated-gelu": ("gelu", "linear"),
-    "gated-silu": ("silu", "linear"),
-}
-# What the network has built in, as config.json spells it.
-_FIXED = {
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-}
 
 
 def weight_name(name: str) -> tuple[str, bool]:
@@ -74,8 +74,8 @@ def weight_name(name: str) -> tuple[str, bool]:
     return f"{prefix}.{kind}.{_PROJECTIONS.get(rest[1], rest[1])}.weight", True
 
 
-def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor]]:
-    """Opens a folder: its `T5Config` and its tensors under our names and axes.
+def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, Any]]:
+    """Opens a folder: its `T5Config`, its tensors under our names and axes, and its `config.json`.
 
     Tensors that the folder lacks are left out of the table; the caller's check names them.
 
@@ -83,13 +83,9 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor]]:
       InputError: the folder is not a whole encoder-decoder T5 of the forms the network knows.
     """
     raw = read_json(folder / "config.json")
-    weights = _open_weights(folder)
-    if not any(name.startswith("decoder.block.") for name in weights):
-        raise InputError(
-            f"{folder} holds an encoder without a decoder; a whole T5 (encoder-decoder) is needed. "
-            "Change INITIAL_CHECKPOINT_PATH."
-        )
     config = config_from_hugging_face(raw, str(folder))
+    weights = _open_weights(folder)
+    check_both_stacks(folder, {name.split(".block.")[0] for name in weights})
     config, weights = _settle_output_projection(folder, raw, config, weights)
 
     tensors = {}
@@ -107,66 +103,75 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor]]:
             f"the first {unknown[0]} {weights[unknown[0]].shape}. Change INITIAL_CHECKPOINT_PATH, "
             "or copy the folder again."
         )
-    return config, tensors
+    return config, tensors, raw
 
 
-def config_from_hugging_face(raw: Mapping[str, Any], where: str) -> T5Config:
-    """Makes a `T5Config` of the contents of a T5's `config.json`.
+def write_folder(
+    path: Path,
+    config: T5Config,
+    tensors: Mapping[str, Tensor],
+    files: Mapping[str, Path] | None = None,
+    origin: Mapping[str, Any] | None = None,
+    progress: Callable[[int], object] = lambda nbytes: None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a folder that `T5ForConditionalGeneration.from_pretrained` loads, whole or not at all.
 
-    `logits_via_embedding` is what the file says; whether the weights agree is seen when they are
-    opened. Dropout is the user's choice and starts at 0.
+    Args:
+      path: the folder to make; it must not exist, or be empty.
+      config: the network.
+      tensors: its parameters under our names and axes.
+      files: other files to put beside them, by the names they get.
+      origin: the `config.json` that the model once came with.
+      progress: called with the number of bytes after each piece that was written.
+      shard_bytes: weights above this are written as several files with an index.
 
     Raises:
-      InputError: another kind of model, or a T5 that the network does not know.
+      InputError: the parameters do not fit `config`, Transformers has no such T5, `path` holds
+        something already, or its disk is full.
     """
-    kind = raw.get("model_type")
-    if kind not in ("t5", "mt5"):
-        raise InputError(
-            f"{where}: config.json says model_type {kind!r}; known are 't5' (T5 1.0 and 1.1, "
-            "LM-adapted, Flan, ByT5) and 'mt5'. Change INITIAL_CHECKPOINT_PATH."
-        )
-    if raw.get("is_encoder_decoder") is False:
-        raise InputError(
-            f"{where}: config.json says is_encoder_decoder false, but an encoder-decoder is "
-            "needed. Change INITIAL_CHECKPOINT_PATH."
-        )
-    for name, value in _FIXED.items():
-        if raw.get(name, value) != value:
-            raise InputError(
-                f"{where}: config.json says {name} {raw[name]}; only {value} is known."
-            )
-    # The two classes differ in their default.
-    mlp = raw.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
-    if mlp not in _ACTIVATIONS:
-        raise InputError(
-            f"{where}: config.json says feed_forward_proj {mlp!r}; known are "
-            f"{', '.join(_ACTIVATIONS)}."
-        )
-    try:
-        layers = raw["num_layers"]
-        return T5Config(
-            vocab_size=raw["vocab_size"],
-            emb_dim=raw["d_model"],
-            num_heads=raw["num_heads"],
-            num_encoder_layers=layers,
-            num_decoder_layers=raw.get("num_decoder_layers") or layers,
-            head_dim=raw["d_kv"],
-            mlp_dim=raw["d_ff"],
-            mlp_activations=_ACTIVATIONS[mlp],
-            dropout_rate=0.0,
-            logits_via_embedding=_scales_outputs(raw),
-        )
-    except (KeyError, ValueError) as error:
-        raise InputError(f"{where}: config.json does not describe a T5: {error}.") from error
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_parameters(str(path), shapes, config, "the T5Config", "Use their own config.")
+    weights = {}
+    for ours, tensor in tensors.items():
+        theirs, transposed = weight_name(ours)
+        weights[theirs] = tensor.transposed() if transposed else tensor
+    raw = config_to_hugging_face(config, weights[_EMBEDDING].dtype.name, origin)
+    files = dict(files or {})
+    nbytes = sum(tensor.nbytes for tensor in weights.values())
+    with new_folder(path, nbytes) as folder:
+        shards = _shards(weights, shard_bytes)
+        for name, shard in shards.items():
+            write_safetensors(folder / name, shard, progress)
+        if len(shards) > 1:
+            places = {weight: name for name, shard in shards.items() for weight in shard}
+            index = {"metadata": {"total_size": nbytes}, "weight_map": dict(sorted(places.items()))}
+            _write_json(folder / f"{SAFETENSORS}.index.json", index)
+        for name, file in files.items():
+            shutil.copyfile(file, folder / name)
+        if "generation_config.json" not in files:
+            tokens = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
+            stated = {name: raw[name] for name in tokens}
+            _write_json(folder / "generation_config.json", {"_from_model_config": True} | stated)
+        _write_json(folder / "config.json", raw)
 
 
-def _scales_outputs(raw: Mapping[str, Any]) -> bool:
-    # T5 1.0 multiplies the decoder's output by 1/sqrt(D), T5 1.1 does not. Transformers once took
-    # this from tie_word_embeddings; since version 5 it writes that as true for every T5, and the
-    # scale as an entry of its own. Its mT5 has neither.
-    if raw.get("model_type") != "t5":
-        return False
-    return bool(raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings", True) is not False))
+def _shards(weights: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, Tensor]]:
+    """Splits weights over files of at most `limit` bytes, or one tensor, by the files' names."""
+    shards: list[dict[str, Tensor]] = [{}]
+    used = 0
+    for name, tensor in weights.items():
+        if used and used + tensor.nbytes > limit:
+            shards.append({})
+            used = 0
+        shards[-1][name] = tensor
+        used += tensor.nbytes
+    if len(shards) == 1:
+        return {SAFETENSORS: shards[0]}
+    return {
+        f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard
+        for i, shard in enumerate(shards, 1)
+    }
 
 
 def _settle_output_projection(folder, raw, config, weights):
@@ -186,11 +191,13 @@ def _settle_output_projection(folder, raw, config, weights):
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+    return a.shape == b.shape and all(
+        np.array_equal(x, y) for x, y in zip(a.blocks(), b.blocks(), strict=True)
+    )
 
 
 def _open_weights(folder: Path) -> dict[str, Tensor]:
-    for name, opener in ((SAFETENSORS, open_safetensors), (PICKLE, _open_pickle)):
+    for name, opener in ((SAFETENSORS, open_safetensors), (PICKLE, open_torch_weights)):
         if (folder / name).exists():
             return opener(folder / name)
         index = folder / f"{name}.index.json"
@@ -219,50 +226,6 @@ def _open_shards(index: Path, opener) -> dict[str, Tensor]:
     return tensors
 
 
-def _open_pickle(path: Path) -> dict[str, Tensor]:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs PyTorch to be read: install dpt-jax[interop], or give a folder with "
-            f"{SAFETENSORS}."
-        ) from error
-    import pickle
-
-    def load(mapped: bool):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-
-    try:
-        try:
-            state = load(True)
-        except RuntimeError:
-            # Files from before PyTorch 1.6 cannot be mapped.
-            state = load(False)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is refused: it holds more than tensors, and reading it could run any code. "
-            f"Give a folder with {SAFETENSORS}."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise InputError(
-            f"{path} cannot be read ({error}). It may be half written or half copied; copy it "
-            "again, or change INITIAL_CHECKPOINT_PATH."
-        ) from error
-    return {name: _torch_tensor(value) for name, value in state.items()}
-
-
-def _torch_tensor(value) -> Tensor:
-    import torch
-
-    if value.dtype == torch.bfloat16:
-        # NumPy has no bfloat16 of its own, so that PyTorch does not hand it over as such.
-        bits = value.view(torch.int16)
-        return Tensor(tuple(value.shape), BFLOAT16, lambda: bits.numpy().view(BFLOAT16))
-    return Tensor(
-        tuple(value.shape), np.dtype(str(value.dtype).removeprefix("torch.")), value.numpy
-    )
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -276,3 +239,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise InputError(f"{path} holds {type(raw).__name__}, not a JSON object.")
     return raw
+
+
+def _write_json(path: Path, contents: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(contents, indent=2) + "\n")

@@ -25,7 +25,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PROMPT_TUNING = "PROMPT_TUNING"
-_TENSOR = "prompt_embeddings"
+TENSOR = "prompt_embeddings"
 # Tasks whose models put the prompt in front of what a T5 encoder reads.
 _TASKS = ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None)
 
@@ -94,12 +94,12 @@ def read_adapter(
             f"{folder} has a {CONFIG} but neither {WEIGHTS} nor {PICKLE}: it is half copied. Copy "
             f"it again, or change {flag}."
         )
-    if list(stored) != [_TENSOR]:
+    if list(stored) != [TENSOR]:
         raise InputError(
             f"{folder} holds the tensors {', '.join(list(stored)[:4])}, but a soft prompt is "
-            f"{_TENSOR} alone: the adapter was trained with more than a prompt. Change {flag}."
+            f"{TENSOR} alone: the adapter was trained with more than a prompt. Change {flag}."
         )
-    array = stored[_TENSOR].read()
+    array = stored[TENSOR].read()
     length, width = config.get("num_virtual_tokens"), config.get("token_dim")
     # Unless told otherwise, PEFT makes 2 P rows for a model with encoder and decoder. It puts the
     # first P in front of the encoder's input and uses the others nowhere (peft 0.19 to 0.21).
@@ -107,11 +107,11 @@ def read_adapter(
     wanted = (length * blocks if isinstance(length, int) else length, width)
     if array.shape != wanted:
         raise InputError(
-            f"{folder}: {_TENSOR} has shape {array.shape}, but {CONFIG} says num_virtual_tokens "
+            f"{folder}: {TENSOR} has shape {array.shape}, but {CONFIG} says num_virtual_tokens "
             f"{length}, num_transformer_submodules {blocks} and token_dim {width}, which makes "
             f"{wanted}. Copy the folder again, or change {flag}."
         )
-    return array[:length], {_TENSOR: array}, config
+    return array[:length], {TENSOR: array}, config
 
 
 def write_adapter(
@@ -147,6 +147,6 @@ def write_adapter(
         "tokenizer_name_or_path": None,
     }
     with atomic_write(folder / WEIGHTS) as temporary:
-        save_file({_TENSOR: np.ascontiguousarray(prompt)}, temporary, metadata={"format": "pt"})
+        save_file({TENSOR: np.ascontiguousarray(prompt)}, temporary, metadata={"format": "pt"})
     with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n")

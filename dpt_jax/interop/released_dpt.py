@@ -1,8 +1,8 @@
 """Soft prompts of the DPT authors' released PyTorch code (https://github.com/XYaoooo/DPT).
 
 It saves `<tasks>.soft_prompts.step.<n>.pt`: a dict with the trained `params`, the step, and the
-states of the optimizer and the schedule. The prompt is `prefix_first [P, b] @ prefix_second [b, D]`,
-in front of the embedded input of the encoder: A and B of a `DecomposedPrompt`.
+states of the optimizer and the schedule. The prompt is `prefix_first @ prefix_second`, put in front
+of the embedded input of the encoder: A [P, b] and B [b, D] of a `DecomposedPrompt`.
 """
 
 from collections.abc import Mapping

@@ -10,13 +10,13 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.tensors import BFLOAT16, Tensor
+from dpt_jax.interop.tensors import ALIGNMENT, BFLOAT16, Tensor
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -64,10 +64,28 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
     }
 
 
-def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a file, reading one tensor after the other."""
-    # Wide dtypes first, so that every tensor starts at a multiple of its item size.
-    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+def write_safetensors(
+    path: str | os.PathLike,
+    tensors: Mapping[str, Tensor],
+    progress: Callable[[int], object] = lambda nbytes: None,
+) -> None:
+    """Writes a file, reading one tensor after the other.
+
+    Args:
+      path: the file to write.
+      tensors: what to write, by name.
+      progress: called with the number of bytes after each piece that was written.
+    """
+    # The format has no holes between tensors. Those that keep the alignment come first, and then
+    # wide dtypes, so that every tensor starts at a multiple of its item size.
+    names = sorted(
+        tensors,
+        key=lambda name: (
+            tensors[name].nbytes % ALIGNMENT > 0,
+            -tensors[name].dtype.itemsize,
+            name,
+        ),
+    )
     # "format" is what transformers asks of a file it is to load.
     header: dict[str, object] = {_METADATA: {"format": "pt"}}
     offset = 0
@@ -81,13 +99,14 @@ def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, Tensor]) ->
         }
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
     with open(path, "wb") as file:
         file.write(len(encoded).to_bytes(8, "little"))
         file.write(encoded)
         for name in names:
-            array = np.ascontiguousarray(tensors[name].read())
-            file.write(array.reshape(-1).view(np.uint8).data)
+            for block in tensors[name].blocks():
+                file.write(block.reshape(-1).view(np.uint8).data)
+                progress(block.nbytes)
 
 
 def _tensor(path: Path, name: str, entry: dict, mapped: mmap.mmap, start: int, size: int) -> Tensor:
@@ -107,7 +126,13 @@ def _tensor(path: Path, name: str, entry: dict, mapped: mmap.mmap, start: int, s
         raw = np.frombuffer(mapped, np.uint8, count * dtype.itemsize, start + first)
         return raw.view(dtype).reshape(shape)
 
-    return Tensor(shape, dtype, read)
+    def release() -> None:
+        # Also for the parts of a page that belong to neighbours: they are read again when needed.
+        if last > first and hasattr(mapped, "madvise"):
+            page = (start + first) // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, page, start + last - page)
+
+    return Tensor(shape, dtype, read, release)
 
 
 def _broken(path: Path, reason: str) -> InputError:

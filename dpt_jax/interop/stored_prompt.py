@@ -49,6 +49,14 @@ LOOKED_FOR = (
 )
 
 
+class NotAPrompt(InputError):
+    """Nothing that was looked for; `found` says what it is or holds instead."""
+
+    def __init__(self, path: Path, found: str, flag: str):
+        super().__init__(f"{path} is no prompt; it {found}. Looked for {LOOKED_FOR}. Change {flag}.")
+        self.found = found
+
+
 @dataclasses.dataclass(frozen=True)
 class StoredPrompt:
     """A soft prompt as it was found.
@@ -85,10 +93,7 @@ def open_prompt(path: Path, flag: str = "--prompt") -> StoredPrompt:
         raise InputError(f"There is no prompt file {path}. Change {flag}.")
     kind = _file_format(path)
     if kind is None:
-        raise InputError(
-            f"{path} is no prompt{'; it is empty' if not path.stat().st_size else ''}. Looked for "
-            f"{LOOKED_FOR}. Change {flag}."
-        )
+        raise NotAPrompt(path, _beginning(path), flag)
     if kind == "npy":
         array = _read_npy(path, flag)
         return StoredPrompt(path, kind, {TENSOR: array}, _checked(array, path, flag))
@@ -131,6 +136,14 @@ def numpy_checkpoints(model_dir: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def best_step(run: Path) -> int | None:
+    """The step that the run's own evaluations found best; None where there were none."""
+    try:
+        return json.loads((run / SUMMARY).read_text())["best_step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _file_format(path: Path) -> str | None:
     with open(path, "rb") as file:
         head = file.read(9)
@@ -151,6 +164,12 @@ def _file_format(path: Path) -> str | None:
     return "safetensors" if head[8:] == b"{" else None
 
 
+def _beginning(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return f"is a file that begins with {head!r}" if head else "is an empty file"
+
+
 def _open_folder(folder: Path, flag: str) -> StoredPrompt:
     if (folder / peft_adapter.CONFIG).exists():
         return _open_adapter(folder, flag)
@@ -169,7 +188,7 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         stored = open_prompt(arrays[0], flag)
         return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
     steps = numpy_checkpoints(folder) or numpy_checkpoints(folder.parent)
-    best = _best_step(folder) if len(steps) > 1 else next(iter(steps), None)
+    best = best_step(folder) if len(steps) > 1 else next(iter(steps), None)
     if best in steps:
         return dataclasses.replace(open_prompt(steps[best], flag), details={"step": best})
     if steps or arrays:
@@ -178,10 +197,7 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         raise InputError(f"{folder} holds {several}; name one with {flag}: {', '.join(names)}.")
     names = sorted(entry.name for entry in folder.iterdir())
     found = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
-    raise InputError(
-        f"{folder} has no {PROMPT} and is no other prompt. Looked for {LOOKED_FOR}; found {found}. "
-        f"Change {flag}."
-    )
+    raise NotAPrompt(folder, f"holds {found}", flag)
 
 
 def _is_npy(path: Path) -> bool:
@@ -189,17 +205,12 @@ def _is_npy(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _best_step(run: Path) -> int | None:
-    """The step that the run's own evaluations found best; None where there were none."""
-    try:
-        return json.loads((run / SUMMARY).read_text())["best_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _open_adapter(folder: Path, flag: str) -> StoredPrompt:
     prompt, arrays, config = peft_adapter.read_adapter(folder, flag)
     details = {name: value for name, value in config.items() if value is not None}
+    unused = sum(len(array) for array in arrays.values()) - len(prompt)
+    if unused:
+        details["note"] = f"the prompt is the first {len(prompt)} rows; PEFT uses no others"
     return StoredPrompt(folder, "peft", arrays, _checked(prompt, folder, flag), None, details)
 
 

@@ -5,6 +5,9 @@ would be; the array lies in the folder that the spec names, `target.encoder.enco
 Optimizer state (`state.…`) is not read.
 """
 
+import collections
+import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,10 +15,28 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.tensors import Shape, Tensor, flatten, in_memory
+from dpt_jax.interop.tensors import (
+    Shape,
+    Tensor,
+    aligned_empty,
+    check_both_stacks,
+    flatten,
+    in_memory,
+)
 from dpt_jax.models import T5Config
 
 INDEX = "checkpoint"
+# Chunks are compressed, so that more than one at a time keeps the processor busy, and buckets.
+_BYTES_IN_FLIGHT = 128 * 2**20
+
+
+def has_index(location: str) -> bool:
+    """Whether the URL has the file that T5X writes last.
+
+    Raises:
+      InputError: the URL cannot be read.
+    """
+    return _read_index(location).state == "value"
 
 
 def open_checkpoint(location: str) -> dict[str, Tensor]:
@@ -27,16 +48,10 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     Raises:
       InputError: no checkpoint, or not a whole one.
     """
-    import tensorstore as ts
     from flax import serialization
 
     base = location.rstrip("/") + "/"
-    try:
-        stored = ts.KvStore.open(base).result().read(INDEX).result()
-    except ValueError as error:
-        raise InputError(
-            f"{location} cannot be read: {error}. Set INITIAL_CHECKPOINT_PATH."
-        ) from error
+    stored = _read_index(location)
     if stored.state != "value":
         raise InputError(
             f"{location} has no file '{INDEX}', which a T5X checkpoint has beside its parameters. "
@@ -57,6 +72,17 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     }
 
 
+def _read_index(location: str) -> Any:
+    import tensorstore as ts
+
+    try:
+        return ts.KvStore.open(location.rstrip("/") + "/").result().read(INDEX).result()
+    except ValueError as error:
+        raise InputError(
+            f"{location} cannot be read: {error}. Set INITIAL_CHECKPOINT_PATH."
+        ) from error
+
+
 class _Spec:
     """A TensorStore spec, kept from being taken for a branch of the tree."""
 
@@ -74,33 +100,72 @@ def _stop_at_specs(tree: Any) -> Any:
 
 
 def _open_parameter(base: str, name: str, leaf: Any) -> Tensor:
-    import tensorstore as ts
-
     if not isinstance(leaf, _Spec):
         return in_memory(np.asarray(leaf))
-    folder = f"{base}{leaf.folder}/"
+    return open_array({"driver": "zarr", "kvstore": f"{base}{leaf.folder}/"}, name)
+
+
+def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
+    """Opens an array of TensorStore's; it is read chunk by chunk, to be in memory once.
+
+    Args:
+      spec: the driver and the key-value store.
+      name: the parameter's name, for messages.
+
+    Raises:
+      InputError: when opened or read, if it is missing or damaged.
+    """
+    import tensorstore as ts
+
+    def unreadable(error: Exception) -> InputError:
+        return InputError(
+            f"Parameter {name} cannot be read from {_place(spec)}: {error}. The checkpoint may be "
+            "half written or half copied; copy it again, or change INITIAL_CHECKPOINT_PATH."
+        )
+
     try:
-        store = ts.open(
-            # A missing chunk would otherwise read as zeros.
-            {"driver": "zarr", "kvstore": folder, "fill_missing_data_reads": False}
-        ).result()
+        # A missing chunk would otherwise read as zeros.
+        store = ts.open({**spec, "fill_missing_data_reads": False}).result()
     except ValueError as error:
-        raise _unreadable(name, folder, error) from error
+        raise unreadable(error) from error
 
     def read() -> np.ndarray:
         try:
-            return store.read().result()
+            return _read_in_chunks(store)
         except ValueError as error:
-            raise _unreadable(name, folder, error) from error
+            raise unreadable(error) from error
 
     return Tensor(tuple(store.shape), store.dtype.numpy_dtype, read)
 
 
-def _unreadable(name: str, folder: str, error: Exception) -> InputError:
-    return InputError(
-        f"Parameter {name} cannot be read from {folder}: {error}. The checkpoint may be half "
-        "written or half copied; copy it again, or change INITIAL_CHECKPOINT_PATH."
-    )
+def _read_in_chunks(store: Any) -> np.ndarray:
+    out = aligned_empty(tuple(store.shape), store.dtype.numpy_dtype)
+    chunk = store.chunk_layout.read_chunk.shape
+    at_once = max(1, _BYTES_IN_FLIGHT // (math.prod(chunk) * out.itemsize))
+    pending: collections.deque = collections.deque()
+
+    def finish() -> None:
+        where, future = pending.popleft()
+        out[where] = future.result()
+
+    for start in itertools.product(
+        *(range(0, n, step) for n, step in zip(out.shape, chunk, strict=True))
+    ):
+        where = tuple(
+            slice(first, min(first + step, n))
+            for first, step, n in zip(start, chunk, out.shape, strict=True)
+        )
+        if len(pending) == at_once:
+            finish()
+        pending.append((where, store[where].read()))
+    while pending:
+        finish()
+    return out
+
+
+def _place(spec: Mapping[str, Any]) -> str:
+    store = spec["kvstore"]
+    return store if isinstance(store, str) else f"{store['base']} at {store['path']}"
 
 
 def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
@@ -127,6 +192,7 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
         numbers = (re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes)
         return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
+    check_both_stacks(where, {name.split("/")[0] for name in shapes})
     vocab_size, emb_dim = shape("token_embedder/embedding", 2)
     num_heads, _ = shape("encoder/relpos_bias/rel_embedding", 2)
     _, joined = shape("encoder/layers_0/attention/query/kernel", 2)

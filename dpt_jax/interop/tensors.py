@@ -6,7 +6,7 @@ anything large is read, and a conversion can go through a model one parameter at
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,9 @@ from dpt_jax.errors import InputError
 from dpt_jax.models import T5Config, Transformer
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
+# On a CPU, JAX uses an array where it lies if it starts at a multiple of this many bytes.
+ALIGNMENT = 64
+_BLOCK_BYTES = 64 * 2**20
 _KEPT_DTYPES = (np.dtype(np.float32), BFLOAT16)
 _WIDENED_DTYPES = (np.dtype(np.float16), np.dtype(np.float64))
 
@@ -29,22 +32,62 @@ class Tensor:
 
     Attributes:
       shape: the array's shape.
-      dtype: the dtype it is stored in.
-      read: returns the array, `shape` and `dtype`; possibly a read-only view of the file.
+      dtype: the dtype it is read in.
+      source: returns the array in the dtype that it is stored in; often a read-only view of a file.
+      release: tells the system that the file's pages are not needed in memory any more. What reads
+        a large model must call it: pages of a mapped file count as the process's own memory.
     """
 
     shape: Shape
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    source: Callable[[], np.ndarray]
+    release: Callable[[], None] = lambda: None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the stored array."""
+        """Bytes of the array in `dtype`."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
+    def read(self) -> np.ndarray:
+        """The whole array; a view of the file where it is stored in `dtype`."""
+        return self.source().astype(self.dtype, copy=False)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The array's rows in order, in contiguous pieces of about 64 MB, cast to `dtype`."""
+        array = np.atleast_1d(self.source())
+        rows = max(1, _BLOCK_BYTES * len(array) // max(1, array.nbytes))
+        for start in range(0, len(array), rows):
+            yield np.ascontiguousarray(array[start : start + rows], self.dtype)
+        self.release()
+
+    def load(self) -> np.ndarray:
+        """The array as JAX on a CPU uses it without a copy: contiguous, aligned, in `dtype`.
+
+        A view of the file where the file has it so. Otherwise a copy, and the file's pages are let
+        go, so that the two are never in memory together for more than one parameter.
+        """
+        array = self.source()
+        if (
+            array.dtype == self.dtype
+            and array.flags.c_contiguous
+            and array.ctypes.data % ALIGNMENT == 0
+        ):
+            return array
+        copy = aligned_empty(self.shape, self.dtype)
+        rows = np.atleast_1d(copy)
+        start = 0
+        for block in self.blocks():
+            rows[start : start + len(block)] = block
+            start += len(block)
+        return copy
+
     def transposed(self) -> "Tensor":
-        """The same tensor with its axes reversed; reading it makes a view, not a copy."""
-        return Tensor(self.shape[::-1], self.dtype, lambda: self.read().T)
+        """The same tensor with its axes reversed."""
+        return dataclasses.replace(self, shape=self.shape[::-1], source=lambda: self.source().T)
+
+    def as_dtype(self, dtype: np.dtype) -> "Tensor":
+        """The same tensor, cast while it is read."""
+        return dataclasses.replace(self, dtype=np.dtype(dtype))
 
     def as_weight(self, where: str) -> "Tensor":
         """The tensor in a dtype the network takes: float32 or bfloat16 as it is, else float32.
@@ -55,11 +98,19 @@ class Tensor:
         if self.dtype in _KEPT_DTYPES:
             return self
         if self.dtype in _WIDENED_DTYPES:
-            return Tensor(self.shape, np.dtype(np.float32), lambda: self.read().astype(np.float32))
+            return self.as_dtype(np.dtype(np.float32))
         raise InputError(
             f"{where} is stored as {self.dtype.name}; weights may be float32, bfloat16, float16 "
             "or float64. Change INITIAL_CHECKPOINT_PATH."
         )
+
+
+def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """An uninitialized array that starts at a multiple of `ALIGNMENT` bytes."""
+    nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def in_memory(array: Any) -> Tensor:
@@ -128,6 +179,16 @@ def check_parameters(
         asked = f"asks for {there}" if there is not None else "has no such parameter"
         raise InputError(
             f"{path}: parameter {name} {stored}, but {configured_by} {asked}. {remedy}"
+        )
+
+
+def check_both_stacks(where: object, stacks: Collection[str]) -> None:
+    """Raises InputError where a model is half a T5: `stacks` lacks "encoder" or "decoder"."""
+    missing = [stack for stack in ("encoder", "decoder") if stack not in stacks]
+    if missing:
+        raise InputError(
+            f"{where} holds no {' and no '.join(missing)}; a whole T5, encoder and decoder, is "
+            "needed. Change INITIAL_CHECKPOINT_PATH."
         )
 
 

@@ -172,5 +172,5 @@ def test_an_encoder_without_its_decoder_is_refused(model, folder):
     save_file(
         {k: v for k, v in state.items() if "embed_tokens" not in k}, folder / "model.safetensors"
     )
-    with pytest.raises(InputError, match="encoder without a decoder"):
+    with pytest.raises(InputError, match="holds no decoder"):
         load_backbone(folder)

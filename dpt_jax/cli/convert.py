@@ -1,0 +1,83 @@
+"""Convert a pretrained T5 between formats.
+
+  dpt convert /models/flan-t5-large /models/flan_t5_large
+  dpt convert gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 t5_1_1_base
+  dpt convert t5_1_1_base t5_1_1_base_hf --to hf --dtype bfloat16
+
+SOURCE is a folder of Hugging Face (safetensors or pytorch_model.bin), a T5X checkpoint in the
+released (zarr) format or in Orbax format, on a disk or in a bucket, or our own folder; it is told
+by looking inside. One parameter at a time is in memory, so that a model of any size can be
+converted. TARGET appears when it is whole.
+"""
+
+import argparse
+import sys
+import time
+
+HELP = "convert a pretrained T5 between Hugging Face, T5X and our own format"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("source", metavar="SOURCE", help="a folder, or the URL of a T5X checkpoint")
+    parser.add_argument("target", metavar="TARGET", help="the folder to make")
+    parser.add_argument(
+        "--to",
+        choices=("dpt", "hf"),
+        default="dpt",
+        help="TARGET's format: ours or Hugging Face's (default: dpt)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        help="dtype of every parameter in TARGET (default: as stored)",
+    )
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Converts, and prints what was made."""
+    from dpt_jax.errors import InputError
+    from dpt_jax.interop.conversion import convert
+
+    if args.gin_bindings:
+        raise InputError(f"dpt convert takes no gin bindings, but got {args.gin_bindings[0]!r}.")
+    progress = _Progress()
+    try:
+        made = convert(args.source, args.target, args.to, args.dtype, progress.update)
+    except InputError as error:
+        # The same errors name a gin macro where a run reads the model.
+        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "SOURCE")) from error
+    except KeyboardInterrupt:
+        print("\ndpt convert: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    finally:
+        progress.close()
+    tensors = made.tensors.values()
+    dtypes = " and ".join(sorted({tensor.dtype.name for tensor in tensors}))
+    count = sum(tensor.nbytes // tensor.dtype.itemsize for tensor in tensors)
+    nbytes = sum(tensor.nbytes for tensor in tensors)
+    print(f"{args.target}: {count:,} parameters, {dtypes}, {nbytes / 1e9:.2f} GB")
+    return None
+
+
+class _Progress:
+    """One line that is rewritten on a terminal; a line every ten seconds elsewhere."""
+
+    def __init__(self):
+        self._began = self._last = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+        self._shown = False
+
+    def update(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < (0.2 if self._terminal else 10) and done < total:
+            return
+        self._last = now
+        left = (now - self._began) * (total - done) / done
+        text = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB  {done / total:4.0%}  {left:.0f} s left"
+        self._shown = True
+        print(text, end="\r" if self._terminal else "\n", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self._shown and self._terminal:
+            print(file=sys.stderr)

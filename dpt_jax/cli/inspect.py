@@ -1,0 +1,192 @@
+"""Say what a file or folder is, what is in it, and what a prompt's spectrum looks like.
+
+  dpt inspect runs/rte
+  dpt inspect /models/t5-large --all
+  dpt inspect rte.npy --json
+
+Knows pretrained T5s (ours, Hugging Face's, T5X's), runs, and prompts: .npy, .npz, numpy checkpoint
+folders, safetensors, PEFT adapters and the released DPT code's .pt. What it is, is told by looking
+inside. Parameters that differ only in their layer are one line, unless --all is given.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+HELP = "say what a file or folder is, and show a prompt's spectrum"
+# The number of a layer in a parameter's name: "layers_3/", ".block.3.".
+_LAYER = re.compile(r"(?<=[._])\d+(?=[./])")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("path", metavar="PATH", help="a file, a folder, or the URL of a checkpoint")
+    parser.add_argument("--all", action="store_true", help="a line for every parameter")
+    parser.add_argument("--json", action="store_true", help="one JSON object, with everything")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Looks and prints."""
+    from dpt_jax.analysis.spectrum import spectrum
+    from dpt_jax.interop.describe import describe
+
+    found = describe(args.path)
+    rows = [(name, 1, t.shape, t.dtype.name, t.nbytes) for name, t in found.parameters.items()]
+    numbers = None if found.prompt is None else spectrum(found.prompt)
+    if args.json:
+        print(json.dumps(_report(args.path, found, rows, numbers)))
+    else:
+        _print(args.path, found, rows if args.all else _by_layer(rows), numbers)
+
+
+def _report(path: str, found: Any, rows: list[tuple], numbers: Any) -> dict[str, Any]:
+    parameters = [
+        {
+            "name": name,
+            "shape": list(shape),
+            "dtype": dtype,
+            "numbers": _size(shape),
+            "bytes": nbytes,
+        }
+        for name, _, shape, dtype, nbytes in rows
+    ]
+    report: dict[str, Any] = {
+        "path": path,
+        "kind": found.kind,
+        "summary": found.summary,
+        "details": dict(found.details),
+        "parameters": parameters,
+        "total": {key: sum(row[key] for row in parameters) for key in ("numbers", "bytes")},
+    }
+    if numbers is not None:
+        report["prompt"] = {
+            "length": numbers.length,
+            "width": numbers.width,
+            "spectrum": numbers.summary(),
+        }
+    return report
+
+
+def _by_layer(rows: Iterable[tuple]) -> list[tuple]:
+    """Rows that differ only in the number of their layer, as one row each."""
+    groups: dict[tuple, list[tuple]] = {}
+    for row in rows:
+        name, _, shape, dtype, _ = row
+        groups.setdefault((_LAYER.sub("{}", name, count=1), shape, dtype), []).append(row)
+    merged = []
+    for (pattern, shape, dtype), members in groups.items():
+        if len(members) == 1:
+            merged += members
+            continue
+        layers = sorted(int(_LAYER.search(name)[0]) for name, *_ in members)  # type: ignore[index]
+        name = pattern.replace("{}", f"{{{_ranges(layers)}}}", 1)
+        merged.append((name, len(members), shape, dtype, sum(row[-1] for row in members)))
+    return merged
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers as text: `0-2,5`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _print(path: str, found: Any, rows: list[tuple], numbers: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # What reads a pipe has no width: nothing is to be folded or cut.
+        console = Console(highlight=False, width=1000)
+
+    def show(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    show(f"{path}: {found.summary}")
+    if found.details:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for name, value in found.details.items():
+            table.add_row(_plain(name), _plain(value))
+        console.print(table)
+    if rows:
+        table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0))
+        table.add_column("parameter", overflow="fold")
+        for title in ("copies", "shape", "dtype", "numbers", "size"):
+            table.add_column(title, justify="left" if title == "dtype" else "right", no_wrap=True)
+        for name, copies, shape, dtype, nbytes in rows:
+            table.add_row(
+                _plain(name),
+                f"{copies:,}" if copies > 1 else "",
+                " × ".join(map(str, shape)) or "scalar",
+                dtype,
+                f"{copies * _size(shape):,}",
+                _human(nbytes),
+            )
+        console.print(table)
+        total, nbytes = (
+            sum(row[1] * _size(row[2]) for row in rows),
+            sum(row[-1] for row in rows),
+        )
+        show(f"Total: {total:,} numbers, {nbytes:,} bytes ({_human(nbytes)})")
+    if numbers is not None:
+        _print_spectrum(numbers, show)
+
+
+def _print_spectrum(numbers: Any, show: Any) -> None:
+    from dpt_jax.analysis.spectrum import Spectrum
+
+    assert isinstance(numbers, Spectrum)
+    values = [f"{value:.4g}" for value in numbers.singular_values]
+    width = max(map(len, values))
+    count = len(values)
+    show(f"\nPrompt of {numbers.length} tokens, {numbers.width} wide; of {count} directions")
+    show(
+        f"  effective rank        {numbers.effective_rank:>8.2f}  exp(entropy of the singular "
+        "values' shares), Roy and Vetterli 2007"
+    )
+    show(
+        f"  numerical rank        {numbers.numerical_rank:>8}  singular values above "
+        f"{numbers.tolerance:.2g}, numpy's tolerance for float32"
+    )
+    for share in (0.9, 0.99):
+        rank = numbers.rank_for_energy(share)
+        show(
+            f"  rank for {share:.0%} energy   {rank:>8}  squared singular values, largest first, "
+            f"up to {share:.0%} of their sum"
+        )
+    show("Singular values, largest first:")
+    for i in range(0, len(values), 8):
+        show("  " + " ".join(value.rjust(width) for value in values[i : i + 8]))
+
+
+def _size(shape: Iterable[int]) -> int:
+    import math
+
+    return math.prod(shape)
+
+
+def _plain(value: Any) -> Any:
+    """Text that rich shows as it is."""
+    from rich.text import Text
+
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    if isinstance(value, Mapping):
+        value = json.dumps(value)
+    return Text(str(value))
+
+
+def _human(nbytes: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"

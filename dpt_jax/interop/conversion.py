@@ -1,0 +1,106 @@
+"""Writing a pretrained T5 in another format, one parameter after the other."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop import hugging_face, own_folder
+from dpt_jax.interop.backbones import Backbone, open_backbone
+
+FORMATS = ("dpt", "hf")
+DTYPES = ("float32", "bfloat16")
+_VOCABULARY = {"dpt": "sentencepiece.model", "hf": "spiece.model"}
+# What tokenizers and generation of a Hugging Face folder read besides the vocabulary.
+_COMPANIONS = (
+    "added_tokens.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str = "dpt",
+    dtype: str | None = None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> Backbone:
+    """Copies a pretrained T5 to a new folder in our format or Hugging Face's.
+
+    Every parameter keeps its bits unless `dtype` is given. One parameter at a time is in memory.
+    The vocabulary and the tokenizer's files go along, under the name that the format gives them.
+
+    Args:
+      source: the model, in any format that `dpt_jax.interop.open_backbone` reads.
+      target: the folder to make, whole or not at all; it must not exist, or be empty.
+      to: "dpt" or "hf".
+      dtype: "float32" or "bfloat16" for every parameter; None keeps what each is stored in.
+      progress: called with the bytes written so far and in all.
+
+    Returns:
+      The copy, open.
+
+    Raises:
+      InputError: `source` is no whole T5, `target` holds something or cannot be written, or the
+        format has no such network.
+    """
+    for name, value, known in (("--to", to, FORMATS), ("--dtype", dtype, (*DTYPES, None))):
+        if value not in known:
+            shown = ", ".join(str(choice) for choice in known if choice)
+            raise InputError(f"{name} is {value!r}; it may be {shown}.")
+    if "://" in os.fspath(target):
+        raise InputError(f"TARGET is {target}; it must be a folder on a disk.")
+    path = Path(target).expanduser()
+    _check_target(os.fspath(source), path)
+    backbone = open_backbone(source)
+    tensors = dict(backbone.tensors)
+    if dtype is not None:
+        tensors = {name: tensor.as_dtype(dtype) for name, tensor in tensors.items()}
+
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    done = 0
+
+    def written(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(done, total)
+
+    write: Any = own_folder.write_backbone if to == "dpt" else hugging_face.write_folder
+    write(
+        path,
+        dataclasses.replace(backbone.config, dropout_rate=0.0),
+        tensors,
+        files=_companions(backbone.path, to),
+        origin=backbone.origin,
+        progress=written,
+    )
+    return open_backbone(path)
+
+
+def _check_target(source: str, target: Path) -> None:
+    # Before the source is opened, which may take long.
+    if target.exists():
+        if "://" not in source and Path(source).expanduser().resolve() == target.resolve():
+            raise InputError(f"SOURCE and TARGET are the same folder, {target}. Name a new TARGET.")
+        if not target.is_dir() or any(target.iterdir()):
+            raise InputError(
+                f"TARGET {target} exists{' and is not empty' if target.is_dir() else ''}. Name a "
+                "new folder, or remove this one first."
+            )
+
+
+def _companions(source: str, to: str) -> dict[str, Path]:
+    """Files to put beside the weights: their names there, and where they are."""
+    if "://" in source:
+        return {}
+    folder = Path(source).expanduser()
+    found = {name: folder / name for name in _COMPANIONS if (folder / name).is_file()}
+    for name in _VOCABULARY.values():
+        if (folder / name).is_file():
+            found.setdefault(_VOCABULARY[to], folder / name)
+    return found

@@ -1,0 +1,152 @@
+"""Telling what a file or folder is: a prompt, a pretrained T5, a run or another PEFT adapter."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float32
+from numpy import ndarray
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop import peft_adapter, stored_prompt
+from dpt_jax.interop.backbones import open_backbone
+from dpt_jax.interop.hugging_face import read_json
+from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.interop.tensors import Tensor, in_memory
+
+IDENTITY = "run.json"
+_BACKBONES = {
+    "dpt": "a pretrained T5 in dpt-jax's own format",
+    "hf": "a pretrained T5 of Hugging Face Transformers",
+    "t5x": "a pretrained T5 in T5X's released (zarr) checkpoint format",
+    "orbax": "a pretrained T5 in T5X's Orbax checkpoint format",
+}
+# A folder with one of these is meant as a pretrained T5, whole or not.
+_BACKBONE_FILES = (
+    "backbone.json config.json checkpoint _METADATA _CHECKPOINT_METADATA manifest.ocdbt "
+    "model.safetensors model.safetensors.index.json pytorch_model.bin pytorch_model.bin.index.json"
+).split()
+_SIZES = (
+    "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers head_dim mlp_dim "
+    "mlp_activations logits_via_embedding"
+).split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a path holds.
+
+    Attributes:
+      kind: "prompt", "backbone", "run", "adapter" (of PEFT, no prompt) or "tensors".
+      summary: the same in words, with the format.
+      parameters: what is stored, by name.
+      details: what else is said there, ready for JSON.
+      prompt: the prompt, where it is one or has one and it can be folded.
+    """
+
+    kind: str
+    summary: str
+    parameters: Mapping[str, Tensor]
+    details: Mapping[str, Any]
+    prompt: Float32[ndarray, "length embed"] | None = None
+
+
+def describe(location: str) -> Description:
+    """Finds out what `location` holds by looking inside; of a backbone no parameter is read.
+
+    Args:
+      location: a file or folder, or the URL of a checkpoint of T5X's.
+
+    Raises:
+      InputError: nothing is there, it is damaged, or it is nothing that is known.
+    """
+    if "://" in location:
+        return _backbone(location)
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise InputError(f"There is no file or folder {path}. Change PATH.")
+    if path.is_file():
+        return _file(path)
+    names = {entry.name for entry in path.iterdir()}
+    if peft_adapter.CONFIG in names:
+        config = read_json(path / peft_adapter.CONFIG)
+        if config.get("peft_type") != peft_adapter.PROMPT_TUNING:
+            summary = f"a PEFT adapter of type {config.get('peft_type')}, which is no soft prompt"
+            tensors = peft_adapter.open_tensors(path, "PATH")
+            return Description("adapter", summary, tensors, _without_nulls(config))
+    elif IDENTITY in names:
+        return _run(path)
+    elif names & set(_BACKBONE_FILES) or any(name.startswith("target.") for name in names):
+        return _backbone(location)
+    return _prompt(path)
+
+
+def _file(path: Path) -> Description:
+    if path.suffix == ".safetensors":
+        try:
+            tensors = open_safetensors(path)
+        except InputError as error:
+            raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "PATH")) from error
+        if not {stored_prompt.TENSOR, peft_adapter.TENSOR} & set(tensors):
+            summary = "a safetensors file of tensors, no soft prompt"
+            return Description("tensors", summary, tensors, {})
+    return _prompt(path)
+
+
+def _prompt(path: Path) -> Description:
+    try:
+        stored = stored_prompt.open_prompt(path, "PATH")
+    except stored_prompt.NotAPrompt as error:
+        raise InputError(
+            f"{path} is nothing that is known here; it {error.found}. Looked for prompts "
+            f"({stored_prompt.LOOKED_FOR}), for a pretrained T5 (ours, Hugging Face's, T5X's zarr "
+            "or Orbax) and for other PEFT adapters."
+        ) from error
+    details = dict(stored.details)
+    if stored.prompt is None:
+        details["note"] = "factors that only their own method can fold into a prompt"
+    return Description(
+        "prompt",
+        f"a soft prompt, {stored_prompt.FORMATS[stored.format]}",
+        {name: in_memory(array) for name, array in stored.arrays.items()},
+        details,
+        stored.prompt,
+    )
+
+
+def _run(folder: Path) -> Description:
+    identity = read_json(folder / IDENTITY)
+    steps = stored_prompt.numpy_checkpoints(folder)
+    details: dict[str, Any] = {
+        "task": identity.get("task.mixture_or_task_name"),
+        "method": identity.get("prompt.method"),
+        "steps with a saved prompt": list(steps),
+    }
+    best = stored_prompt.best_step(folder)
+    shown = best if best in steps else max(steps, default=None)
+    details["best step"] = best
+    details["shown step"] = shown
+    details = _without_nulls(details)
+    summary = "a run of dpt train"
+    if shown is None:
+        return Description("run", f"{summary} without a saved prompt", {}, details)
+    stored = stored_prompt.open_prompt(steps[shown], "PATH")
+    arrays = {name: in_memory(array) for name, array in stored.arrays.items()}
+    return Description("run", summary, arrays, details, stored.prompt)
+
+
+def _backbone(location: str) -> Description:
+    try:
+        backbone = open_backbone(location)
+    except InputError as error:
+        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "PATH")) from error
+    sizes = {name: getattr(backbone.config, name) for name in _SIZES}
+    details = json.loads(json.dumps(sizes))
+    summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
+    return Description("backbone", summary, backbone.tensors, details)
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

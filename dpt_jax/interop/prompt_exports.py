@@ -1,0 +1,145 @@
+"""Taking a prompt home: `.npy`, safetensors and PEFT, each with a README that says how to load it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from dpt_jax.errors import InputError
+from dpt_jax.files import TEMPORARY_MARK, atomic_folder, atomic_write
+from dpt_jax.interop import peft_adapter
+from dpt_jax.interop.peft_adapter import BaseModel
+from dpt_jax.interop.prompts import save_prompt
+from dpt_jax.interop.stored_prompt import FACTOR_PREFIX, FACTORS, PROMPT, SAFETENSORS, TENSOR
+from dpt_jax.interop.tensors import flatten, unflatten
+
+FORMATS = ("npy", "peft", "safetensors")
+README = "README.md"
+# What a folder of each format holds, the file last without which it is no prompt.
+_FILES = {
+    "npy": (README, FACTORS, PROMPT),
+    "peft": (README, peft_adapter.WEIGHTS, peft_adapter.CONFIG),
+    "safetensors": (README, SAFETENSORS),
+}
+
+
+def export_prompt(
+    path: Path,
+    prompt: Float32[np.ndarray, "length embed"],
+    factors: Mapping[str, np.ndarray] | None = None,
+    format: str = "npy",
+    base: BaseModel | None = None,
+    origin: str = "",
+) -> None:
+    """Writes a prompt for others to load. What an earlier export left at `path` is replaced.
+
+    Args:
+      path: a folder; or a file that ends in `.npy` or `.safetensors`, whose README is beside it
+        under the file's whole name.
+      prompt: the folded prompt.
+      factors: the parameters it was folded from; written where the format has a place for them.
+      format: one of `FORMATS`; that of a file is the one it ends in.
+      base: what is known of the model it was trained for; only PEFT's format keeps it.
+      origin: where the prompt comes from, a sentence for the README.
+
+    Raises:
+      InputError: `path` does not fit the format, or is a folder with other files in it.
+    """
+    suffix = path.suffix.removeprefix(".")
+    if suffix in ("npy", "npz", "safetensors", "pt", "bin") and suffix != format:
+        raise InputError(
+            f"--output = {path} ends in .{suffix}, but --format is {format}. Give a folder"
+            f"{'' if format == 'peft' else f' or a name that ends in .{format}'}."
+        )
+    factors = flatten(factors or {})
+    base = base or BaseModel()
+    if suffix == format:
+        if path.is_dir():
+            raise InputError(f"--output = {path} is a folder; a file was to be written.")
+        if format == "npy":
+            save_prompt(path, prompt)
+        else:
+            _save_safetensors(path, prompt, factors)
+        _write(path.with_name(f"{path.name}.{README}"), _readme(path, prompt, format, base, origin))
+        return
+    with _folder(path, format) as folder:
+        _write(folder / README, _readme(path, prompt, format, base, origin))
+        if format == "npy":
+            save_prompt(folder, prompt, unflatten(factors) if factors else None)
+        elif format == "safetensors":
+            _save_safetensors(folder / SAFETENSORS, prompt, factors)
+        else:
+            peft_adapter.write_adapter(folder, prompt, base)
+
+
+@contextlib.contextmanager
+def _folder(path: Path, format: str) -> Iterator[Path]:
+    """A folder to write an export into: a new one appears whole, in an old one all is replaced."""
+    if not path.exists():
+        with atomic_folder(path) as folder:
+            yield folder
+        return
+    if not path.is_dir():
+        raise InputError(f"--output = {path} is a file; {format} is written into a folder.")
+    names = {entry.name for entry in path.iterdir() if TEMPORARY_MARK not in entry.name}
+    others = sorted(names - set(_FILES[format]))
+    if others:
+        raise InputError(
+            f"--output = {path} holds {', '.join(others[:4])}{', …' if others[4:] else ''}, which "
+            f"no export in {format} writes. Name a new folder."
+        )
+    # In this order, so that what is interrupted here is not taken for a prompt.
+    for name in reversed(_FILES[format]):
+        (path / name).unlink(missing_ok=True)
+    yield path
+
+
+def _save_safetensors(
+    path: Path, prompt: np.ndarray, factors: Mapping[str, np.ndarray]
+) -> None:
+    from safetensors.numpy import save_file
+
+    tensors = {TENSOR: prompt, **{FACTOR_PREFIX + name: a for name, a in factors.items()}}
+    with atomic_write(path) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+            temporary,
+            metadata={"format": "pt", "content": "dpt-jax prompt"},
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
+
+
+def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin: str) -> str:
+    length, width = prompt.shape
+    name = path.name or path.resolve().name
+    about = (
+        f"A soft prompt for T5, float32 `[{length}, {width}]`, which goes in front of the encoder's "
+        f"embedded input. {origin}".rstrip()
+    )
+    return (
+        f"# {name}\n\n{about}\n\n```python\n{_how_to_load(name, format, base)}\n```\n\n"
+        f"In dpt-jax: `dpt evaluate --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
+    )
+
+
+def _how_to_load(name: str, format: str, base: BaseModel) -> str:
+    """At most five lines of Python, to be run beside `name`."""
+    if format == "npy":
+        file = name if name.endswith(".npy") else f"{name}/{PROMPT}"
+        return f"import numpy as np\n\nprompt = np.load({file!r})"
+    if format == "safetensors":
+        file = name if name.endswith(".safetensors") else f"{name}/{SAFETENSORS}"
+        load = f"prompt = load_file({file!r})[{TENSOR!r}]"
+        return f"from safetensors.numpy import load_file\n\n{load}"
+    t5 = base.name_or_path or "folder of the Hugging Face T5 that it was trained for"
+    return f"""from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained({t5!r}), {name!r})
+batch = AutoTokenizer.from_pretrained({t5!r})(["a text"], padding=True, return_tensors="pt")
+outputs = model.generate(**batch, max_new_tokens=16)"""
