@@ -1,0 +1,403 @@
+"""Where a run's state comes from and goes to: checkpoints of T5X, of others, and numpy files."""
+
+import functools
+import json
+import os
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
+
+import seqio
+from flax.core import freeze
+from flax.traverse_util import flatten_dict
+from t5x import checkpoints, utils
+
+from dpt_jax.demo import tasks as demo_tasks  # registers them
+from dpt_jax.errors import InputError
+from dpt_jax.interop import load_backbone, load_factors, load_prompt, save_backbone
+from dpt_jax.prompts import (
+    ClassLabels,
+    DecomposedPrompt,
+    SampledVocabulary,
+    VanillaPrompt,
+    from_file,
+    truncated_svd,
+)
+from dpt_jax.t5x import numpy_checkpoints, prompt_state
+from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
+from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
+from dpt_jax.t5x.vocabulary import check_vocabularies
+from dpt_jax.training.setup import init_prompt
+from tests.models.random_weights import random_parameters
+from tests.t5x import tiny
+
+pytestmark = pytest.mark.t5x
+
+PROMPT = DecomposedPrompt(tiny.LENGTH, tiny.WIDTH, 2)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """A plain T5 that T5X has saved at step 1000 of pretraining, and its parameters."""
+    return tiny.write_t5x_checkpoint(tmp_path_factory.mktemp("pretrained"), tiny.config())
+
+
+def checkpointer(folder=None, prompt=PROMPT, optimizer=None, training=True, cfg=None, **settings):
+    """What `t5x.train` makes for a run in `folder`, or `t5x.eval` where it does not train."""
+    made = tiny.initializer(cfg or tiny.config(), prompt, optimizer, training)
+    return PromptCheckpointer(
+        made.global_train_state_shape,
+        tiny.partitioner(),
+        str(folder or ""),
+        prompt=prompt,
+        model_dir=str(folder) if folder else None,
+        save_dtype=None,
+        **settings,
+    )
+
+
+def moved(state, step):
+    """The state some steps later: another prompt, and slots that are not zero."""
+    state = state.replace_step(np.asarray(step, np.int32))
+    prompt = jax.tree.map(lambda x: x + step, state.params["prompt"])
+    flat = flatten_dict(state.state_dict(), sep="/")
+    optimizer = jax.tree.map(lambda x: x + step, state._optimizer.state)
+    assert any(name.startswith("state/param_states") for name in flat)
+    params = freeze({**state.params, "prompt": prompt})
+    return state.replace(_optimizer=state._optimizer.replace(state=optimizer, target=params))
+
+
+def leaves(state):
+    """Every leaf of a state as numpy, by T5X's names."""
+    flat = prompt_state.flat_state(state)
+    return {name: np.asarray(leaf) for name, leaf in flat.items()}
+
+
+def assert_equal(state, expected):
+    state, expected = leaves(state), leaves(expected)
+    assert state.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state[name], array, err_msg=name)
+        assert state[name].dtype == array.dtype, name
+
+
+def test_a_new_run_begins_at_step_0_with_the_pretrained_weights_bit_for_bit(pretrained, tmp_path):
+    path, params = pretrained
+    state = checkpointer(tmp_path).restore(path=str(path))
+    assert int(state.step) == 0
+    assert tiny.frozen(state).keys() == params.keys()
+    for name, array in tiny.frozen(state).items():
+        assert array.tobytes() == params[name].tobytes(), name
+    for name, slot in leaves(state).items():
+        if name.startswith("state/"):
+            assert not slot.any(), name
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [PROMPT, VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=SampledVocabulary(40))],
+    ids=["factors", "sampled vocabulary"],
+)
+def test_the_prompt_starts_where_dpt_train_starts_it(pretrained, tmp_path, prompt):
+    path, params = pretrained
+    state = checkpointer(tmp_path, prompt, random_seed=3).restore(path=str(path))
+    _, backbone = load_backbone(path)
+    expected = init_prompt(prompt, backbone, tiny.VOCABULARY, seed=3)
+    for name, array in tiny.prompt_of(state).items():
+        np.testing.assert_array_equal(array, expected[name])
+    if isinstance(prompt, VanillaPrompt):
+        table = params["token_embedder/embedding"]
+        assert all((row == table[3:43]).all(1).any() for row in tiny.prompt_of(state)["prompt"])
+
+
+def test_class_labels_start_at_the_restored_embeddings_of_their_pieces(pretrained, tmp_path):
+    path, params = pretrained
+
+    class Letters:
+        def encode(self, text):
+            return [ord(letter) - ord("a") + 10 for letter in text]
+
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=ClassLabels(["b", "ad"]))
+    state = checkpointer(tmp_path, prompt, vocabulary=Letters()).restore(path=str(path))
+    rows, table = tiny.prompt_of(state)["prompt"], params["token_embedder/embedding"]
+    np.testing.assert_allclose(rows[0], table[11])
+    np.testing.assert_allclose(rows[1], (table[10] + table[13]) / 2, rtol=1e-6)
+
+
+def test_a_run_starts_from_a_npy_file(pretrained, tmp_path):
+    array = np.random.default_rng(0).normal(size=(tiny.LENGTH, tiny.WIDTH)).astype(np.float32)
+    np.save(tmp_path / "prompt.npy", array)
+    file = str(tmp_path / "prompt.npy")
+    vanilla = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(file))
+    state = checkpointer(tmp_path / "a", vanilla).restore(path=str(pretrained[0]))
+    np.testing.assert_array_equal(tiny.prompt_of(state)["prompt"], array)
+    svd = DecomposedPrompt(
+        tiny.LENGTH, tiny.WIDTH, 5, truncated_svd(file, "A"), truncated_svd(file, "B")
+    )
+    factors = tiny.prompt_of(checkpointer(tmp_path / "b", svd).restore(path=str(pretrained[0])))
+    np.testing.assert_allclose(factors["A"] @ factors["B"], array, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((tiny.LENGTH, 16), "EMBED_DIM of 32"),
+        ((7, tiny.WIDTH), "set --gin.PROMPT_LENGTH=7"),
+        (None, "There is no prompt file"),
+    ],
+)
+def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_path, shape, message):
+    file = tmp_path / "prompt.npy"
+    if shape:
+        np.save(file, np.zeros(shape, np.float32))
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(file)))
+    with pytest.raises(InputError, match=message):
+        # There is nothing here that could be read.
+        checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "checkpoint_1"))
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
+@pytest.mark.parametrize("only_prompt", [False, True])
+def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_prompt):
+    wrapped = PromptOptimizer(optimizer, clip_norm=1.0)
+    saving = checkpointer(tmp_path, optimizer=wrapped, save_only_prompt=only_prompt)
+    start = saving.restore(path=str(pretrained[0]))
+    for step in (4, 8):
+        saving.save(moved(start, step))
+    assert [path.name for path in tmp_path.glob("checkpoint_*")] == (
+        [] if only_prompt else ["checkpoint_4", "checkpoint_8"]
+    )
+    path = pretrained[0] if only_prompt else tmp_path / "checkpoint_8"
+    # T5X restores with a checkpointer of its own.
+    restoring = checkpointer(tmp_path, optimizer=wrapped, save_only_prompt=only_prompt)
+    assert_equal(restoring.restore(path=str(path)), moved(start, 8))
+
+
+def test_a_resumed_run_needs_no_file_that_its_prompt_started_from(pretrained, tmp_path):
+    file = tmp_path / "prompt.npy"
+    np.save(file, np.zeros((tiny.LENGTH, tiny.WIDTH), np.float32))
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(file)))
+    state = checkpointer(tmp_path, prompt).restore(path=str(pretrained[0]))
+    checkpointer(tmp_path, prompt).save(moved(state, 2))
+    file.unlink()
+    again = checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "checkpoint_2"))
+    assert_equal(again, moved(state, 2))
+
+
+def test_numpy_checkpoints_hold_the_prompt_and_outlive_t5xs_own(pretrained, tmp_path):
+    saving = checkpointer(tmp_path, keep=1)
+    start = saving.restore(path=str(pretrained[0]))
+    for step in (1, 2, 3):
+        saving.save(moved(start, step))
+    assert [path.name for path in tmp_path.glob("checkpoint_*")] == ["checkpoint_3"]
+    for step in (1, 2, 3):
+        folder = tmp_path / "numpy_checkpoints" / f"checkpoint_{step}"
+        factors = tiny.prompt_of(moved(start, step))
+        for name, array in load_factors(folder).items():
+            np.testing.assert_array_equal(array, factors[name])
+        expected = factors["A"].astype(np.float64) @ factors["B"]
+        np.testing.assert_allclose(load_prompt(folder), expected, rtol=1e-5)
+        assert {path.name for path in folder.iterdir()} == {"prompt.npy", "prompt_params.npz"}
+
+
+def test_saving_the_prompt_alone_takes_kilobytes(pretrained, tmp_path):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    saving.save(moved(saving.restore(path=str(pretrained[0])), 1))
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 10_000
+
+
+def test_one_host_writes_for_all(pretrained, tmp_path, monkeypatch):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    state = moved(saving.restore(path=str(pretrained[0])), 1)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    saving.save(state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_was_killed_leaves_nothing_that_is_taken_for_a_prompt(
+    pretrained, tmp_path, monkeypatch
+):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    start = saving.restore(path=str(pretrained[0]))
+    saving.save(moved(start, 4))
+    replace = os.replace
+
+    def dying(source, target):
+        if str(target).endswith("prompt.npy"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        saving.save(moved(start, 8))
+    monkeypatch.undo()
+    again = checkpointer(tmp_path, save_only_prompt=True)
+    assert_equal(again.restore(path=str(pretrained[0])), moved(start, 4))
+    saving.save(moved(start, 8))
+    assert_equal(again.restore(path=str(pretrained[0])), moved(start, 8))
+
+
+def test_a_step_that_is_trained_again_replaces_what_was_saved(pretrained, tmp_path):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    start = saving.restore(path=str(pretrained[0]))
+    saving.save(moved(start, 4))
+    other = moved(moved(start, 2), 4)
+    saving.save(other)
+    assert_equal(saving.restore(path=str(pretrained[0])), other)
+
+
+def test_a_bucket_is_written_and_read(tmp_path):
+    # TensorFlow's in-memory file system stands for any that has no local paths.
+    folder = numpy_checkpoints.checkpoint_folder("ram://run", 4)
+    params = {"A": np.ones((5, 2), np.float32), "B": np.ones((2, 3), np.float32)}
+    state = {"state/step": np.asarray(4, np.int32)}
+    for factor in (1, 2, 2):
+        numpy_checkpoints.write(
+            folder, np.ones((5, 3)), {**params, "A": factor * params["A"]}, state
+        )
+    found = numpy_checkpoints.latest_train_state("ram://run")
+    assert (found.step, found.values["state/step"]) == (4, 4)
+    np.testing.assert_array_equal(found.values["target/prompt/A"], 2 * params["A"])
+    assert numpy_checkpoints.latest_train_state("ram://nothing") is None
+
+
+def test_the_frozen_part_is_kept_as_bfloat16_where_asked_and_the_prompt_is_not(
+    pretrained, tmp_path
+):
+    path, params = pretrained
+    bfloat16 = functools.partial(checkpointer, tmp_path, frozen_dtype="bfloat16")
+    state = bfloat16().restore(path=str(path))
+    rounded = {name: array.astype(jax.numpy.bfloat16) for name, array in params.items()}
+
+    def check(state):
+        for name, array in tiny.frozen(state).items():
+            assert array.dtype == jax.numpy.bfloat16
+            assert array.tobytes() == rounded[name].tobytes(), name
+        assert {x.dtype for x in tiny.prompt_of(state).values()} == {np.dtype(np.float32)}
+
+    check(state)
+    bfloat16().save(moved(state, 2))
+    on_disk = tmp_path / "checkpoint_2" / "target.encoder.encoder_norm.scale" / ".zarray"
+    assert json.loads(on_disk.read_text())["dtype"] == "bfloat16"
+    again = bfloat16().restore(path=str(tmp_path / "checkpoint_2"))
+    check(again)
+    assert_equal(again, moved(state, 2))
+    check(bfloat16(training=False).restore(path=str(tmp_path / "checkpoint_2")))
+
+
+def test_an_evaluation_takes_the_prompt_and_step_of_the_run(pretrained, tmp_path):
+    saving = checkpointer(tmp_path)
+    state = moved(saving.restore(path=str(pretrained[0])), 7)
+    saving.save(state)
+    found = checkpointer(training=False).restore(path=str(tmp_path / "checkpoint_7"))
+    assert int(found.step) == 7
+    assert found.params.keys() == state.params.keys()
+    for name, array in tiny.prompt_of(state).items():
+        np.testing.assert_array_equal(tiny.prompt_of(found)[name], array)
+
+
+def test_an_evaluation_takes_a_npy_file_beside_a_plain_checkpoint(pretrained, tmp_path):
+    array = np.random.default_rng(0).normal(size=(tiny.LENGTH, tiny.WIDTH)).astype(np.float32)
+    np.save(tmp_path / "prompt.npy", array)
+    prompt = VanillaPrompt(
+        tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(tmp_path / "prompt.npy"))
+    )
+    found = checkpointer(prompt=prompt, training=False).restore(path=str(pretrained[0]))
+    np.testing.assert_array_equal(tiny.prompt_of(found)["prompt"], array)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [PROMPT, VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=SampledVocabulary(40))],
+    ids=["factors", "sampled vocabulary"],
+)
+def test_a_random_prompt_is_not_evaluated(pretrained, prompt):
+    evaluating = checkpointer(prompt=prompt, training=False)
+    with pytest.raises(InputError, match=r"lacks .* prompt/.*CHECKPOINT_PATH.*PROMPT_FILE"):
+        evaluating.restore(path=str(pretrained[0]))
+
+
+def test_a_checkpoint_without_the_frozen_parameters_is_refused(pretrained, tmp_path):
+    deeper = checkpointer(tmp_path, cfg=tiny.config(num_decoder_layers=3))
+    with pytest.raises(InputError, match=r"lacks 14 of .*decoder/layers_2/.*INITIAL_CHECKPOINT"):
+        deeper.restore(path=str(pretrained[0]))
+
+
+def test_a_checkpoint_of_other_sizes_is_refused(pretrained, tmp_path):
+    wider = checkpointer(tmp_path, cfg=tiny.config(mlp_dim=44))
+    with pytest.raises(InputError, match=r"mlp/w\S+ has shape \(\S+, \S+\), but the model file"):
+        wider.restore(path=str(pretrained[0]))
+
+
+def test_a_run_with_another_prompt_or_optimizer_is_not_continued(pretrained, tmp_path):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    saving.save(moved(saving.restore(path=str(pretrained[0])), 4))
+    wider = DecomposedPrompt(tiny.LENGTH, tiny.WIDTH, 3)
+    with pytest.raises(InputError, match=r"A of shape \(5, 2\).*\(5, 3\).*another --gin.MODEL_DIR"):
+        checkpointer(tmp_path, wider).restore(path=str(pretrained[0]))
+    with pytest.raises(InputError, match=r"param_states.*another --gin.MODEL_DIR"):
+        checkpointer(tmp_path, optimizer=PromptOptimizer(optax.sgd)).restore(
+            path=str(pretrained[0])
+        )
+
+
+def test_a_tensorflow_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match="convert_tf_checkpoint"):
+        checkpointer(tmp_path).restore_from_tf_checkpoint("model.ckpt-1000000")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no pretrained T5"):
+        checkpointer(tmp_path / "run").restore(path=str(tmp_path / "empty"))
+
+
+def test_a_backbone_that_dpt_train_reads_is_read_too(tmp_path):
+    cfg = tiny.config("t5_1_0")
+    params = random_parameters(cfg)
+    save_backbone(tmp_path / "backbone", cfg, params)
+    state = checkpointer(tmp_path, cfg=cfg).restore(path=str(tmp_path / "backbone"))
+    for name, array in flatten_dict(params, sep="/").items():
+        np.testing.assert_array_equal(tiny.frozen(state)[name], array)
+
+
+def test_an_orbax_checkpoint_of_t5x_is_read_too(pretrained, tmp_path):
+    path, params = pretrained
+    state = checkpointer(tmp_path).restore(path=str(path))
+    manager = checkpoints.OrbaxCheckpointManagerInterface(
+        str(tmp_path), state, tiny.partitioner(), save_dtype=np.dtype(np.float32)
+    )
+    manager.save(state)
+    manager.close()
+    found = checkpointer(tmp_path / "run").restore(path=str(tmp_path / "checkpoint_0"))
+    for name, array in tiny.frozen(found).items():
+        assert array.tobytes() == params[name].tobytes(), name
+
+
+def test_without_a_checkpoint_the_prompt_starts_from_the_random_backbones_embeddings():
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=SampledVocabulary(40))
+    state = tiny.initializer(tiny.config(), prompt).from_scratch(jax.random.PRNGKey(0))
+    table = np.asarray(state.params["token_embedder"]["embedding"])
+    assert all((row == table[3:43]).all(1).any() for row in tiny.prompt_of(state)["prompt"])
+
+
+def test_a_task_with_another_vocabulary_than_the_models_is_refused():
+    assert demo_tasks
+    config = utils.DatasetConfig("demo_questions", {}, "train", 8, False, 0)
+    model = tiny.model(tiny.config(), PROMPT)
+    with pytest.raises(InputError, match=r"'demo_questions' has.*sentencepiece.*VOCABULARY_FILE"):
+        check_vocabularies(config, model)
+    model._input_vocabulary = model._output_vocabulary = (
+        seqio.get_mixture_or_task("demo_questions").output_features["inputs"].vocabulary
+    )
+    check_vocabularies(config, model)
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_refused(monkeypatch):
+    monkeypatch.setattr(tiny, "VOCABULARY", seqio.ByteVocabulary())
+    with pytest.raises(InputError, match=r"259 pieces, but the model embeds 64"):
+        tiny.initializer(tiny.config(), PROMPT)

@@ -1,0 +1,244 @@
+"""The prompted network in T5X's stock model, against T5X without a prompt and against ours."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
+
+from flax.core import freeze, unfreeze
+from flax.traverse_util import flatten_dict
+from t5x import decoding, train_state
+from t5x import trainer as t5x_trainer
+
+from dpt_jax.errors import InputError
+from dpt_jax.models import Transformer
+from dpt_jax.models.decoding import greedy_decode
+from dpt_jax.prompts import DecomposedPrompt, ResidualPrompt, SpectralPrompt, VanillaPrompt
+from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
+from dpt_jax.training.state import TrainState
+from dpt_jax.training.step import make_loss_fn, make_train_step
+from tests.models.random_weights import random_parameters
+from tests.t5x import tiny
+
+pytestmark = pytest.mark.t5x
+
+# A prompt whose rows are embeddings of tokens is the same as those tokens in front of the text.
+TOKENS = np.asarray([9, 33, 5, 60, 17], np.int32)
+
+
+@pytest.fixture(scope="module", params=tiny.FORMS)
+def both(request):
+    """The configuration, its parameters with such a prompt, and a batch without and with it."""
+    cfg = tiny.config(request.param)
+    params = random_parameters(cfg)
+    prompt = params["token_embedder"]["embedding"][TOKENS]
+    batch = tiny.batch()
+    in_text = np.concatenate(
+        [np.tile(TOKENS, (tiny.ROWS, 1)), batch["encoder_input_tokens"]], axis=1
+    )
+    return (
+        cfg,
+        {**params, "prompt": {"prompt": prompt}},
+        batch,
+        params,
+        {**batch, "encoder_input_tokens": in_text},
+    )
+
+
+def models(both, **settings):
+    cfg, params, batch, plain_params, plain_batch = both
+    prompted = tiny.model(cfg, VanillaPrompt(tiny.LENGTH, tiny.WIDTH), **settings)
+    return (prompted, params, batch), (tiny.model(cfg, **settings), plain_params, plain_batch)
+
+
+def test_the_loss_and_its_metrics_are_those_of_the_same_prompt_given_as_text(both):
+    (loss, metrics), (plain, plain_metrics) = (
+        jax.jit(functools.partial(model.loss_fn, dropout_rng=None))(params, batch)
+        for model, params, batch in models(both)
+    )
+    np.testing.assert_allclose(loss, plain, rtol=1e-6)
+    # Prompt positions are no target tokens.
+    for name in ("loss", "accuracy", "cross_ent_loss"):
+        ours, theirs = (m[name].compute() for m in (metrics, plain_metrics))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_scores_are_those_of_the_same_prompt_given_as_text(both):
+    ours, theirs = (jax.jit(m.score_batch)(p, b) for m, p, b in models(both))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("decode_fn", "num_decodes"),
+    [
+        (decoding.beam_search, 1),
+        (decoding.beam_search, 3),
+        (functools.partial(decoding.temperature_sample, temperature=0.7, topk=8), 2),
+    ],
+)
+def test_beam_search_and_sampling_find_what_the_same_prompt_given_as_text_finds(
+    both, decode_fn, num_decodes
+):
+    results = []
+    for model, params, batch in models(both, decode_fn=decode_fn):
+        decode = functools.partial(
+            model.predict_batch_with_aux, return_all_decodes=True, num_decodes=num_decodes
+        )
+        # The seed makes both sample alike.
+        results.append(jax.jit(decode)(params, batch, rng=jax.random.key(4)))
+    (ours, scores), (theirs, plain_scores) = results
+    assert ours.shape == (tiny.ROWS, num_decodes, tiny.TARGET)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(scores["scores"], plain_scores["scores"], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def decomposed(both):
+    cfg, params, batch, *_ = both
+    prompt = DecomposedPrompt(tiny.LENGTH, tiny.WIDTH, 2)
+    drawn = prompt.initialize(jax.random.key(1))
+    frozen = {name: leaf for name, leaf in params.items() if name != "prompt"}
+    return cfg, prompt, frozen, jax.tree.map(np.asarray, drawn), batch
+
+
+def test_the_loss_is_that_of_dpt_train(decomposed):
+    cfg, prompt, frozen, drawn, batch = decomposed
+    loss, _ = jax.jit(functools.partial(tiny.model(cfg, prompt).loss_fn, dropout_rng=None))(
+        {**frozen, "prompt": drawn}, batch
+    )
+    summed, count = jax.jit(make_loss_fn(Transformer(cfg, prompt)))(
+        {"prompt": drawn}, frozen, batch, jax.random.key(0)
+    )
+    np.testing.assert_allclose(loss, summed / count, atol=1e-5, rtol=0)
+
+
+def test_greedy_answers_are_those_of_dpt_evaluate(decomposed):
+    cfg, prompt, frozen, drawn, batch = decomposed
+    params = {**frozen, "prompt": drawn}
+    greedy = functools.partial(decoding.temperature_sample, temperature=0.0)
+    theirs = jax.jit(tiny.model(cfg, prompt, decode_fn=greedy).predict_batch)(params, batch)
+    ours = jax.jit(functools.partial(greedy_decode, Transformer(cfg, prompt), max_decode_length=6))(
+        params, batch["encoder_input_tokens"]
+    )
+    np.testing.assert_array_equal(theirs, ours)
+
+
+def trained_by_t5x(cfg, prompt, frozen, drawn, batches, optimizer, rate):
+    """T5X's state after a step a batch, made by the functions that its Trainer runs."""
+    model = tiny.model(cfg, prompt, optimizer)
+    variables = jax.eval_shape(
+        lambda: model.get_initial_variables(
+            jax.random.key(0), {k: v.shape for k, v in batches[0].items()}
+        )
+    )
+    params = jax.tree.map(jnp.asarray, {**frozen, "prompt": drawn})
+    state = train_state.FlaxOptimTrainState.create(
+        optimizer, freeze({**unfreeze(variables), "params": params})
+    )
+    step = jax.jit(functools.partial(t5x_trainer.train_with_lr, model=model, num_microbatches=None))
+    for batch in batches:
+        state, _ = step(state, batch, jnp.float32(rate(state.step)), None)
+    return state
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.01])
+def test_ten_adamw_steps_reach_the_prompt_of_dpt_train(decomposed, clip_norm):
+    cfg, prompt, frozen, drawn, _ = decomposed
+    batches = [tiny.batch(seed) for seed in range(10)]
+    rate = optax.linear_schedule(0.3, 0.0, 10)
+    adamw = functools.partial(optax.adamw, weight_decay=1e-3)
+    state = trained_by_t5x(
+        cfg, prompt, frozen, drawn, batches, PromptOptimizer(adamw, clip_norm), rate
+    )
+
+    optimizer = adamw(rate)
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    ours = TrainState.create({"prompt": jax.tree.map(jnp.asarray, drawn)}, optimizer, seed=0)
+    step = jax.jit(make_train_step(make_loss_fn(Transformer(cfg, prompt)), optimizer))
+    for batch in batches:
+        ours, _ = step(ours, frozen, batch)
+
+    assert int(state.step) == 10
+    for name, factor in ours.params["prompt"].items():
+        np.testing.assert_allclose(state.params["prompt"][name], factor, atol=1e-4, rtol=0)
+        assert np.abs(factor - drawn[name]).max() > 0.1
+    for name, array in flatten_dict(frozen, sep="/").items():
+        assert tiny.frozen(state)[name].tobytes() == np.asarray(array).tobytes(), name
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
+def test_only_the_prompt_has_optimizer_slots(decomposed, optimizer):
+    cfg, _, frozen, *_ = decomposed
+    # Wide enough for Adafactor to factor the slots.
+    prompt = VanillaPrompt(160, 160)
+    drawn = prompt.initialize(jax.random.key(0))
+    wrapped = PromptOptimizer(optimizer)
+    slots = wrapped.init_state({**frozen, "prompt": drawn}).param_states
+    alone = optimizer(0.1).init(drawn)
+    sizes = [leaf.shape for leaf in jax.tree.leaves(slots)]
+    assert sizes == [leaf.shape for leaf in jax.tree.leaves(alone)]
+
+
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor, optax.lion])
+def test_an_update_is_that_of_the_optimizer_on_the_prompt_alone(optimizer):
+    prompt = {"A": jnp.ones((4, 2)), "B": jnp.full((2, 8), 0.5)}
+    # Adding even a zero update would lose the sign of -0.0.
+    params = freeze({"encoder": {"scale": jnp.asarray([-0.0, 1.0])}, "prompt": prompt})
+    grads = jax.tree.map(
+        lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params
+    )
+    wrapped = PromptOptimizer(optimizer).create(params)
+    wrapped = jax.jit(lambda o, g: o.apply_gradient(g, learning_rate=0.2))(wrapped, grads)
+
+    updates, _ = optimizer(0.2).update(
+        unfreeze(grads["prompt"]), optimizer(0.2).init(prompt), prompt
+    )
+    for name, expected in optax.apply_updates(prompt, updates).items():
+        np.testing.assert_allclose(wrapped.target["prompt"][name], expected, rtol=1e-6)
+    scale = np.asarray(wrapped.target["encoder"]["scale"])
+    assert scale.tobytes() == np.float32([-0.0, 1.0]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        VanillaPrompt(tiny.LENGTH, tiny.WIDTH),
+        DecomposedPrompt(tiny.LENGTH, tiny.WIDTH, 2),
+        ResidualPrompt(tiny.LENGTH, tiny.WIDTH, hidden_dim=4),
+        SpectralPrompt(tiny.LENGTH, tiny.WIDTH),
+    ],
+    ids=lambda prompt: type(prompt).__name__,
+)
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
+def test_every_prompt_is_replicated_and_the_backbone_keeps_t5xs_axes(prompt, optimizer):
+    made = tiny.initializer(tiny.config(), prompt, PromptOptimizer(optimizer))
+    axes = flatten_dict(made.train_state_axes.state_dict(), sep="/")
+    assert set(axes) == set(flatten_dict(made.global_train_state_shape.state_dict(), sep="/"))
+    for name, spec in axes.items():
+        if name.startswith(("target/prompt/", "state/")):
+            assert spec is None or set(spec) <= {None}, name
+    assert tuple(axes["target/token_embedder/embedding"]) == ("model", None)
+    assert tuple(axes["target/encoder/layers_0/mlp/wo/kernel"]) == ("model", None)
+
+
+def test_a_packed_batch_is_refused_with_the_reason():
+    shape = (tiny.ROWS, tiny.SOURCE)
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
+    with pytest.raises(InputError, match=r"packed.*only the first.*DatasetConfig.pack = False"):
+        tiny.initializer(tiny.config(), prompt, encoder_segment_ids=shape)
+
+
+def test_a_prompt_of_another_width_is_refused():
+    with pytest.raises(InputError, match=r"prompt is 16 wide \(EMBED_DIM\), the model 32"):
+        tiny.initializer(tiny.config(), VanillaPrompt(tiny.LENGTH, 16))
+
+
+def test_a_model_without_a_prompt_is_refused():
+    with pytest.raises(InputError, match=r"not a prompted one.*prompts/\*\.gin"):
+        tiny.initializer(tiny.config(), None)
