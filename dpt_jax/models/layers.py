@@ -365,11 +365,15 @@ class MultiHeadAttention(nn.Module):
         value_kernel = self.value.kernel.astype(self.dtype).reshape(heads)
         queries = self._split_heads(self.query(x))
         queries = jnp.einsum("bhqk,dhk->bhqd", queries, key_kernel)
-        memory_t = memory.swapaxes(-1, -2)
+        looked_up = memory
         if self.float32_logits:
-            queries, memory_t = queries.astype(jnp.float32), memory_t.astype(jnp.float32)
+            queries, looked_up = queries.astype(jnp.float32), memory.astype(jnp.float32)
         flat = queries.reshape(batch, self.num_heads * length, width)
-        scores = jnp.matmul(flat, memory_t).reshape(batch, self.num_heads, length, -1)
+        # The long operand first, as a CPU rearranges the second one for every product; the barrier
+        # keeps XLA from turning the product around with the transposition.
+        scores = jnp.matmul(looked_up, flat.swapaxes(-1, -2))
+        scores = jax.lax.optimization_barrier(scores).swapaxes(-1, -2)
+        scores = scores.reshape(batch, self.num_heads, length, -1)
         weights, total = _unnormalized_softmax(scores, mask, None, self.dtype)
         # Heads share the memory here, so that the weights themselves are dropped.
         weights = self.weights_dropout(weights, deterministic)
