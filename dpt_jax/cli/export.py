@@ -2,13 +2,13 @@
 
   dpt export --model_dir=runs/rte --output=rte_prompt
   dpt export --model_dir=runs/rte --output=rte.npy
-  dpt export --model_dir=runs/rte --output=rte_peft --format=peft --base_model=google/t5-large-lm-adapt
+  dpt export --model_dir=runs/rte --output=rte_peft --format=peft --base_model=google-t5/t5-large
   dpt export --prompt=ANYTHING --output=rte.npy
 
-The first writes rte_prompt/prompt.npy, float32 [P, D], and rte_prompt/prompt_params.npz, the factors;
-an output that ends in .npy or .safetensors is one file. A PEFT adapter is loaded by
-PeftModel.from_pretrained on the Hugging Face model. --prompt converts any prompt that dpt inspect
-knows. A README says how to load what was written; what an earlier export wrote is replaced.
+The first writes rte_prompt/prompt.npy, float32 [P, D], and rte_prompt/prompt_params.npz, the
+factors; an output that ends in .npy or .safetensors is one file. PeftModel.from_pretrained loads a
+PEFT adapter on the Hugging Face model. --prompt converts any prompt that dpt inspect knows. A
+README says how to load what was written; what an earlier export wrote there is replaced.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Taking a prompt home: `.npy`, safetensors and PEFT, each with a README that says how to load it."""
+"""Taking a prompt home: `.npy`, safetensors and PEFT, each with a README on how to load it."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -96,9 +96,7 @@ def _folder(path: Path, format: str) -> Iterator[Path]:
     yield path
 
 
-def _save_safetensors(
-    path: Path, prompt: np.ndarray, factors: Mapping[str, np.ndarray]
-) -> None:
+def _save_safetensors(path: Path, prompt: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
     from safetensors.numpy import save_file
 
     tensors = {TENSOR: prompt, **{FACTOR_PREFIX + name: a for name, a in factors.items()}}
@@ -119,8 +117,8 @@ def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin
     length, width = prompt.shape
     name = path.name or path.resolve().name
     about = (
-        f"A soft prompt for T5, float32 `[{length}, {width}]`, which goes in front of the encoder's "
-        f"embedded input. {origin}".rstrip()
+        f"A soft prompt for T5, float32 `[{length}, {width}]`, which goes in front of the "
+        f"encoder's embedded input. {origin}".rstrip()
     )
     return (
         f"# {name}\n\n{about}\n\n```python\n{_how_to_load(name, format, base)}\n```\n\n"

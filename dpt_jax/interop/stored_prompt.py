@@ -53,7 +53,9 @@ class NotAPrompt(InputError):
     """Nothing that was looked for; `found` says what it is or holds instead."""
 
     def __init__(self, path: Path, found: str, flag: str):
-        super().__init__(f"{path} is no prompt; it {found}. Looked for {LOOKED_FOR}. Change {flag}.")
+        super().__init__(
+            f"{path} is no prompt; it {found}. Looked for {LOOKED_FOR}. Change {flag}."
+        )
         self.found = found
 
 
@@ -149,7 +151,11 @@ def _file_format(path: Path) -> str | None:
         head = file.read(9)
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    if head.startswith(b"PK"):
+    # The length of the header in eight bytes, any of which may also be what another format begins
+    # with, and then the header, which is JSON.
+    if head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
         try:
             with zipfile.ZipFile(path) as archive:
                 pickled = any(name.endswith("/data.pkl") for name in archive.namelist())
@@ -158,10 +164,7 @@ def _file_format(path: Path) -> str | None:
             pickled = path.suffix != ".npz"
         return "released_dpt" if pickled else "npz"
     # A pickle's first byte; PyTorch before 1.6 wrote no archives.
-    if head.startswith(b"\x80"):
-        return "released_dpt"
-    # The length of the header, then the header, which is JSON.
-    return "safetensors" if head[8:] == b"{" else None
+    return "released_dpt" if head.startswith(b"\x80") else None
 
 
 def _beginning(path: Path) -> str:
