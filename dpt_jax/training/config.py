@@ -87,7 +87,7 @@ class RunConfig:
     trainable: str | None = None
     frozen_dtype: Any = None
     mesh: Sequence[int] = (-1, 1, 1)
-    num_buckets: int = 4
+    num_buckets: int = 8
     overlength: str = "error"
     train_split: str = "train"
     eval_split: str = "validation"
