@@ -48,6 +48,7 @@ def draw(benchmark: str, ids: Iterable[Sequence[int]], shots: Shots) -> list[lis
     rows = sorted(ids, key=order)
     if len(rows) < shots.k:
         raise TaskError(
-            f"k = {shots.k} examples of {benchmark} cannot be drawn: its training set has {len(rows)}."
+            f"k = {shots.k} examples of {benchmark} cannot be drawn: its training set has only "
+            f"{len(rows)}."
         )
     return sorted(list(idx) for idx in rows[: shots.k])

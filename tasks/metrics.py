@@ -106,8 +106,8 @@ def best_answer(
     for target, prediction in zip(targets, predictions, strict=True):
         if not target["value"]:
             raise TaskError(
-                f"ReCoRD's query {target['group']} has no answer, as in SuperGLUE's test split, so no "
-                "metric can be computed; use validation."
+                f"ReCoRD's query {target['group']} has no answer, as in SuperGLUE's test split, so "
+                "no metric can be computed; use validation."
             )
         first.setdefault(target["group"], (target["value"], prediction))
     scores = []

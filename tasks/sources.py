@@ -12,6 +12,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import file_utils
 
 from dpt_jax.tasks import few_shot_draw, jsonl, settings, wsc
 from dpt_jax.tasks.benchmark import INTEGER, SPLITS, TEXT, TEXTS, Benchmark
@@ -201,8 +202,8 @@ def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
         )
     except Exception as e:
         raise TaskError(
-            f"TFDS {name} cannot be read ({type(e).__name__}: {e}). Prepare it, name its folder with "
-            "TFDS_DATA_DIR, or set DPT_SUPERGLUE_DIR to a folder of SuperGLUE's jsonl files."
+            f"TFDS {name} cannot be read ({type(e).__name__}: {e}). Prepare it, name its folder "
+            "with TFDS_DATA_DIR, or set DPT_SUPERGLUE_DIR to a folder of SuperGLUE's jsonl files."
         ) from e
 
     def vector(row: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +218,7 @@ def _prepared_sizes(benchmark: Benchmark) -> dict[str, int] | None:
     """Rows of each split of the prepared TFDS data set; None where none is prepared."""
     name = benchmark.tfds_name.replace(":", "/")
     given = seqio.TfdsDataSource(benchmark.tfds_name).tfds_dataset.data_dir
-    for data_dir in tfds.core.file_utils.list_data_dirs(given_data_dir=given):
+    for data_dir in file_utils.list_data_dirs(given_data_dir=given):
         folder = f"{data_dir}/{name}"
         # `tfds.builder` would go to the network for a data set that is not there.
         if tf.io.gfile.exists(f"{folder}/dataset_info.json"):

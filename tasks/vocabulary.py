@@ -23,8 +23,8 @@ def read_extra_ids(path: str) -> int:
             model = SentencePieceProcessor(model_proto=f.read())
     except (OSError, RuntimeError, tf.errors.OpError) as e:
         raise TaskError(
-            f"The vocabulary {path} cannot be read ({e}); set DPT_VOCAB, or its gin binding, to the "
-            "SentencePiece file of the model."
+            f"The vocabulary {path} cannot be read ({e}); set DPT_VOCAB, or its gin binding, to "
+            "the SentencePiece file of the model."
         ) from e
     pieces = {model.id_to_piece(i) for i in range(model.get_piece_size())}
     return 0 if pieces & {"<extra_id_0>", "▁<extra_id_0>"} else settings.EXTRA_IDS
