@@ -48,6 +48,10 @@ def parse(
       InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
         a macro that nothing uses, or one that had to be set and is not.
     """
+    if any(_imports_tasks(file) for file in gin_files):
+        from dpt_jax.training.data import import_seqio
+
+        import_seqio()
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
     try:
@@ -58,6 +62,12 @@ def parse(
     for binding in gin_bindings:
         _parse_binding(binding)
     _check_macros()
+
+
+def _imports_tasks(file: str) -> bool:
+    # As the config.gin of a run on our tasks does: TensorFlow comes with them, and its chatter.
+    path = pathlib.Path(file)
+    return path.is_file() and "dpt_jax.tasks" in path.read_text(errors="replace")
 
 
 _PARSE_ERRORS = (

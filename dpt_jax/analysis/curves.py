@@ -1,6 +1,7 @@
 """Learning curves of runs, from their `metrics.jsonl`, as numbers and as a picture."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,8 @@ def read_curve(model_dir: str | pathlib.Path, split: str, metric: str, task: str
         row = json.loads(line)
         if row["split"] == split and row["task"] == task and metric in row:
             steps.append(row["step"])
-            values.append(row[metric])
+            # A metric that was not a number is null there.
+            values.append(math.nan if row[metric] is None else row[metric])
     return steps, values
 
 

@@ -53,12 +53,12 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"Name a task: dpt tasks {args.action} NAME; dpt tasks lists them.")
     if args.n < 1:
         raise InputError(f"--n is {args.n}; it must be at least 1.")
+    for module in args.module or MODULES:
+        data.import_tasks(module, "--module")
     if args.gin_bindings:
         from dpt_jax import gin_utils
 
         gin_utils.parse([], args.gin_bindings)
-    for module in args.module or MODULES:
-        data.import_tasks(module, "--module")
     if args.action == "list":
         found: Any = listing()
         show: Callable[[Any], None] = _print_listing

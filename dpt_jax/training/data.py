@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -88,12 +88,31 @@ def get_provider(
     seqio = import_seqio()
     if module:
         import_tasks(module)
+    if tasks := _superglue():
+        try:
+            tasks.register_by_name(name)
+        except ValueError as e:
+            raise InputError(f"{name}: {e} {remedy}") from e
     try:
         return seqio.get_mixture_or_task(name)
     except ValueError as e:
         known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
         listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
         raise InputError(f"There is no SeqIO task or mixture {name!r}.{listed} {remedy}") from e
+
+
+def _superglue() -> Any:
+    """`dpt_jax.tasks`, where something has imported it."""
+    return sys.modules.get("dpt_jax.tasks")
+
+
+def few_shot_ids(tasks: Iterable[str]) -> dict[str, list[list[int]]]:
+    """The ids of the training examples of those tasks that are few-shot tasks of ours."""
+    superglue = _superglue()
+    if superglue is None:
+        return {}
+    drawn = {task: superglue.few_shot_ids(task) for task in tasks}
+    return {task: ids for task, ids in drawn.items() if ids is not None}
 
 
 def get_vocabulary(provider: Any) -> Any:
@@ -145,7 +164,7 @@ def load_split(
         check_split(task, split)
         with task_errors(task.name, split):
             dataset = task.get_dataset(
-                sequence_length=dict(feature_lengths),
+                sequence_length=None if _cuts(task) else dict(feature_lengths),
                 split=split,
                 shuffle=False,
                 num_epochs=1,
@@ -164,6 +183,12 @@ def load_split(
             )
         )
     return loaded
+
+
+def _cuts(task: Any) -> bool:
+    # Told the lengths, SeqIO's preprocessor cuts in silence, and OVERLENGTH has nothing to decide.
+    preprocessors = import_seqio().preprocessors
+    return preprocessors.append_eos_after_trim in task.preprocessors
 
 
 def check_split(task: Any, split: str) -> None:
@@ -198,7 +223,7 @@ _RAISED_IN_TENSORFLOW = re.compile(r"(?:[\w.]*(?:Error|Exception)): (.*?)\s*\nTr
 def _message(error: Exception) -> str:
     text = str(getattr(error, "message", error)).strip()
     wrapped = _RAISED_IN_TENSORFLOW.search(text)
-    return wrapped.group(1) if wrapped else text.split("\n\t [[")[0].strip()
+    return " ".join((wrapped.group(1) if wrapped else text.split("\n\t [[")[0]).split())
 
 
 def _enforce_lengths(name, split, rows, feature_lengths, overlength):

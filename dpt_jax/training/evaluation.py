@@ -128,14 +128,17 @@ class Evaluator:
             for row in task.rows
         ]
 
-    def check_metric(self, name: str) -> None:
-        """Finds out whether every task has the metric `name`, without running the model.
+    def check_metrics(self, best_metric: str | None = None) -> None:
+        """Asks the tasks' metric functions what they say of outputs that are the targets.
 
-        The tasks' metric functions are asked what they would say of outputs that are the targets;
-        where one cannot say that, nothing is concluded.
+        So a split without labels, or a metric that does not exist, is found before the model runs.
+        Where a function fails in another way nothing is concluded: it may suit other outputs.
+
+        Args:
+          best_metric: a metric that every task must have, as in `best_value`.
 
         Raises:
-          InputError: when a task has no such metric.
+          InputError: when a task refuses its own targets, or has no such metric.
         """
         results = []
         for task in self.examples:
@@ -154,9 +157,13 @@ class Evaluator:
                     metrics |= fn(targets, np.zeros(len(targets), np.float32))
                 results.append(TaskResult(task.name, _numbers(metrics), []))
             except Exception as e:
+                # A ValueError of the task's own making is a refusal.
+                if isinstance(e, ValueError) and type(e).__module__ != "builtins":
+                    raise InputError(f"Task {task.name!r} cannot be evaluated: {e}") from e
                 logging.info("The metrics of %s cannot be tried beforehand: %s", task.name, e)
                 return
-        best_value(results, name)
+        if best_metric is not None:
+            best_value(results, best_metric)
 
     def _predict(self, task: TaskExamples, params: Params) -> list[str]:
         outputs: list[str] = [""] * len(task.inputs)
@@ -236,8 +243,19 @@ SUPERGLUE_AVERAGE = "superglue_average"
 
 
 def averages(results: Sequence[TaskResult]) -> dict[str, float]:
-    """The averages over tasks that have a name: `superglue_average` for SuperGLUE's eight."""
-    return {}
+    """The averages over tasks that have a name: `superglue_average`, in percent.
+
+    It is there when the results are those of the eight tasks of `dpt_jax.tasks`, in either text
+    format and from whatever few-shot draw.
+    """
+    if len(results) != 8 or not all(result.task.startswith("dpt_") for result in results):
+        return {}
+    from dpt_jax.tasks import TaskError, superglue_average
+
+    try:
+        return {SUPERGLUE_AVERAGE: superglue_average({r.task: r.metrics for r in results})}
+    except TaskError:
+        return {}  # Eight other tasks.
 
 
 def best_value(results: Sequence[TaskResult], name: str | None = None) -> float:

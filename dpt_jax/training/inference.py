@@ -103,6 +103,7 @@ class Backbone:
         evaluator = trainer.make_evaluator(
             self.config, model, self.provider, self.vocabulary, self.mesh
         )
+        evaluator.check_metrics()
         return evaluator(params)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from dpt_jax.errors import InputError
@@ -14,6 +15,8 @@ from dpt_jax.training.config import RunConfig
 CONFIG = "config.gin"
 IDENTITY = "run.json"
 SUMMARY = "summary.json"
+# {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
+FEW_SHOT = "few_shot.json"
 # What a run writes before its identity could be missing.
 _OTHER_TRACES = ("checkpoints", "numpy_checkpoints", "metrics.jsonl")
 
@@ -109,9 +112,24 @@ def clear_unfinished(model_dir: str | pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_identity(config: RunConfig, backbone_fingerprint: int, gin_config: str) -> None:
-    """Writes `config.gin` and the identity, in that order: the identity says the run exists."""
+def write_identity(
+    config: RunConfig,
+    backbone_fingerprint: int,
+    gin_config: str,
+    few_shot: Mapping[str, list[list[int]]],
+) -> None:
+    """Writes what a run was started with, the identity last: it says that the run exists.
+
+    Args:
+      config: the run.
+      backbone_fingerprint: of the frozen parameters.
+      gin_config: `config.gin`; none is written when it is empty.
+      few_shot: the ids of the training examples of each few-shot task, for `few_shot.json`, which
+        is written when there is such a task.
+    """
     folder = pathlib.Path(config.model_dir)
+    if few_shot:
+        write_json(folder / FEW_SHOT, few_shot)
     if gin_config:
         with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(gin_config)

@@ -90,15 +90,15 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     evaluator = None
     if config.eval_period != 0:
         evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
-        if config.best_metric is not None:
-            evaluator.check_metric(config.best_metric)
+        evaluator.check_metrics(config.best_metric)
 
     with partitioning.activate(mesh):
         run = _Run(config, model, mesh, params, train_data, evaluator)
         if run.is_finished():
             return run.already_finished()
         run_folder.clear_unfinished(config.model_dir)
-        run_folder.write_identity(config, fingerprint, gin_config())
+        drawn = data.few_shot_ids(task.name for task in train_data.tasks)
+        run_folder.write_identity(config, fingerprint, gin_config(), drawn)
         return run.loop()
 
 

@@ -44,6 +44,7 @@ def add(
     features=None,
     metrics=None,
     preprocessors=(),
+    append_eos=seqio.preprocessors.append_eos,
 ):
     seqio.TaskRegistry.add(
         name,
@@ -53,7 +54,7 @@ def add(
         preprocessors=[
             *preprocessors,
             seqio.preprocessors.tokenize,
-            seqio.preprocessors.append_eos,
+            append_eos,
         ],
         output_features=features or SMALL,
         metric_fns=[toy_tasks.accuracy] if metrics is None else metrics,
@@ -69,6 +70,7 @@ LOST = {
 
 add("toy_empty", none_of)
 add("toy_broken", broken)
+add("toy_cut", append_eos=seqio.preprocessors.append_eos_after_trim)
 add("toy_filtered", preprocessors=[only_yes_twice])
 add("toy_lost_vocabulary", features=LOST)
 add("toy_no_metrics", metrics=[])

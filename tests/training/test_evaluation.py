@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dpt_jax.errors import InputError
-from dpt_jax.training import evaluation, strict_json, trainer
-from tests.support import runs
+from dpt_jax.training import data, evaluation, strict_json, trainer
+from tests.support import odd_tasks, runs, toy_tasks
 
 RANKED = {"mixture_or_task_module": "tests.support.ranked_tasks"}
 
@@ -105,3 +105,65 @@ def test_the_best_value_is_a_metrics_mean_over_the_tasks():
     assert evaluation.best_value(results, "accuracy") == 0.5
     with pytest.raises(InputError, match="'b' has no metric 'f1'; it has accuracy"):
         evaluation.best_value(results, "f1")
+
+
+# One number a task: accuracy, but F1 for MultiRC and ReCoRD.
+EIGHT = {
+    "dpt_boolq": {"accuracy": 10.0, "invalid": 1.0},
+    "dpt_cb": {"accuracy": 20.0, "mean_3class_f1": 99.0},
+    "dpt_copa": {"accuracy": 30.0},
+    "dpt_multirc": {"f1": 40.0, "exact_match": 99.0},
+    "dpt_record": {"em": 99.0, "f1": 50.0},
+    "dpt_rte": {"accuracy": 60.0},
+    "dpt_wic": {"accuracy": 70.0},
+    "dpt_wsc": {"accuracy": 80.0},
+}
+
+
+def eight(suffix=""):
+    return [evaluation.TaskResult(task + suffix, m, []) for task, m in EIGHT.items()]
+
+
+@pytest.mark.parametrize("suffix", ["", "_digits", "_k8_s0"])
+def test_the_eight_tasks_are_compared_by_superglues_average(suffix):
+    results = eight(suffix)
+    assert evaluation.averages(results) == {"superglue_average": 45.0}
+    assert evaluation.best_value(results) == 45.0
+    assert evaluation.best_value(results, "superglue_average") == 45.0
+    with pytest.raises(InputError, match="superglue_averag'.* Nearest: superglue_average"):
+        evaluation.best_value(results, "superglue_averag")
+
+
+def test_other_tasks_have_no_such_average():
+    results = eight()[:7]
+    assert evaluation.averages(results) == {}
+    with pytest.raises(InputError, match="no metric 'superglue_average'"):
+        evaluation.best_value(results, "superglue_average")
+    assert evaluation.averages([*results, evaluation.TaskResult("dpt_mine", {"f1": 1.0}, [])]) == {}
+
+
+def test_a_mixtures_average_is_logged_and_kept(backbone, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.Evaluator, "__call__", lambda self, params: eight())
+    config = runs.run_config(
+        tmp_path,
+        backbone,
+        mixture_or_task_name="toy_mixture",
+        train_steps=1,
+        num_buckets=1,
+    )
+    summary = trainer.train(config)
+    assert summary["best_value"] == 45.0
+    assert summary["metrics"] == EIGHT | {"toy_mixture": {"superglue_average": 45.0}}
+    [line] = [line for line in runs.metrics(tmp_path) if line["task"] == "toy_mixture"]
+    assert (line["split"], line["superglue_average"]) == ("validation", 45.0)
+
+
+def test_what_overlength_decides_is_not_cut_by_seqio_before():
+    task = data.get_provider("toy_cut", odd_tasks.__name__)
+    lengths = {"inputs": 20, "targets": 6}
+    long = sum(len(row["inputs"]) + 1 > 20 for row in toy_tasks.examples("train"))
+    with pytest.raises(InputError, match=f"{long} of 90 examples"):
+        data.load_split(task, "train", lengths)
+    [kept] = data.load_split(task, "train", lengths, "drop")
+    assert len(kept.inputs) == 90 - long
+    assert all(row[-1] == 1 and 1 not in row[:-1] for row in kept.inputs)

@@ -1,0 +1,115 @@
+"""Runs on the SuperGLUE tasks: the shots of a few-shot run, and what is refused before it.
+
+In processes of their own, because the tasks choose their vocabulary once a process.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dpt_jax.demo import VOCABULARY
+from tests.support import runs
+
+pytestmark = pytest.mark.slow
+
+IDS = [3, 141, 7, 20, 55, 18, 90, 62]
+LABELS = ("entailment", "contradiction", "neutral")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A small CB in the layout of the official download, and the gin file of a small T5."""
+    folder = tmp_path_factory.mktemp("superglue")
+    (folder / "CB").mkdir()
+    for file, ids in (("train", IDS), ("val", [1, 2, 3]), ("test", [4, 5])):
+        rows = [{"premise": f"a dog {i}", "hypothesis": "a cat", "idx": i} for i in ids]
+        if file != "test":
+            rows = [row | {"label": LABELS[row["idx"] % 3]} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "CB" / f"{file}.jsonl").write_text(text)
+    # The demo's 256 pieces and T5's 100 sentinels.
+    gin = runs.GIN.replace("vocab_size = 264", "vocab_size = 384")
+    (folder / "tiny.gin").write_text(gin)
+    return folder
+
+
+def dpt(folder, *argv):
+    """Status, standard output and standard error of a command."""
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "dpt_jax", *map(str, argv)],
+        env=environment
+        | {
+            "DPT_SUPERGLUE_DIR": str(folder),
+            "DPT_VOCAB": str(VOCABULARY),
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+def train(folder, name, model_dir, prompt="prompts/decomposed.gin", **macros):
+    argv = runs.arguments(
+        model_dir,
+        folder / "backbone",
+        prompt,
+        INITIAL_CHECKPOINT_PATH=None,
+        MIXTURE_OR_TASK_NAME=name,
+        MIXTURE_OR_TASK_MODULE="dpt_jax.tasks",
+        TASK_FEATURE_LENGTHS={"inputs": 64, "targets": 16},
+        TRAIN_STEPS=1,
+        NUM_BUCKETS=1,
+        SCORING="rank",
+        **macros,
+    )
+    return dpt(folder, *argv)
+
+
+def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
+    status, _, err = train(folder, "dpt_cb_k4_s7", tmp_path / "run")
+    assert status == 0, err
+    assert "dpt_cb_k4_s7: 4 examples" in err
+    # The four with the smallest hashes of task, seed and id.
+    order = sorted(IDS, key=lambda i: hashlib.sha256(f"cb 7 {i}".encode()).digest())
+    expected = {"dpt_cb_k4_s7": [[i] for i in sorted(order[:4])]}
+    assert json.loads((tmp_path / "run" / "few_shot.json").read_text()) == expected
+    predictions = (tmp_path / "run" / "predictions" / "dpt_cb_k4_s7_1.jsonl").read_text()
+    records = [json.loads(line) for line in predictions.splitlines()]
+    # Validation is the full set.
+    assert sorted(record["idx"] for record in records) == [[1], [2], [3]]
+    assert all(record["candidates"] == list(LABELS) for record in records)
+
+    # The run's own configuration is enough to evaluate it, and its standard error is clean.
+    status, out, err = dpt(folder, "evaluate", f"--model_dir={tmp_path / 'run'}")
+    assert status == 0, err
+    assert err == "WARNING: INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.\n"
+    [logged] = [row for row in runs.metrics(tmp_path / "run") if row["split"] == "validation"]
+    metrics = json.loads(out)["metrics"]["dpt_cb_k4_s7"]
+    assert metrics["accuracy"] == logged["accuracy"] and metrics["invalid"] == 0
+
+    # The test split keeps its labels secret.
+    status, out, err = dpt(folder, "evaluate", f"--model_dir={tmp_path / 'run'}", "--split=test")
+    assert (status, out) == (2, "")
+    assert "2 of 2 rows have no label" in err and "'dpt_cb_k4_s7' cannot be evaluated" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dpt_cb_k9_s0", "k = 9 examples of cb cannot be drawn"),
+        ("dpt_cb_k0_s0", "few-shot k is 0; it must be an integer from 1"),
+    ],
+)
+def test_data_that_is_not_there_is_one_message(folder, tmp_path, name, message):
+    status, out, err = train(folder, name, tmp_path / "run")
+    assert (status, out) == (2, "")
+    assert message in err and name in err
+    assert not (tmp_path / "run").exists()
