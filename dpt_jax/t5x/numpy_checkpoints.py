@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop import prompts
+from dpt_jax.interop import save_factors, save_prompt
+from dpt_jax.interop.stored_prompt import CHECKPOINTS, FACTORS, PROMPT
 from dpt_jax.interop.tensors import flatten
 
 TRAIN_STATE = "train_state.npz"
@@ -25,7 +26,7 @@ TRAIN_STATE = "train_state.npz"
 
 def checkpoint_folder(model_dir: str, step: int) -> str:
     """Where the prompt of a step is."""
-    return os.path.join(model_dir, prompts.CHECKPOINTS, f"checkpoint_{step}")
+    return os.path.join(model_dir, CHECKPOINTS, f"checkpoint_{step}")
 
 
 def write(
@@ -48,10 +49,10 @@ def write(
     """
     from tensorflow.io import gfile
 
-    names = [prompts.FACTORS, prompts.PROMPT]
+    names = [FACTORS, PROMPT]
     if train_state is not None:
         names.insert(0, TRAIN_STATE)
-    finished = os.path.join(folder, prompts.PROMPT)
+    finished = os.path.join(folder, PROMPT)
     with tempfile.TemporaryDirectory() as temporary:
         # A bucket has no renaming, but an object appears when all of it has arrived.
         local = Path(temporary) if "://" in folder else Path(folder)
@@ -60,8 +61,8 @@ def write(
                 return
             gfile.remove(finished)
         if train_state is not None:
-            prompts.save_factors(local / TRAIN_STATE, train_state)
-        prompts.save_prompt(local, prompt, params)
+            save_factors(local / TRAIN_STATE, train_state)
+        save_prompt(local, prompt, params)
         if local == Path(temporary):
             gfile.makedirs(folder)
             for name in names:
@@ -87,17 +88,17 @@ def latest_train_state(model_dir: str) -> TrainedPrompt | None:
     """The latest step that was written with its `train_state.npz`, or None."""
     from tensorflow.io import gfile
 
-    pattern = os.path.join(model_dir, prompts.CHECKPOINTS, "checkpoint_*", TRAIN_STATE)
+    pattern = os.path.join(model_dir, CHECKPOINTS, "checkpoint_*", TRAIN_STATE)
     steps = {}
     for path in gfile.glob(pattern):
         folder = os.path.dirname(path)
         match = re.fullmatch(r"checkpoint_(\d+)", os.path.basename(folder))
-        if match and gfile.exists(os.path.join(folder, prompts.PROMPT)):
+        if match and gfile.exists(os.path.join(folder, PROMPT)):
             steps[int(match[1])] = folder
     if not steps:
         return None
     step, folder = max(steps.items())
-    params = _read(folder, prompts.FACTORS)
+    params = _read(folder, FACTORS)
     values = {f"target/prompt/{name}": array for name, array in params.items()}
     return TrainedPrompt(step, folder, {**values, **_read(folder, TRAIN_STATE)})
 
@@ -126,6 +127,6 @@ def _unchanged(
             return False
         return old.keys() == new.keys() and all(np.array_equal(old[k], new[k]) for k in new)
 
-    return same(prompts.FACTORS, flatten(params)) and (
+    return same(FACTORS, flatten(params)) and (
         train_state is None or same(TRAIN_STATE, train_state)
     )

@@ -1,6 +1,7 @@
 """T5X's checkpointer for a frozen backbone and a prompt: restored from two places, saved to two."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -142,7 +143,9 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         del fallback_state, lazy_parameters
         path = (path or str(self._get_checkpoint_dir(step))).rstrip("/")
         training = isinstance(self._train_state, FlaxOptimTrainState)
-        resuming = training and os.path.dirname(path) == self._model_dir
+        folder, name = os.path.split(path)
+        own = folder == self._model_dir and re.fullmatch(r"checkpoint_\d+", name)
+        resuming = training and bool(own)
         later = None
         if training and self._model_dir:
             later = numpy_checkpoints.latest_train_state(self._model_dir)

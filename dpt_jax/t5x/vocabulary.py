@@ -1,44 +1,95 @@
-"""Checks that a task's tokens are the model's, before anything is restored."""
+"""Whether a task's tokens are those of the model, found out before anything else is done."""
 
+import itertools
+import re
 from typing import Any
 
+import seqio
+from sentencepiece import SentencePieceProcessor
 from t5x import models, utils
+from tensorflow import errors
+from tensorflow.io import gfile
 
 from dpt_jax.errors import InputError
 
+# T5 pads its embedding table to a multiple of 128 rows, after 100 sentinels (ByT5 after 125) that
+# a task's vocabulary may leave out.
+_UNUSED_ROWS = 127 + 128
+_SENTINEL = re.compile("▁?<extra_id_[0-9]+>")
 
-def check_vocabularies(config: utils.DatasetConfig, model: models.BaseTransformerModel) -> None:
-    """Refuses a task whose vocabulary is not the model's: T5X's `verify_matching_vocabs_fn`.
+
+def task_vocabulary(
+    mixture_or_task_name: str, module: str | None = None, file: str | None = None
+) -> seqio.Vocabulary:
+    """The vocabulary for T5X's model: the task's own, once it is known to be the model's.
+
+    T5X compares two vocabularies by files and extra ids, so that the same pieces from another
+    file, or with the sentinels in it, would differ. Here the pieces have to be the same, but for
+    sentinels (`<extra_id_0>`) at the end.
+
+    Args:
+      mixture_or_task_name: MIXTURE_OR_TASK_NAME.
+      module: MIXTURE_OR_TASK_MODULE, imported to register the task.
+      file: VOCABULARY_FILE, the SentencePiece model that the checkpoint was trained with; None
+        takes the task's word for it.
 
     Raises:
-      InputError: names both vocabularies, and what to change.
+      InputError: when they differ, or `file` cannot be read.
     """
-    ours = {"inputs": model.input_vocabulary, "targets": model.output_vocabulary}
-    theirs = dict(zip(ours, utils.get_vocabulary(config), strict=True))
-    for feature, vocabulary in theirs.items():
-        if vocabulary != ours[feature]:
-            raise InputError(
-                f"Task {config.mixture_or_task_name!r} has the vocabulary "
-                f"{_describe(vocabulary)} for its {feature}, the model {_describe(ours[feature])}. "
-                "Set --gin.VOCABULARY_FILE to the SentencePiece model that both the task and the "
-                "checkpoint were made with, or choose another task."
+    config = utils.DatasetConfig(mixture_or_task_name, {}, "", 0, False, 0, module=module)
+    vocabulary, targets = utils.get_vocabulary(config)
+    if targets != vocabulary:
+        raise InputError(
+            f"Task {mixture_or_task_name!r} has another vocabulary for its targets than for its "
+            "inputs, but T5 has one. Change MIXTURE_OR_TASK_NAME."
+        )
+    if file is None or not isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        return vocabulary
+    own = vocabulary.sentencepiece_model_file
+    if own != file:
+        ours, theirs = _pieces(_read(file)), _pieces(vocabulary.tokenizer)
+        if ours != theirs:
+            pairs = enumerate(zip(ours, theirs, strict=False))
+            where = next(
+                (i for i, pair in pairs if pair[0] != pair[1]), min(len(ours), len(theirs))
             )
+            raise InputError(
+                f"Task {mixture_or_task_name!r} has another vocabulary than the model: {own} has "
+                f"{len(theirs)} pieces, {file} {len(ours)}, and they differ from id {len(same)} on. "
+                "Choose a task with the model's vocabulary (DPT_VOCAB for those of dpt_jax), or "
+                "set --gin.VOCABULARY_FILE to the checkpoint's own."
+            )
+    return vocabulary
 
 
 def check_embedded(model: models.BaseTransformerModel) -> None:
-    """Refuses a vocabulary with ids that the model has no embedding for.
+    """Refuses a vocabulary that has ids without an embedding, or leaves most embeddings unused.
 
     Raises:
       InputError: names both sizes.
     """
     pieces, rows = model.input_vocabulary.vocab_size, model.module.config.vocab_size
-    if pieces > rows:
+    if not 0 <= rows - pieces <= _UNUSED_ROWS:
+        name = getattr(model.input_vocabulary, "sentencepiece_model_file", model.input_vocabulary)
         raise InputError(
-            f"The vocabulary {_describe(model.input_vocabulary)} has {pieces} pieces, but the "
-            f"model embeds {rows}. Set --gin.VOCABULARY_FILE to the model's own, or take another "
+            f"The vocabulary {name} has {pieces} pieces, but the model embeds {rows}. Choose a "
+            "task with the model's own vocabulary (DPT_VOCAB for those of dpt_jax), or another "
             "model gin file."
         )
 
 
-def _describe(vocabulary: Any) -> str:
-    return getattr(vocabulary, "sentencepiece_model_file", None) or str(vocabulary)
+def _read(file: str) -> SentencePieceProcessor:
+    try:
+        with gfile.GFile(file, "rb") as source:
+            return SentencePieceProcessor(model_proto=source.read())
+    except (OSError, RuntimeError, errors.OpError) as error:
+        raise InputError(
+            f"The vocabulary {file} cannot be read ({error}); set --gin.VOCABULARY_FILE."
+        ) from error
+
+
+def _pieces(processor: Any) -> list[str]:
+    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
+    while pieces and _SENTINEL.fullmatch(pieces[-1]):
+        pieces.pop()
+    return pieces

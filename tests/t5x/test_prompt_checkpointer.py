@@ -5,6 +5,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,9 +15,11 @@ pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_t
 import seqio
 from flax.core import freeze
 from flax.traverse_util import flatten_dict
-from t5x import checkpoints, utils
+from sentencepiece import sentencepiece_model_pb2
+from t5x import checkpoints
+from t5x.optimizers import OptimizerState
 
-from dpt_jax.demo import tasks as demo_tasks  # registers them
+from dpt_jax import demo
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, load_factors, load_prompt, save_backbone
 from dpt_jax.prompts import (
@@ -30,7 +33,7 @@ from dpt_jax.prompts import (
 from dpt_jax.t5x import numpy_checkpoints, prompt_state
 from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
-from dpt_jax.t5x.vocabulary import check_vocabularies
+from dpt_jax.t5x.vocabulary import task_vocabulary
 from dpt_jax.training.setup import init_prompt
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
@@ -61,13 +64,14 @@ def checkpointer(folder=None, prompt=PROMPT, optimizer=None, training=True, cfg=
 
 
 def moved(state, step):
-    """The state some steps later: another prompt, and slots that are not zero."""
-    state = state.replace_step(np.asarray(step, np.int32))
-    prompt = jax.tree.map(lambda x: x + step, state.params["prompt"])
-    flat = flatten_dict(state.state_dict(), sep="/")
-    optimizer = jax.tree.map(lambda x: x + step, state._optimizer.state)
-    assert any(name.startswith("state/param_states") for name in flat)
-    params = freeze({**state.params, "prompt": prompt})
+    """The state at a later step: another prompt, and slots that are not zero."""
+
+    def by(x):
+        return x + jnp.asarray(step, x.dtype)
+
+    params = freeze({**state.params, "prompt": jax.tree.map(by, state.params["prompt"])})
+    slots = jax.tree.map(by, state._optimizer.state.param_states)
+    optimizer = OptimizerState(jnp.asarray(step, jnp.int32), slots)
     return state.replace(_optimizer=state._optimizer.replace(state=optimizer, target=params))
 
 
@@ -147,7 +151,7 @@ def test_a_run_starts_from_a_npy_file(pretrained, tmp_path):
     [
         ((tiny.LENGTH, 16), "EMBED_DIM of 32"),
         ((7, tiny.WIDTH), "set --gin.PROMPT_LENGTH=7"),
-        (None, "There is no prompt file"),
+        (None, "no prompt file"),
     ],
 )
 def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_path, shape, message):
@@ -157,7 +161,7 @@ def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_pat
     prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(file)))
     with pytest.raises(InputError, match=message):
         # There is nothing here that could be read.
-        checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "checkpoint_1"))
+        checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "pretrained"))
 
 
 @pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
@@ -168,7 +172,7 @@ def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_
     start = saving.restore(path=str(pretrained[0]))
     for step in (4, 8):
         saving.save(moved(start, step))
-    assert [path.name for path in tmp_path.glob("checkpoint_*")] == (
+    assert sorted(path.name for path in tmp_path.glob("checkpoint_*")) == (
         [] if only_prompt else ["checkpoint_4", "checkpoint_8"]
     )
     path = pretrained[0] if only_prompt else tmp_path / "checkpoint_8"
@@ -385,19 +389,34 @@ def test_without_a_checkpoint_the_prompt_starts_from_the_random_backbones_embedd
     assert all((row == table[3:43]).all(1).any() for row in tiny.prompt_of(state)["prompt"])
 
 
-def test_a_task_with_another_vocabulary_than_the_models_is_refused():
-    assert demo_tasks
-    config = utils.DatasetConfig("demo_questions", {}, "train", 8, False, 0)
-    model = tiny.model(tiny.config(), PROMPT)
-    with pytest.raises(InputError, match=r"'demo_questions' has.*sentencepiece.*VOCABULARY_FILE"):
-        check_vocabularies(config, model)
-    model._input_vocabulary = model._output_vocabulary = (
-        seqio.get_mixture_or_task("demo_questions").output_features["inputs"].vocabulary
-    )
-    check_vocabularies(config, model)
+def spoken(pieces, sentinels, folder):
+    """A SentencePiece model of these pieces, as SeqIO would read it."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(demo.VOCABULARY.read_bytes())
+    for piece, new in zip(proto.pieces[10:], pieces, strict=False):
+        piece.piece = new
+    for i in range(sentinels):
+        proto.pieces.add(piece=f"<extra_id_{i}>", type=4)
+    file = folder / f"{'-'.join(pieces)}-{sentinels}.model"
+    file.write_bytes(proto.SerializeToString())
+    return str(file)
 
 
-def test_a_vocabulary_larger_than_the_embedding_is_refused(monkeypatch):
+def test_the_tasks_vocabulary_has_to_be_that_of_the_checkpoint(tmp_path):
+    settings = {"mixture_or_task_name": "demo_questions", "module": "dpt_jax.demo.tasks"}
+    vocabulary = task_vocabulary(**settings)
+    assert vocabulary.sentencepiece_model_file == str(demo.VOCABULARY)
+    for file in (str(demo.VOCABULARY), spoken([], 0, tmp_path), spoken([], 3, tmp_path)):
+        assert task_vocabulary(**settings, file=file) is vocabulary
+    with pytest.raises(InputError, match=r"differ from id 10 on.*VOCABULARY_FILE"):
+        task_vocabulary(**settings, file=spoken(["other"], 0, tmp_path))
+    with pytest.raises(InputError, match=r"nowhere.model cannot be read"):
+        task_vocabulary(**settings, file="nowhere.model")
+
+
+def test_a_vocabulary_of_another_size_than_the_embedding_is_refused(monkeypatch):
     monkeypatch.setattr(tiny, "VOCABULARY", seqio.ByteVocabulary())
     with pytest.raises(InputError, match=r"259 pieces, but the model embeds 64"):
         tiny.initializer(tiny.config(), PROMPT)
+    with pytest.raises(InputError, match=r"259 pieces, but the model embeds 1024"):
+        tiny.initializer(tiny.config(vocab_size=1024), PROMPT)

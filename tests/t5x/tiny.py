@@ -83,14 +83,14 @@ def initializer(cfg, prompt, optimizer=None, training=True, **shapes):
     )
 
 
-def write_t5x_checkpoint(folder, cfg, step=1000):
+def write_t5x_checkpoint(folder, cfg, params=None, step=1000):
     """A plain T5 as T5X saves it while pretraining, with Adafactor's slots; returns its arrays."""
     optimizer = adafactor.Adafactor(logical_factor_rules=adafactor.standard_logical_factor_rules())
     shapes = {name: array.shape for name, array in batch().items()}
     variables = jax.eval_shape(
         lambda: model(cfg, optimizer=optimizer).get_initial_variables(jax.random.key(0), shapes)
     )
-    params = random_parameters(cfg)
+    params = params or random_parameters(cfg)
     variables = {**unfreeze(variables), "params": jax.tree.map(jnp.asarray, params)}
     state = train_state.FlaxOptimTrainState.create(optimizer, freeze(variables))
     state = state.replace_step(jnp.asarray(step, jnp.int32))

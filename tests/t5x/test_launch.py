@@ -1,0 +1,242 @@
+"""t5x.train, t5x.eval and t5x.infer with our gin files, on 4 virtual devices (data 2 x model 2)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
+
+from dpt_jax import demo
+from dpt_jax.cli.main import main
+from dpt_jax.gin_utils import gin_configs
+from dpt_jax.interop import load_backbone, load_prompt
+from dpt_jax.interop.t5x_checkpoint import open_checkpoint
+from dpt_jax.interop.tensors import flatten
+from tests.t5x import tiny
+
+pytestmark = [pytest.mark.t5x, pytest.mark.slow]
+
+TASK = "demo_questions"
+LENGTH, BOTTLENECK = 6, 2
+MACROS = {
+    "MIXTURE_OR_TASK_NAME": TASK,
+    "MIXTURE_OR_TASK_MODULE": "dpt_jax.demo.tasks",
+    "TASK_FEATURE_LENGTHS": {"inputs": 36, "targets": 6},
+    "PROMPT_LENGTH": LENGTH,
+    "BATCH_SIZE": 40,
+    "NUM_PARTITIONS": 2,
+}
+FACTORIZED = ("prompts/decomposed.gin", {"BOTTLENECK": BOTTLENECK})
+
+
+def command(module, run, prompt=FACTORIZED, **macros):
+    """The command line; values of `macros` are Python's, which gin reads."""
+    prompt_file, settings = prompt
+    files = [f"t5x/runs/{run}.gin", "t5x/models/demo.gin", prompt_file]
+    return [
+        *(sys.executable, "-m", module, f"--gin_search_paths={gin_configs()}"),
+        *(f"--gin_file={file}" for file in files),
+        *(f"--gin.{name}={value!r}" for name, value in {**MACROS, **settings, **macros}.items()),
+    ]
+
+
+def start(log, *args, **kwargs):
+    """Starts T5X in a process of its own, its output in `log`."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+    }
+    with open(log, "w") as output:
+        return subprocess.Popen(
+            command(*args, **kwargs), stdout=output, stderr=output, env=environment
+        )
+
+
+def launch(log, *args, **kwargs):
+    """Runs T5X to its end; returns what it printed."""
+    process = start(log, *args, **kwargs)
+    assert process.wait(timeout=600) == 0, log.read_text()[-3000:]
+    return log.read_text()
+
+
+def saved_steps(run):
+    names = (re.fullmatch(r"checkpoint_(\d+)", path.name) for path in run.glob("*"))
+    return sorted(int(match[1]) for match in names if match)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The demo's backbone as T5X saves one, at step 1000."""
+    config, params = load_backbone(demo.BACKBONE_DIR)
+    return tiny.write_t5x_checkpoint(tmp_path_factory.mktemp("pretrained"), config, params=params)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, pretrained):
+    """A run that was killed after it had saved step 20, and went on; what it printed then."""
+    folder = tmp_path_factory.mktemp("t5x")
+    settings = {
+        "MODEL_DIR": str(folder / "run"),
+        "INITIAL_CHECKPOINT_PATH": str(pretrained[0]),
+        "EVAL_PERIOD": 20,
+        "EVAL_STEPS": 1,
+    }
+    killed = start(
+        folder / "killed.log", "t5x.train", "prompt_train", TRAIN_STEPS=10**6, **settings
+    )
+    try:
+        for _ in range(3000):
+            if killed.poll() is not None or max(saved_steps(folder / "run"), default=0) >= 20:
+                break
+            time.sleep(0.1)
+        assert killed.poll() is None, (folder / "killed.log").read_text()[-3000:]
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    (step,) = saved_steps(folder / "run")[-1:]
+    log = launch(
+        folder / "resumed.log", "t5x.train", "prompt_train", TRAIN_STEPS=step + 20, **settings
+    )
+    return folder / "run", step, log
+
+
+def test_a_killed_run_goes_on_from_the_step_it_saved(run):
+    folder, step, log = run
+    assert step >= 20
+    assert f"Starting main loop over steps {step}-{step + 20}" in log
+    # KEEP = 1 for checkpoints of gigabytes; prompts all stay.
+    assert saved_steps(folder) == [step + 20]
+    prompts = {
+        at: load_prompt(folder / "numpy_checkpoints" / f"checkpoint_{at}")
+        for at in (0, 20, step, step + 20)
+    }
+    assert {prompt.shape for prompt in prompts.values()} == {(LENGTH, 128)}
+    assert not np.array_equal(prompts[step], prompts[step + 20])
+
+
+def test_the_frozen_parameters_on_disk_are_the_pretrained_ones_bit_for_bit(run, pretrained):
+    folder, step, _ = run
+    _, params = load_backbone(pretrained[0])
+    saved = open_checkpoint((folder / f"checkpoint_{step + 20}").as_uri())
+    assert set(saved) == {*flatten(params), "prompt/A", "prompt/B"}
+    for name, array in flatten(params).items():
+        assert saved[name].read().tobytes() == np.asarray(array).tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def dpt_evaluation(run, tmp_path_factory):
+    """What `dpt evaluate` says of the prompt that T5X trained, and its answers."""
+    folder, step, _ = run
+    out = tmp_path_factory.mktemp("evaluation")
+    prompt = folder / "numpy_checkpoints" / f"checkpoint_{step + 20}" / "prompt.npy"
+    return evaluate_with_dpt(prompt, out)
+
+
+def evaluate_with_dpt(prompt, out):
+    status = main(
+        [
+            "evaluate",
+            "--gin_file=runs/demo.gin",
+            f"--gin.MIXTURE_OR_TASK_NAME={TASK!r}",
+            f"--prompt={prompt}",
+            f"--predictions={out}",
+        ]
+    )
+    assert status in (0, None)
+    (file,) = out.glob("*.jsonl")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def accuracy(answers):
+    return np.mean([answer["prediction"] == answer["target"] for answer in answers])
+
+
+def test_t5x_eval_reads_what_t5x_train_saved_and_agrees_with_dpt_evaluate(
+    run, dpt_evaluation, tmp_path
+):
+    folder, step, _ = run
+    launch(
+        tmp_path / "log",
+        "t5x.eval",
+        "prompt_eval",
+        CHECKPOINT_PATH=str(folder / f"checkpoint_{step + 20}"),
+        EVAL_OUTPUT_DIR=str(tmp_path / "eval"),
+    )
+    line = (tmp_path / "eval" / "inference_eval" / f"{TASK}-metrics.jsonl").read_text()
+    metrics = json.loads(line)
+    assert metrics["step"] == step + 20
+    np.testing.assert_allclose(metrics["accuracy"], accuracy(dpt_evaluation))
+
+
+def test_t5x_infer_answers_as_dpt_evaluate_does(run, dpt_evaluation, tmp_path):
+    folder, step, _ = run
+    launch(
+        tmp_path / "log",
+        "t5x.infer",
+        "prompt_infer",
+        CHECKPOINT_PATH=str(folder / f"checkpoint_{step + 20}"),
+        INFER_OUTPUT_DIR=str(tmp_path / "infer"),
+    )
+    (file,) = (tmp_path / "infer").glob("*.jsonl-00000-of-00001")
+    answers = [json.loads(line)["prediction"] for line in file.read_text().splitlines()]
+    assert [answer.strip() for answer in answers] == [a["prediction"] for a in dpt_evaluation]
+    assert len(set(answers)) > 1
+
+
+def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_the_prompt(tmp_path, pretrained):
+    status = main(
+        [
+            "train",
+            "--gin_file=runs/demo.gin",
+            "--gin_file=prompts/decomposed.gin",
+            f"--gin.MODEL_DIR={str(tmp_path / 'dpt')!r}",
+            f"--gin.MIXTURE_OR_TASK_NAME={TASK!r}",
+            f"--gin.PROMPT_LENGTH={LENGTH}",
+            "--gin.TRAIN_STEPS=2",
+            "--gin.EVAL_PERIOD=2",
+        ]
+    )
+    assert status in (0, None)
+    file = tmp_path / "dpt" / "numpy_checkpoints" / "checkpoint_2" / "prompt.npy"
+    run = tmp_path / "run"
+    prompt = ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(file)})
+    settings = {
+        "prompt": prompt,
+        "MODEL_DIR": str(run),
+        "INITIAL_CHECKPOINT_PATH": str(pretrained[0]),
+        "SAVE_ONLY_PROMPT": True,
+        "EVAL_PERIOD": 2,
+        "EVAL_STEPS": 1,
+    }
+    launch(tmp_path / "log", "t5x.train", "prompt_train", TRAIN_STEPS=2, **settings)
+    start = run / "numpy_checkpoints" / "checkpoint_0"
+    np.testing.assert_array_equal(load_prompt(start), np.load(file))
+    file.unlink()
+    log = launch(tmp_path / "again", "t5x.train", "prompt_train", TRAIN_STEPS=4, **settings)
+    assert "Starting main loop over steps 2-4" in log
+    assert saved_steps(run) == []
+    assert (run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy").exists()
+
+
+def test_packing_is_refused(tmp_path, pretrained):
+    arguments = command(
+        "t5x.train",
+        "prompt_train",
+        MODEL_DIR=str(tmp_path / "run"),
+        INITIAL_CHECKPOINT_PATH=str(pretrained[0]),
+        TRAIN_STEPS=2,
+    )
+    done = subprocess.run(
+        [*arguments, "--gin.utils.DatasetConfig.pack=True"], capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert re.search("InputError: .*packed", done.stderr)
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
