@@ -186,20 +186,20 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)
     # One of T5X's numpy checkpoints has a file for each of its parameters.
-    arrays = [file for file in sorted(folder.iterdir()) if file.is_file() and _is_npy(file)]
-    if len(arrays) == 1:
-        stored = open_prompt(arrays[0], flag)
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and _is_npy(file)]
+    if len(files) == 1:
+        stored = open_prompt(files[0], flag)
         return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
     steps = numpy_checkpoints(folder) or numpy_checkpoints(folder.parent)
     best = best_step(folder) if len(steps) > 1 else next(iter(steps), None)
-    if best in steps:
+    if best is not None and best in steps:
         return dataclasses.replace(open_prompt(steps[best], flag), details={"step": best})
-    if steps or arrays:
-        several = "prompts of several steps" if steps else "several numpy arrays"
-        names = [str(path) for path in steps.values()] or [str(path) for path in arrays]
-        raise InputError(f"{folder} holds {several}; name one with {flag}: {', '.join(names)}.")
-    names = sorted(entry.name for entry in folder.iterdir())
-    found = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
+    if steps or files:
+        several = "the prompts of several steps" if steps else "several numpy arrays"
+        names = ", ".join(str(path) for path in (steps.values() or files))
+        raise InputError(f"{folder} holds {several}; name one with {flag}: {names}.")
+    entries = sorted(entry.name for entry in folder.iterdir())
+    found = ", ".join(entries[:8]) + (", …" if len(entries) > 8 else "") if entries else "nothing"
     raise NotAPrompt(folder, f"holds {found}", flag)
 
 

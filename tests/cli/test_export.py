@@ -82,6 +82,16 @@ def test_what_is_exported_is_the_runs_prompt(export, trained, name, flags):
     np.testing.assert_array_equal(load_prompt(export(name, *flags)), trained)
 
 
+def test_inspect_shows_the_run_and_what_it_trained(run, capsys):
+    capsys.readouterr()
+    assert main(["inspect", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "run" and found["details"]["task"] == "toy_x"
+    assert found["details"]["method"] == "DecomposedPrompt"
+    assert found["details"]["steps with a saved prompt"] == [2, 4]
+    assert found["prompt"]["spectrum"]["numerical_rank"] == runs.BOTTLENECK
+
+
 @pytest.mark.parametrize(
     ("name", "flags"),
     [("my_task", []), ("my_task", ["--format=safetensors"]), ("my_task.safetensors", [])],
