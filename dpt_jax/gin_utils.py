@@ -49,9 +49,7 @@ def parse(
         a macro that nothing uses, or one that had to be set and is not.
     """
     if any(_imports_tasks(file) for file in gin_files):
-        from dpt_jax.training.data import import_seqio
-
-        import_seqio()
+        _import_seqio()
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
     try:
@@ -62,6 +60,12 @@ def parse(
     for binding in gin_bindings:
         _parse_binding(binding)
     _check_macros()
+
+
+def _import_seqio() -> None:
+    from dpt_jax.training.data import import_seqio
+
+    import_seqio()
 
 
 def _imports_tasks(file: str) -> bool:
@@ -91,6 +95,11 @@ from dpt_jax.training import config
 from dpt_jax.training import schedules
 """
 
+# What our tasks let gin set; their module brings TensorFlow, which other bindings can do without.
+_TASK_BINDING = re.compile(
+    r"(settings\.)?(superglue_dir|vocabulary_file)\.|(registry\.)?examples_proportional\."
+)
+
 
 def _parse_binding(binding: str) -> None:
     name, _, value = (part.strip() for part in binding.partition("="))
@@ -101,8 +110,12 @@ def _parse_binding(binding: str) -> None:
         error = e
     if "No configurable matching" in str(error):
         # The files' imports do not reach here, so that `@optax.lion` is not known yet.
+        imports = _IMPORTS
+        if _TASK_BINDING.match(name):
+            _import_seqio()
+            imports += "from dpt_jax.tasks import registry\nfrom dpt_jax.tasks import settings\n"
         with contextlib.suppress(*_PARSE_ERRORS):
-            gin.parse_config(_IMPORTS + binding)
+            gin.parse_config(imports + binding)
             return
     message = str(error).strip().split("\n  In bindings string")[0]
     if "parse" in message:

@@ -56,11 +56,10 @@ def dpt(folder, *argv):
     return done.returncode, done.stdout, done.stderr
 
 
-def train(folder, name, model_dir, prompt="prompts/decomposed.gin", **macros):
+def train(superglue, name, model_dir, *more, gin):
     argv = runs.arguments(
         model_dir,
-        folder / "backbone",
-        prompt,
+        gin.parent / "backbone",
         INITIAL_CHECKPOINT_PATH=None,
         MIXTURE_OR_TASK_NAME=name,
         MIXTURE_OR_TASK_MODULE="dpt_jax.tasks",
@@ -68,13 +67,16 @@ def train(folder, name, model_dir, prompt="prompts/decomposed.gin", **macros):
         TRAIN_STEPS=1,
         NUM_BUCKETS=1,
         SCORING="rank",
-        **macros,
     )
-    return dpt(folder, *argv)
+    return dpt(superglue, *argv, *more)
 
 
 def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
-    status, _, err = train(folder, "dpt_cb_k4_s7", tmp_path / "run")
+    # The binding wins over the environment, and goes into the run's configuration.
+    binding = f"--gin.settings.superglue_dir.path={str(folder)!r}"
+    status, _, err = train(
+        tmp_path, "dpt_cb_k4_s7", tmp_path / "run", binding, gin=folder / "tiny.gin"
+    )
     assert status == 0, err
     assert "dpt_cb_k4_s7: 4 examples" in err
     # The four with the smallest hashes of task, seed and id.
@@ -88,7 +90,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     assert all(record["candidates"] == list(LABELS) for record in records)
 
     # The run's own configuration is enough to evaluate it, and its standard error is clean.
-    status, out, err = dpt(folder, "evaluate", f"--model_dir={tmp_path / 'run'}")
+    status, out, err = dpt(tmp_path, "evaluate", f"--model_dir={tmp_path / 'run'}")
     assert status == 0, err
     assert err == "WARNING: INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.\n"
     [logged] = [row for row in runs.metrics(tmp_path / "run") if row["split"] == "validation"]
@@ -109,7 +111,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     ],
 )
 def test_data_that_is_not_there_is_one_message(folder, tmp_path, name, message):
-    status, out, err = train(folder, name, tmp_path / "run")
+    status, out, err = train(folder, name, tmp_path / "run", gin=folder / "tiny.gin")
     assert (status, out) == (2, "")
     assert message in err and name in err
     assert not (tmp_path / "run").exists()
