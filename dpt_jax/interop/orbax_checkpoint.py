@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.t5x_checkpoint import open_array
+from dpt_jax.interop.t5x_checkpoint import open_array, open_store, tensorstore_context
 from dpt_jax.interop.tensors import Tensor
 
 # T5X's TrainState, Flax's, and a bare tree of parameters.
@@ -26,10 +26,8 @@ def find_item(location: str) -> str | None:
     Args:
       location: the URL of a step's folder, or of its `state`.
     """
-    import tensorstore as ts
-
     base = location.rstrip("/") + "/"
-    store = ts.KvStore.open(base).result()
+    store = open_store(base)
     for item in ("state/", "default/", ""):
         for name in (_MANIFEST, "_METADATA"):
             if store.read(item + name).result().state == "value":
@@ -46,10 +44,13 @@ def open_checkpoint(item: str) -> dict[str, Tensor]:
     import tensorstore as ts
 
     base = item.rstrip("/") + "/"
-    files = ts.KvStore.open(base).result()
+    files = open_store(base)
     database = files.read(_MANIFEST).result().state == "value"
     try:
-        store = ts.KvStore.open({"driver": "ocdbt", "base": base}).result() if database else files
+        store = files
+        if database:
+            spec_of_store = {"driver": "ocdbt", "base": base}
+            store = ts.KvStore.open(spec_of_store, context=tensorstore_context()).result()
         keys = [key.decode() for key in store.list().result()]
     except ValueError as error:
         raise InputError(

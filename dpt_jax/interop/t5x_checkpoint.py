@@ -6,6 +6,7 @@ Optimizer state (`state.…`) is not read.
 """
 
 import collections
+import functools
 import itertools
 import math
 import re
@@ -72,11 +73,29 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     }
 
 
-def _read_index(location: str) -> Any:
+@functools.cache
+def tensorstore_context() -> Any:
+    """How TensorStore reads: it gives up a bucket after half a minute, not after half an hour."""
     import tensorstore as ts
 
+    retries = {"max_retries": 5, "initial_delay": "1s", "max_delay": "8s"}
+    return ts.Context({"gcs_request_retries": retries, "s3_request_retries": retries})
+
+
+def open_store(location: str) -> Any:
+    """Opens the key-value store at a URL.
+
+    Raises:
+      ValueError: TensorStore knows no such URL.
+    """
+    import tensorstore as ts
+
+    return ts.KvStore.open(location.rstrip("/") + "/", context=tensorstore_context()).result()
+
+
+def _read_index(location: str) -> Any:
     try:
-        return ts.KvStore.open(location.rstrip("/") + "/").result().read(INDEX).result()
+        return open_store(location).read(INDEX).result()
     except ValueError as error:
         raise InputError(
             f"{location} cannot be read: {error}. Set INITIAL_CHECKPOINT_PATH."
@@ -125,7 +144,9 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
 
     try:
         # A missing chunk would otherwise read as zeros.
-        store = ts.open({**spec, "fill_missing_data_reads": False}).result()
+        store = ts.open(
+            {**spec, "fill_missing_data_reads": False}, context=tensorstore_context()
+        ).result()
     except ValueError as error:
         raise unreadable(error) from error
 

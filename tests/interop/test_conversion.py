@@ -1,0 +1,200 @@
+"""Conversions: which bits, files and dtypes arrive, and copies that are kept."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop import load_backbone, open_backbone, save_backbone
+from dpt_jax.interop.conversion import convert
+from dpt_jax.interop.hugging_face import write_folder
+from dpt_jax.interop.tensors import flatten, in_memory
+from dpt_jax.models import T5Config
+from tests.models.random_weights import random_parameters
+
+TIED = T5Config(
+    vocab_size=24,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    head_dim=6,
+    mlp_dim=32,
+    mlp_activations=("relu",),
+    dropout_rate=0.0,
+    logits_via_embedding=True,
+)
+UNTIED = dataclasses.replace(TIED, mlp_activations=("gelu", "linear"), logits_via_embedding=False)
+
+
+@pytest.fixture(params=[TIED, UNTIED], ids=["tied", "untied"])
+def config(request):
+    return request.param
+
+
+@pytest.fixture
+def ours(tmp_path, config):
+    vocabulary = tmp_path / "sentencepiece.model"
+    vocabulary.write_bytes(b"pieces")
+    save_backbone(tmp_path / "ours", config, random_parameters(config), files=[vocabulary])
+    return tmp_path / "ours"
+
+
+def check_equal(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for name, array in flatten(ours).items():
+        other = flatten(theirs)[name]
+        assert array.dtype == other.dtype
+        np.testing.assert_array_equal(array, other, err_msg=name)
+
+
+def test_ours_to_hugging_face_and_back_is_exact(ours, config, tmp_path):
+    assert convert(ours, tmp_path / "hf", to="hf").format == "hf"
+    convert(tmp_path / "hf", tmp_path / "back")
+    found, params = load_backbone(tmp_path / "back")
+    assert found == config
+    check_equal(params, random_parameters(config))
+
+
+def test_the_vocabulary_gets_each_formats_own_name(ours, tmp_path):
+    convert(ours, tmp_path / "hf", to="hf")
+    assert (tmp_path / "hf" / "spiece.model").read_bytes() == b"pieces"
+    convert(tmp_path / "hf", tmp_path / "back")
+    names = {path.name for path in (tmp_path / "back").iterdir()}
+    assert {"backbone.json", "model.safetensors", "sentencepiece.model"} <= names
+    assert "spiece.model" not in names
+    assert (tmp_path / "back" / "sentencepiece.model").read_bytes() == b"pieces"
+
+
+def test_what_hugging_face_keeps_beside_the_weights_comes_back(ours, tmp_path):
+    convert(ours, tmp_path / "hf", to="hf")
+    path = tmp_path / "hf" / "config.json"
+    stated = {**json.loads(path.read_text()), "task_specific_params": {"summarization": {}}}
+    path.write_text(json.dumps(stated))
+    (tmp_path / "hf" / "tokenizer_config.json").write_text('{"extra_ids": 100}')
+    (tmp_path / "hf" / "generation_config.json").write_text('{"max_new_tokens": 3}')
+    convert(tmp_path / "hf", tmp_path / "ours2")
+    convert(tmp_path / "ours2", tmp_path / "hf2", to="hf")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        kept = (tmp_path / "hf2" / name).read_text()
+        assert json.loads(kept) == json.loads((tmp_path / "hf" / name).read_text())
+
+
+def test_bfloat16_halves_the_copy_and_rounds_to_nearest_even(ours, config, tmp_path):
+    half = convert(ours, tmp_path / "half", dtype="bfloat16")
+    full = open_backbone(ours)
+    assert 2 * sum(t.nbytes for t in half.tensors.values()) == sum(
+        t.nbytes for t in full.tensors.values()
+    )
+    for name, array in flatten(load_backbone(tmp_path / "half")[1]).items():
+        exact = flatten(random_parameters(config))[name]
+        # JAX's own rounding is another implementation than NumPy's with ml_dtypes.
+        np.testing.assert_array_equal(array, np.asarray(jnp.asarray(exact).astype(jnp.bfloat16)))
+    convert(tmp_path / "half", tmp_path / "hf", to="hf")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "bfloat16"
+    back = convert(tmp_path / "half", tmp_path / "wide", dtype="float32")
+    assert {tensor.dtype.name for tensor in back.tensors.values()} == {"float32"}
+
+
+def test_large_weights_are_split_over_files_with_an_index(config, tmp_path):
+    params = random_parameters(config)
+    tensors = {name: in_memory(array) for name, array in flatten(params).items()}
+    write_folder(tmp_path / "hf", config, tensors, shard_bytes=4000)
+    assert not (tmp_path / "hf" / "model.safetensors").exists()
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    files = sorted((tmp_path / "hf").glob("model-*.safetensors"))
+    assert [path.name for path in files] == sorted(set(index["weight_map"].values()))
+    assert files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+    stored = {}
+    for path in files:
+        with safe_open(path, "np") as shard:
+            sizes = {name: shard.get_tensor(name).nbytes for name in shard.keys()}
+        assert sum(sizes.values()) <= 4000 or len(sizes) == 1
+        assert {index["weight_map"][name] for name in sizes} == {path.name}
+        stored |= sizes
+    assert index["metadata"]["total_size"] == sum(stored.values())
+    check_equal(load_backbone(tmp_path / "hf")[1], params)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("shard_bytes", [4000, 10**9])
+def test_transformers_loads_what_is_written_whole_or_split(config, tmp_path, shard_bytes):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
+    transformers = pytest.importorskip("transformers", reason="not installed (extra `interop`)")
+    params = random_parameters(config)
+    tensors = {name: in_memory(array) for name, array in flatten(params).items()}
+    write_folder(tmp_path / "hf", config, tensors, shard_bytes=shard_bytes)
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf").eval()
+    assert model.config.scale_decoder_outputs is config.logits_via_embedding
+    table = torch.from_numpy(params["token_embedder"]["embedding"])
+    head = table
+    if not config.logits_via_embedding:
+        head = torch.from_numpy(params["decoder"]["logits_dense"]["kernel"]).T
+    assert torch.equal(model.shared.weight, table)
+    assert torch.equal(model.lm_head.weight, head)
+    assert model.generation_config.decoder_start_token_id == 0
+
+
+def test_a_network_that_hugging_face_has_not_is_refused(tmp_path):
+    odd = dataclasses.replace(UNTIED, mlp_activations=("gelu",))
+    save_backbone(tmp_path / "odd", odd, random_parameters(odd))
+    with pytest.raises(InputError, match=r"mlp_activations are \('gelu',\)"):
+        convert(tmp_path / "odd", tmp_path / "hf", to="hf")
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"to": "onnx"}, "--to is 'onnx'.*dpt, hf"), ({"dtype": "int8"}, "--dtype is 'int8'")],
+)
+def test_an_unknown_format_or_dtype_is_refused(tmp_path, change, named):
+    with pytest.raises(InputError, match=named):
+        convert(tmp_path, tmp_path / "new", **change)
+
+
+def loads_with_copies(source, cache):
+    _, params = load_backbone(source, cache=cache)
+    return params, sorted(path.name for path in cache.iterdir())
+
+
+def test_a_converted_copy_is_made_once_and_used_in_place(ours, config, tmp_path):
+    source, cache = tmp_path / "hf", tmp_path / "copies"
+    convert(ours, source, to="hf")
+    params, first = loads_with_copies(source, cache)
+    check_equal(params, random_parameters(config))
+    made = os.stat(cache / first[0] / "backbone.json").st_mtime_ns
+    params, second = loads_with_copies(source, cache)
+    assert second == first
+    assert os.stat(cache / first[0] / "backbone.json").st_mtime_ns == made
+    assert open_backbone(cache / first[0]).format == "dpt"
+    check_equal(params, random_parameters(config))
+
+
+def test_a_model_that_changed_is_converted_again(ours, tmp_path):
+    source, cache = tmp_path / "hf", tmp_path / "copies"
+    convert(ours, source, to="hf")
+    _, first = loads_with_copies(source, cache)
+    weights = source / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-4:] = np.float32(3).tobytes()
+    weights.write_bytes(data)
+    params, second = loads_with_copies(source, cache)
+    assert set(first) < set(second)
+    check_equal(params, load_backbone(source)[1])
+
+
+def test_our_own_folder_needs_no_copy(ours, tmp_path):
+    load_backbone(ours, cache=tmp_path / "copies")
+    assert not (tmp_path / "copies").exists()
+
+
+def test_a_cache_that_cannot_be_written_names_its_binding(ours, tmp_path):
+    convert(ours, tmp_path / "hf", to="hf")
+    with pytest.raises(InputError, match="CONVERTED_CHECKPOINT_CACHE"):
+        load_backbone(tmp_path / "hf", cache=ours / "backbone.json")
