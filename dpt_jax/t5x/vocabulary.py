@@ -49,13 +49,11 @@ def task_vocabulary(
     if own != file:
         ours, theirs = _pieces(_read(file)), _pieces(vocabulary.tokenizer)
         if ours != theirs:
-            pairs = enumerate(zip(ours, theirs, strict=False))
-            where = next(
-                (i for i, pair in pairs if pair[0] != pair[1]), min(len(ours), len(theirs))
-            )
+            both = zip(ours, theirs, strict=False)
+            same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
             raise InputError(
                 f"Task {mixture_or_task_name!r} has another vocabulary than the model: {own} has "
-                f"{len(theirs)} pieces, {file} {len(ours)}, and they differ from id {len(same)} on. "
+                f"{len(theirs)} pieces, {file} {len(ours)}, and they differ from id {same} on. "
                 "Choose a task with the model's vocabulary (DPT_VOCAB for those of dpt_jax), or "
                 "set --gin.VOCABULARY_FILE to the checkpoint's own."
             )

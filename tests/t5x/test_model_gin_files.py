@@ -1,0 +1,95 @@
+"""The model files build T5X's model around the prompted network, in every size."""
+
+import gin
+import pytest
+from flax.core import unfreeze
+from flax.traverse_util import flatten_dict
+
+pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
+
+import math
+
+import jax
+import jax.numpy as jnp
+from t5x import models
+
+from dpt_jax import prompts
+from dpt_jax.gin_utils import gin_configs
+from dpt_jax.t5x.prompted_network import PromptedTransformer
+from tests.interop.test_model_gin_files import PARAMETERS
+
+pytestmark = pytest.mark.t5x
+
+SIZES = {
+    "t5_1_0": ("small", "base", "large", "3b", "11b"),
+    "t5_1_1": ("small", "base", "large", "xl", "xxl"),
+}
+FILES = [f"{family}_{size}" for family, sizes in SIZES.items() for size in sizes]
+
+
+@pytest.fixture(autouse=True)
+def clean_gin(monkeypatch):
+    monkeypatch.setattr(gin.config, "_LOCATION_PREFIXES", ["", str(gin_configs())])
+    gin.clear_config(clear_constants=True)
+    yield
+    gin.clear_config(clear_constants=True)
+
+
+def build(name, prompt="decomposed", *bindings):
+    """The model of a run on a demo task, whose vocabulary needs no bucket."""
+    gin.parse_config_files_and_bindings(
+        [f"t5x/models/{name}.gin", f"prompts/{prompt}.gin"],
+        [
+            "MIXTURE_OR_TASK_NAME = 'demo_questions'",
+            "MIXTURE_OR_TASK_MODULE = 'dpt_jax.demo.tasks'",
+            "VOCABULARY_FILE = None",
+            *bindings,
+        ],
+    )
+    return gin.query_parameter("%MODEL").scoped_configurable_fn()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_size_has_the_published_parameters_and_those_of_its_prompt(name):
+    model = build(name)
+    assert isinstance(model, models.EncoderDecoderModel)
+    assert isinstance(model.module, PromptedTransformer)
+    tokens = dict.fromkeys(("encoder_input_tokens", "decoder_input_tokens"), (1, 4))
+    variables = jax.eval_shape(lambda: model.get_initial_variables(jax.random.key(0), tokens))
+    counts = {
+        name: math.prod(leaf.shape)
+        for name, leaf in flatten_dict(unfreeze(variables["params"]), sep="/").items()
+    }
+    prompt = [name for name in counts if name.startswith("prompt/")]
+    width = gin.query_parameter("%EMBED_DIM")
+    assert sum(counts.pop(name) for name in prompt) == 10 * (100 + width)
+    assert sum(counts.values()) == PARAMETERS[name]
+    assert model.module.config.dtype == jnp.bfloat16
+
+
+def test_every_model_file_is_built_here():
+    found = {path.stem for path in (gin_configs() / "t5x" / "models").glob("*.gin")}
+    assert found - {"prompted", "demo"} == set(FILES)
+
+
+@pytest.mark.parametrize(
+    ("file", "prompt"),
+    [
+        ("vanilla", prompts.VanillaPrompt),
+        ("residual", prompts.ResidualPrompt),
+        ("spectral", prompts.SpectralPrompt),
+        ("decomposed_uniform", prompts.DecomposedPrompt),
+    ],
+)
+def test_a_prompt_file_of_dpt_train_is_taken_as_it_is(file, prompt):
+    module = build("demo", file, "PROMPT_LENGTH = 7").module
+    assert isinstance(module.prompt, prompt)
+    assert (module.prompt.length, module.prompt.embed_dim) == (7, 128)
+
+
+def test_the_optimizer_and_the_decoding_can_be_named_on_the_command_line():
+    model = build("demo", "decomposed", "OPTIMIZER = @optax.adafactor", "CLIP_NORM = 1.0")
+    assert "FactoredState" in str(model.optimizer_def.init_state({"prompt": {"A": jnp.ones(3)}}))
+    gin.clear_config(clear_constants=True)
+    model = build("demo", "decomposed", "DECODE_FN = @decoding.beam_search")
+    assert "beam_search" in str(model.decode_fn)
