@@ -32,6 +32,8 @@ class RunConfig:
       prompt: PROMPT, the soft prompt; None trains without one (full fine-tuning).
       initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
         `dpt_jax.interop.load_backbone` reads; None starts from random weights.
+      converted_checkpoint_cache: CONVERTED_CHECKPOINT_CACHE, a folder in which a pretrained T5 of
+        another format than ours is kept converted; None converts it anew in memory every time.
       mixture_or_task_name: MIXTURE_OR_TASK_NAME, a SeqIO task or mixture.
       task_feature_lengths: TASK_FEATURE_LENGTHS, longest `inputs` and `targets` in tokens.
       mixture_or_task_module: MIXTURE_OR_TASK_MODULE, imported to register the task.
@@ -73,6 +75,7 @@ class RunConfig:
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]
     mixture_or_task_module: str | None = None
+    converted_checkpoint_cache: str | None = None
     train_steps: int | None = None
     epochs: int | None = None
     batch_size: int = 16

@@ -72,7 +72,12 @@ class Backbone:
         provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
         vocabulary = data.get_vocabulary(provider)
         check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-        params = setup.load_frozen(config.initial_checkpoint_path, config.model, config.random_seed)
+        params = setup.load_frozen(
+            config.initial_checkpoint_path,
+            config.model,
+            config.random_seed,
+            config.converted_checkpoint_cache,
+        )
         shardings = partitioning.parameter_shardings(
             setup.abstract_variables(Transformer(config.model)), mesh
         )

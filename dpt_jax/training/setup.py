@@ -30,14 +30,17 @@ def abstract_variables(model: Transformer) -> Any:
     )
 
 
-def load_frozen(path: str | None, config: T5Config, seed: int) -> Params:
-    """The backbone's parameters as NumPy arrays; random ones when `path` is None."""
+def load_frozen(path: str | None, config: T5Config, seed: int, cache: str | None = None) -> Params:
+    """The backbone's parameters as NumPy arrays; random ones when `path` is None.
+
+    With `cache`, a model in another format than ours is kept converted in that folder.
+    """
     if path is None:
         logging.warning("INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.")
         tokens = jnp.zeros((1, 8), jnp.int32)
         init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
         return jax.tree.map(np.asarray, init(jax.random.key(seed))["params"])
-    return load_backbone(path, config)[1]
+    return load_backbone(path, config, cache)[1]
 
 
 def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:
