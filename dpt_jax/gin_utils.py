@@ -50,6 +50,13 @@ def parse(
     """
     if any(_imports_tasks(file) for file in gin_files):
         _import_seqio()
+    _parse_files(gin_files, gin_search_paths)
+    for binding in gin_bindings:
+        _parse_binding(binding)
+    _check_macros()
+
+
+def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
     try:
@@ -57,9 +64,6 @@ def parse(
             gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
     except _PARSE_ERRORS as e:
         raise InputError(_explain(e)) from e
-    for binding in gin_bindings:
-        _parse_binding(binding)
-    _check_macros()
 
 
 def _import_seqio() -> None:
@@ -168,13 +172,27 @@ def _is_required(value: Any) -> bool:
     return reference and value.scoped_selector.startswith("gin.REQUIRED/")
 
 
-def _check_macros() -> None:
-    bound = _macro_bindings()
-    used = {
+def used_macros() -> set[str]:
+    """The macros that something in the parsed configuration uses."""
+    return {
         reference.scoped_selector.split("/")[0]
         for reference in gin.config.iterate_references(gin.config._CONFIG)
         if reference.selector == "gin.macro"
     }
+
+
+def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) -> set[str]:
+    """The macros that gin files set or use; replaces the parsed configuration.
+
+    Raises:
+      InputError: for a file that does not exist or cannot be parsed.
+    """
+    _parse_files(gin_files, gin_search_paths)
+    return used_macros() | set(_macro_bindings())
+
+
+def _check_macros() -> None:
+    bound, used = _macro_bindings(), used_macros()
     for name in bound:
         if name not in used and name not in MACROS:
             raise InputError(
