@@ -55,7 +55,7 @@ def convert(
             raise InputError(f"{name} is {value!r}; it may be {shown}.")
     if "://" in os.fspath(target):
         raise InputError(f"TARGET is {target}; it must be a folder on a disk.")
-    path = Path(target).expanduser()
+    path = Path(target).expanduser().resolve()
     _check_target(os.fspath(source), path)
     backbone = open_backbone(source)
     tensors = dict(backbone.tensors)
@@ -85,7 +85,7 @@ def convert(
 def _check_target(source: str, target: Path) -> None:
     # Before the source is opened, which may take long.
     if target.exists():
-        if "://" not in source and Path(source).expanduser().resolve() == target.resolve():
+        if "://" not in source and Path(source).expanduser().resolve() == target:
             raise InputError(f"SOURCE and TARGET are the same folder, {target}. Name a new TARGET.")
         if not target.is_dir() or any(target.iterdir()):
             raise InputError(

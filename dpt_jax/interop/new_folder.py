@@ -44,6 +44,10 @@ def new_folder(path: str | os.PathLike, nbytes: int) -> Iterator[Path]:
     except FileExistsError as error:
         raise InputError(f"{error} Give a new folder, or remove this one first.") from error
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InputError(
+                f"{path} was made by another process in the meantime, and is left as it is."
+            ) from error
         if error.errno in _FULL:
             raise InputError(
                 f"{path} could not be written: {_FULL[error.errno]} ({nbytes / 1e9:.2f} GB are "
