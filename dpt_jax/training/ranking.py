@@ -76,14 +76,15 @@ def candidate_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Batches that cover every row once, in few shapes, each row with all of its candidates.
 
-    There are at most `num_buckets` source lengths and as many numbers of candidates; rows of one
-    number of candidates share their padded target length. Most tasks have one number of candidates.
+    There are at most `num_buckets` shapes. Rows are parted by their number of candidates into at
+    most half as many classes, each with a padded target length and as many padded source lengths
+    as are left; most tasks have one number of candidates, and so one class.
 
     Args:
       inputs: source token ids of each row.
       candidates: target token ids of each candidate of each row.
       batch_size: rows of a batch at most.
-      num_buckets: padded source lengths, and padded numbers of candidates, at most.
+      num_buckets: shapes, and so compiled programs, at most.
       shards: every batch is a multiple of it.
       max_decoder_tokens: what a shard of a batch may hold of padded candidate tokens; a batch of
         one row a shard may hold more.
@@ -95,16 +96,16 @@ def candidate_batches(
     lengths = np.asarray([len(x) for x in inputs])
     counts = np.asarray([len(row) for row in candidates])
     longest = np.asarray([max(map(len, row)) for row in candidates])
-    sources = choose_buckets(lengths, num_buckets)
-    source_ids = np.searchsorted(sources, lengths)
-    sizes = choose_buckets(counts, num_buckets, multiple=1)
+    sizes = choose_buckets(counts, max(1, num_buckets // 2), multiple=1)
     size_ids = np.searchsorted(sizes, counts)
     for size_id, size in enumerate(sizes):
         chosen = np.flatnonzero(size_ids == size_id)
+        sources = choose_buckets(lengths[chosen], num_buckets // len(sizes))
         width = round_up(int(longest[chosen].max()), 8)
         a_shard = max(1, min(batch_size // shards, max_decoder_tokens // (size * width)))
         rows = min(shards * a_shard, round_up(len(chosen), shards))
-        for bucket, indices in plan_batches(source_ids, chosen, rows):
+        # Beyond the last bucket are only rows of other classes.
+        for bucket, indices in plan_batches(np.searchsorted(sources, lengths), chosen, rows):
             targets = np.zeros((rows, size, width), np.int32)
             for place, i in enumerate(indices):
                 targets[place, : counts[i]] = pad(list(candidates[i]), int(counts[i]), width)

@@ -105,7 +105,7 @@ def test_a_task_module_that_does_not_exist(refused):
         ("--gin.MIXTURE_OR_TASK_NAME=toy_x", "--gin.MIXTURE_OR_TASK_NAME=\"'toy_x'\""),
         ("--gin.MODEL_DIR=%gin.REQUIRED", "Required gin macros are not set: MODEL_DIR."),
         ("--gin.MODEL_DIR=%FOLDER", "gin macro FOLDER is used, but not set"),
-        ("--gin_file=runs/promt.gin", "no gin file 'runs/promt.gin'. Nearest: runs/prompt_train"),
+        ("--gin_file=runs/promt.gin", "no gin file 'runs/promt.gin'. Nearest: "),
         ("--gin.OVERLENGTH='cut'", "OVERLENGTH is 'cut'; it must be one of error, truncate, drop"),
         ("--gin.BATCH_SIZE=0", "BATCH_SIZE is 0; it must be a positive integer"),
         ("--gin.MICROBATCHES=3", "MICROBATCHES is 3; it must be a divisor of BATCH_SIZE = 16"),

@@ -192,6 +192,11 @@ def test_config_gin_says_the_same_again(tmp_path, monkeypatch, backbone, files, 
     )
     if "from_prompt" in files[0]:
         bindings = [*bindings, "PROMPT_FILE = 'p.npy'"]
+    if "from_factors" in files[0]:
+        rng = np.random.default_rng(1)
+        factors = {"A": rng.normal(size=(100, 10)), "B": rng.normal(size=(10, runs.WIDTH))}
+        np.savez(tmp_path / "prompt_params.npz", **{k: v.astype("f4") for k, v in factors.items()})
+        bindings = [*bindings, "PROMPT_FILE = 'prompt_params.npz'"]
     if "class_labels" in files[0]:
         bindings = [*bindings, "CLASS_LABELS = ('yes', 'no')"]
     tiny = str(backbone.parent / "tiny.gin")

@@ -25,7 +25,10 @@ def tokens(text):
 
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("limit", [200, 100_000])
-def test_batches_hold_every_row_once_with_all_its_candidates_in_few_shapes(shards, limit):
+@pytest.mark.parametrize("num_buckets", [1, 2, 4, 9])
+def test_batches_hold_every_row_once_with_all_its_candidates_in_few_shapes(
+    shards, limit, num_buckets
+):
     rng = np.random.default_rng(0)
     inputs = [rng.integers(2, 99, n) for n in rng.integers(1, 60, 100)]
     candidates = [
@@ -37,7 +40,7 @@ def test_batches_hold_every_row_once_with_all_its_candidates_in_few_shapes(shard
         inputs,
         candidates,
         batch_size=8,
-        num_buckets=2,
+        num_buckets=num_buckets,
         shards=shards,
         max_decoder_tokens=limit,
     ):
@@ -53,7 +56,8 @@ def test_batches_hold_every_row_once_with_all_its_candidates_in_few_shapes(shard
         seen += indices.tolist()
         shapes.add((source.shape[1], count, width))
     assert sorted(seen) == list(range(100))
-    assert len(shapes) <= 4 and len({count for _, count, _ in shapes}) == 2
+    assert len(shapes) <= num_buckets
+    assert len({count for _, count, _ in shapes}) == min(4, max(1, num_buckets // 2))
 
 
 def full_forward_scores(config, params, rows, prompt):
