@@ -36,7 +36,7 @@ classes, ReCoRD's entities, and the nouns that WSC proposes for the same pronoun
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import seqio
@@ -51,6 +51,8 @@ Preprocessor = Callable[[tf.data.Dataset], tf.data.Dataset]
 
 CANONICAL, DIGITS = "canonical", "digits"
 FORMATS = (CANONICAL, DIGITS)
+
+_BATCH = 64
 
 # Prefix, and the name and field of what follows it.
 _CANONICAL_FIELDS = {
@@ -123,24 +125,30 @@ def fields_and_class(
       markup: whether HTML's `<br>` becomes a space and `<b>` and `</b>` nothing, as in MultiRC.
     """
 
-    def example(row: Row) -> Row:
+    def examples(rows: Row) -> Row:
         parts = [prefix]
         for field, name in fields.items():
-            parts += [f"{name}:", row[field]]
+            parts += [f"{name}:", rows[field]]
         text = tf.strings.join(parts, " ")
         if markup:
             text = tf.strings.regex_replace(text, "<br>", " ")
             text = tf.strings.regex_replace(text, "</?b>", "")
-        label = tf.cast(row["label"], tf.int32)
+        label = tf.cast(rows["label"], tf.int32)
         return {
-            "idx": row["idx"],
+            "idx": rows["idx"],
             "inputs": text,
             "targets": tf.gather([UNKNOWN, *targets], label + 1),
             "label": label,
-            "candidates": tf.constant(targets),
+            "candidates": tf.repeat([targets], tf.size(label), axis=0),
         }
 
-    return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return _in_batches(dataset, examples)
+
+
+def _in_batches(dataset: tf.data.Dataset, examples: Callable[[Row], Row]) -> tf.data.Dataset:
+    """Maps many rows at once, which spares most of the cost of calling TensorFlow's small ops."""
+    batches = dataset.ragged_batch(_BATCH).map(examples, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.unbatch()
 
 
 def record(dataset: tf.data.Dataset, *, prefix: str = "") -> tf.data.Dataset:
@@ -212,6 +220,18 @@ def mark_pronoun(dataset: tf.data.Dataset, *, prefix: str, mark: str) -> tf.data
     return dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
 
 
+def tokenize(
+    dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
+) -> tf.data.Dataset:
+    """SeqIO's `tokenize`, many rows at once: token ids, and the texts as `<name>_pretokenized`."""
+
+    def examples(rows: Row) -> Row:
+        tokens = {k: f.vocabulary.encode_tf(rows[k]) for k, f in output_features.items()}
+        return rows | {f"{name}_pretokenized": rows[name] for name in tokens} | tokens
+
+    return _in_batches(dataset, examples)
+
+
 def pipeline(name: str, text_format: str) -> list[Any]:
     """The preprocessors of a SeqIO task: text, tokens, (SeqIO's cache,) EOS.
 
@@ -219,7 +239,7 @@ def pipeline(name: str, text_format: str) -> list[Any]:
     """
     return [
         preprocessor(name, text_format),
-        seqio.preprocessors.tokenize,
+        tokenize,
         seqio.CacheDatasetPlaceholder(),
         seqio.preprocessors.append_eos_after_trim,
     ]
