@@ -7,6 +7,7 @@ from typing import Any
 
 import flax.core
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -32,6 +33,9 @@ from dpt_jax.t5x.prompt_state import (
     prompt_key,
 )
 from dpt_jax.t5x.stored import MissingError, restore_part
+
+# Where a numpy checkpoint tells which backbone its prompt was trained with.
+_BACKBONE = "backbone"
 
 
 class PromptCheckpointer(checkpoints.Checkpointer):
@@ -81,7 +85,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
           restore_dtype: T5X's, here of the frozen parameters alone; None as stored.
           **settings: T5X's further settings.
         """
-        frozen_dtype = jax.numpy.dtype(frozen_dtype) if frozen_dtype else restore_dtype
+        frozen_dtype = jnp.dtype(frozen_dtype) if frozen_dtype else restore_dtype
         super().__init__(
             _with_frozen_dtype(train_state, frozen_dtype),
             partitioner,
@@ -108,8 +112,10 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         params = jax.tree.map(host_array, flax.core.unfreeze(train_state.params[PROMPT]))
         rest = None
         if self._save_only_prompt:
+            self._refuse_to_go_back(step)
             flat = flat_state(train_state)
             rest = {k: host_array(v) for k, v in flat.items() if k.startswith("state/")}
+            rest[_BACKBONE] = _fingerprint(flat)
         if jax.process_index() == 0:
             folder = numpy_checkpoints.checkpoint_folder(str(self.checkpoints_dir), step)
             numpy_checkpoints.write(folder, self._prompt.fold(params), params, rest)
@@ -158,9 +164,9 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         if resuming:
             trained = self._restore_part(path, state_transformation_fns, trained=True)
             if later and later.step > int(host_array(trained["state/step"])):
-                trained = self._trained_by(later)
+                trained = self._trained_by(later, frozen)
         elif later:
-            trained = self._trained_by(later)
+            trained = self._trained_by(later, frozen)
         elif training:
             embedding = host_array(frozen[EMBEDDING]) if drawn is None else None
             trained = at_start(self._train_state, drawn or self._draw(embedding))
@@ -199,19 +205,37 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             key = jax.random.fold_in(key, 1)
         return draw_prompt(self._prompt, key, embedding, self._vocabulary)
 
-    def _trained_by(self, later: numpy_checkpoints.TrainedPrompt) -> dict[str, Any]:
+    def _trained_by(
+        self, later: numpy_checkpoints.TrainedPrompt, frozen: Mapping[str, Any]
+    ) -> dict[str, Any]:
         """The trained part that a numpy checkpoint holds, checked against this run's."""
         logging.info("Going on from the prompt of step %d in %s.", later.step, later.folder)
+        values = dict(later.values)
+        if not np.array_equal(values.pop(_BACKBONE, None), _fingerprint(frozen)):
+            raise InputError(
+                f"{later.folder} was trained with another backbone. Set INITIAL_CHECKPOINT_PATH to "
+                "the one it began with, or use another --gin.MODEL_DIR for another run."
+            )
         wanted = flat_state(part_of(self._train_state, trained=True))
-        for name in sorted({*wanted, *later.values}):
-            here, there = (np.shape(x[name]) if name in x else None for x in (later.values, wanted))
+        for name in sorted({*wanted, *values}):
+            here, there = (np.shape(x[name]) if name in x else None for x in (values, wanted))
             if here != there:
                 raise InputError(
                     f"{later.folder} has {name} of shape {here}, but this run's is {there}. Were "
                     "the prompt or the optimizer changed? Use another --gin.MODEL_DIR for "
                     "another run."
                 )
-        return later.values
+        return values
+
+    def _refuse_to_go_back(self, step: int) -> None:
+        # T5X restores nothing, and asks for nothing to be restored, without a checkpoint.
+        later = numpy_checkpoints.latest_train_state(str(self.checkpoints_dir))
+        if later and later.step > step:
+            raise InputError(
+                f"{later.folder} is there already, but this run is at step {step}: with random "
+                "weights it cannot go on. Set INITIAL_CHECKPOINT_PATH to the backbone that the "
+                "prompt began with, or use another --gin.MODEL_DIR."
+            )
 
     def _to_evaluate(self, path: str, transformations: Sequence[Callable]) -> dict[str, Any]:
         try:
@@ -241,3 +265,11 @@ def _with_frozen_dtype(state: TrainState, dtype: Any) -> TrainState:
         }
     )
     return state.replace_params(flax.core.freeze(params))
+
+
+def _fingerprint(flat: Mapping[str, Any]) -> np.ndarray:
+    """Numbers that tell one backbone from another, whatever dtype it is kept in."""
+    norm = host_array(flat["target/encoder/encoder_norm/scale"]).astype(jnp.bfloat16)
+    # Compiled, so that a table that is spread over hosts can be cut.
+    rows = jax.jit(lambda table: table[:2].astype(jnp.bfloat16))(flat[EMBEDDING])
+    return np.concatenate([norm, *host_array(rows)]).astype(np.float32)

@@ -4,7 +4,7 @@ import copy
 import zlib
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.core
 import jax
@@ -21,7 +21,7 @@ from dpt_jax.prompts import SoftPrompt, VocabularyInitializer, bind_vocabulary, 
 from dpt_jax.t5x.prompt_optimizer import PROMPT, PromptOptimizer
 from dpt_jax.t5x.vocabulary import check_embedded
 
-TrainState = train_states.FlaxOptimTrainState | train_states.InferenceState
+TrainState: TypeAlias = train_states.FlaxOptimTrainState | train_states.InferenceState
 
 #: Where the embedding table is among the names of a state (see `flat_state`).
 EMBEDDING = "target/token_embedder/embedding"

@@ -14,7 +14,7 @@ pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_t
 
 import seqio
 from flax.core import freeze
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from sentencepiece import sentencepiece_model_pb2
 from t5x import checkpoints
 from t5x.optimizers import OptimizerState
@@ -347,6 +347,27 @@ def test_a_run_with_another_prompt_or_optimizer_is_not_continued(pretrained, tmp
         checkpointer(tmp_path, optimizer=PromptOptimizer(optax.sgd)).restore(
             path=str(pretrained[0])
         )
+
+
+def test_a_prompt_is_not_continued_with_another_backbone(pretrained, tmp_path):
+    path, params = pretrained
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    saving.save(moved(saving.restore(path=str(path)), 4))
+    # The same backbone in another dtype is the same.
+    checkpointer(tmp_path, frozen_dtype="bfloat16").restore(path=str(path))
+    other = unflatten_dict(params, sep="/")
+    other["token_embedder"]["embedding"] = other["token_embedder"]["embedding"] + 0.1
+    save_backbone(tmp_path / "other", tiny.config(), other)
+    with pytest.raises(InputError, match="another backbone.*INITIAL_CHECKPOINT_PATH"):
+        checkpointer(tmp_path).restore(path=str(tmp_path / "other"))
+
+
+def test_a_run_without_a_checkpoint_does_not_overwrite_a_prompt(pretrained, tmp_path):
+    saving = checkpointer(tmp_path, save_only_prompt=True)
+    state = saving.restore(path=str(pretrained[0]))
+    saving.save(moved(state, 4))
+    with pytest.raises(InputError, match="checkpoint_4 is there already.*at step 0"):
+        saving.save(state)
 
 
 def test_a_tensorflow_checkpoint_is_refused(tmp_path):
