@@ -27,7 +27,7 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> float:
-        """exp of the entropy of the singular values' shares of their sum; 0 for a zero prompt.
+        """The exponential of the entropy of the singular values' shares; 0 for a zero prompt.
 
         Between 1 (one direction) and min(P, D) (all directions alike), and not whole in general:
         Roy and Vetterli, "The effective rank: a measure of effective dimensionality", 2007.

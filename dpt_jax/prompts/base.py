@@ -83,6 +83,19 @@ class SoftPrompt(nn.Module):
         """
         return np.asarray(self.clone(parent=None).apply({"params": params}), dtype=np.float32)
 
+    @nn.nowrap
+    def diagnostics(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Computes what is to be watched while the prompt is trained; most methods have nothing.
+
+        Args:
+            params: the method's parameters by name, as `initialize` returns them.
+
+        Returns:
+            Numbers by name. A run writes them with every evaluation.
+        """
+        del params
+        return {}
+
 
 def declare_parameter(
     module: nn.Module,

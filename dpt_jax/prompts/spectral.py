@@ -1,7 +1,11 @@
 """The rank probe: a prompt with a learned, rectified spectrum."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.lax import Precision
 from jaxtyping import Array, Float
@@ -42,3 +46,19 @@ class SpectralPrompt(SoftPrompt):
             self, "V", self.v_init, (self.length, self.embed_dim), ("rank", "prompt_embed")
         )
         return jnp.matmul(u * jax.nn.relu(sigma), v, precision=Precision.HIGHEST)
+
+    @nn.nowrap
+    def diagnostics(self, params: Mapping[str, Any]) -> dict[str, float]:
+        """Counts the open directions (section 2 of the paper) and the rank of the prompt itself.
+
+        Returns:
+            `positive_entries` and `negative_entries` of `sigma` (zeros are neither), and
+            `numerical_rank` of `U @ relu(diag(sigma)) @ V`: its singular values above numpy's
+            tolerance for float32.
+        """
+        sigma = np.asarray(params["sigma"])
+        return {
+            "positive_entries": int((sigma > 0).sum()),
+            "negative_entries": int((sigma < 0).sum()),
+            "numerical_rank": int(np.linalg.matrix_rank(self.fold(params))),
+        }

@@ -15,6 +15,8 @@ from dpt_jax.training.config import RunConfig
 CONFIG = "config.gin"
 IDENTITY = "run.json"
 SUMMARY = "summary.json"
+# The split under which metrics.jsonl has what a prompt says of itself (`SoftPrompt.diagnostics`).
+PROMPT_SPLIT = "prompt"
 # {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
 FEW_SHOT = "few_shot.json"
 # What a run writes before its identity could be missing.

@@ -326,6 +326,11 @@ class _Run:
             self.progress.say(f"step {step}  {name}: {_shown(overall)}")
             results = [*results, TaskResult(name, overall, [])]
         self.best.update(step, value, results)
+        if self.config.prompt is not None and "prompt" in self.state.params:
+            factors = jax.device_get(self.state.params["prompt"])
+            if diagnostics := self.config.prompt.diagnostics(factors):
+                self.log.write(step, run_folder.PROMPT_SPLIT, diagnostics)
+                self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
 
     def _save(self, step: int) -> None:
         # The loss is that of the parameters before the update.
@@ -367,6 +372,8 @@ class _Run:
             "trainable_parameters": self.trainable_parameters,
             "train_seconds": round(self.train_seconds, 3),
         }
+        if self._has_plateaued():
+            summary["stopped_early"] = True
         run_folder.write_json(pathlib.Path(self.config.model_dir) / run_folder.SUMMARY, summary)
         return strict_json.ready(summary)
 
@@ -376,7 +383,10 @@ class _Run:
 
 
 def _shown(metrics: dict[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+    return "  ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
+        for name, value in metrics.items()
+    )
 
 
 @contextlib.contextmanager

@@ -158,8 +158,8 @@ class Sweep:
             )
         if self.points and (shared := set(self.points[0]) & set(self.grid)):
             raise InputError(
-                f"{', '.join(sorted(shared))} is both in sweeps.Sweep.grid and in its points; leave "
-                "it out of one."
+                f"{', '.join(sorted(shared))} is both in sweeps.Sweep.grid and in its points; "
+                "leave it out of one."
             )
         if not self.axes:
             raise InputError(
@@ -331,7 +331,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _plain(value: Any, axis: str) -> Any:
-    """An axis's value, which has to be written to files and compared: text, number, bool or None."""
+    """An axis's value, if it is one that can be written to files and compared."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):

@@ -61,7 +61,7 @@ class SweepFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; give another --output.")
         if not path.exists():
-            if self.path.exists() and any(self.path.iterdir()):
+            if self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
                 raise InputError(
                     f"{self.path} is not empty and has no {SWEEP}, so it is no sweep's folder. "
                     "Give another --output."
@@ -105,8 +105,8 @@ class SweepFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
             raise InputError(
-                f"Another dpt sweep is running in {self.path}, or a point of one that was killed is "
-                "still saving. Wait for it, or give another --output."
+                f"Another dpt sweep is running in {self.path}, or a point of one that was killed "
+                "is still saving. Wait for it, or give another --output."
             ) from e
         except OSError:
             pass  # A file system without locks.

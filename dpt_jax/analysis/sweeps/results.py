@@ -10,8 +10,6 @@ import numpy as np
 from dpt_jax.analysis.spectrum import spectrum
 from dpt_jax.training import run_folder
 
-# The split under which a run writes what its prompt says of itself.
-PROMPT_SPLIT = "prompt"
 _IN_SUMMARY = (
     "metrics",
     "best_step",
@@ -63,7 +61,7 @@ def read_curves(folder: pathlib.Path, metric: str | None = None) -> dict[str, li
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     for row in map(json.loads, lines):
         step, split, task = row.pop("step"), row.pop("split"), row.pop("task")
-        if split == PROMPT_SPLIT:
+        if split == run_folder.PROMPT_SPLIT:
             for name, value in row.items():
                 if value is not None:
                     curve = curves.setdefault(name, [[], []])

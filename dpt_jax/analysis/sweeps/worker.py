@@ -1,0 +1,246 @@
+"""A process that trains points, one after another: `python -m dpt_jax.analysis.sweeps.worker`.
+
+It reads a job a line from standard input, as JSON, and writes a line for every point of it to
+standard output. When standard input ends, because its reader has ended or was killed, a run in
+progress saves and stops. One process trains many points, since starting one takes longer than a
+small point does.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+OUT_OF_MEMORY = (
+    "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
+    "--gin.TASK_FEATURE_LENGTHS, set --gin.FROZEN_DTYPE=\"'bfloat16'\", or lower --jobs."
+)
+_MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How the attempt at a point ended.
+
+    Attributes:
+      point: its name.
+      status: "done", "failed" or "stopped" (by a signal, after saving).
+      seconds: wall time of the attempt; of points trained together, their share.
+      error: why it failed.
+      together: how many points were trained in one program; 1 is alone.
+    """
+
+    point: str
+    status: str
+    seconds: float = 0.0
+    error: str = ""
+    together: int = 1
+
+
+def train_points(job: Mapping[str, Any]) -> Iterator[Outcome]:
+    """Trains the points of a job, together where there are several and that is possible.
+
+    Args:
+      job: `points`, each a mapping with `name`, `gin_files`, `bindings`, `model_dir` and `log`;
+        and `search_paths`.
+    """
+    points = job["points"]
+    if len(points) > 1:
+        began = time.monotonic()
+        with _output_to(points[0]["log"]):
+            done = _guarded(lambda: _train_together(points, job["search_paths"]))
+        if done == "stopped":
+            yield from (Outcome(point["name"], "stopped") for point in points)
+            return
+        if done is None:
+            share = (time.monotonic() - began) / len(points)
+            for point in points:
+                yield Outcome(point["name"], "done", share, together=len(points))
+            return
+    for point in points:
+        began = time.monotonic()
+        with _output_to(point["log"]):
+            error = _guarded(lambda point=point: _train(point, job["search_paths"]))
+        status = {None: "done", "stopped": "stopped"}.get(error, "failed")
+        text = error if status == "failed" else ""
+        yield Outcome(point["name"], status, time.monotonic() - began, text or "")
+        if status == "stopped":
+            return
+
+
+def _guarded(train: Callable[[], None]) -> str | None:
+    """Runs `train`; None when it worked, "stopped", or what went wrong, in one message."""
+    from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+
+    try:
+        train()
+        return None
+    except Stopped as e:
+        print(e, file=sys.stderr)
+        return "stopped"
+    except _NotTogether:
+        print("Not trained together; each point is trained alone.", file=sys.stderr)
+        return "not together"
+    except (InputError, NonFiniteLossError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return str(e)
+    except Exception as e:
+        # A point that fails in a way nobody foresaw must not take the others with it.
+        traceback.print_exc()
+        message = str(e).strip() or type(e).__name__
+        if isinstance(e, MemoryError) or any(sign in message for sign in _MEMORY_SIGNS):
+            first = message.splitlines()[0]
+            return f"Out of memory ({type(e).__name__}: {first}). {OUT_OF_MEMORY}"
+        return f"{type(e).__name__}: {message}"
+    finally:
+        import jax
+
+        # Programs of one point are of no use to the next, whose functions are other ones.
+        jax.clear_caches()
+
+
+def _config(point: Mapping[str, Any], search_paths: Sequence[str]) -> Any:
+    from dpt_jax import gin_utils
+    from dpt_jax.training.config import RunConfig
+
+    model_dir = f"MODEL_DIR = {point['model_dir']!r}"
+    gin_utils.parse(point["gin_files"], [*point["bindings"], model_dir], search_paths)
+    return gin_utils.build(RunConfig)
+
+
+def _train(point: Mapping[str, Any], search_paths: Sequence[str]) -> None:
+    from dpt_jax import gin_utils
+    from dpt_jax.training import trainer
+
+    trainer.train(_config(point, search_paths), gin_utils.operative_config)
+
+
+class _NotTogether(Exception):
+    """The points cannot be trained in one program."""
+
+
+def _train_together(points: Sequence[Mapping[str, Any]], search_paths: Sequence[str]) -> None:
+    """Trains points in one program, through `dpt_jax.training.population`.
+
+    Its `train_population(configs, gin_configs)` takes the runs and the text of each one's
+    configuration, trains them into their own run folders, and returns False where they cannot be
+    trained together, having written nothing.
+    """
+    from dpt_jax import gin_utils
+
+    configs, texts = [], []
+    for point in points:
+        config = _config(point, search_paths)
+        # Gin reads bindings when a function is called, and by then those of another point are
+        # parsed; each configuration takes its own schedule and optimizer along.
+        config.optimizer(config.learning_rate(config.train_steps or 1))
+        texts.append(gin_utils.operative_config())
+        configs.append(
+            dataclasses.replace(
+                config,
+                learning_rate=_own(point, search_paths, "learning_rate"),
+                optimizer=_own(point, search_paths, "optimizer"),
+            )
+        )
+    train_population = population_training()
+    if train_population is None or not train_population(configs, texts):
+        raise _NotTogether
+
+
+def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        return getattr(_config(point, search_paths), field)(*args)
+
+    return call
+
+
+def population_training() -> Callable[..., Any] | None:
+    """`dpt_jax.training.population.train_population`, or None where there is none."""
+    try:
+        import dpt_jax.training.population as population  # type: ignore[import-not-found]
+    except ModuleNotFoundError as e:
+        if e.name != "dpt_jax.training.population":
+            raise
+        return None
+    return population.train_population
+
+
+@contextlib.contextmanager
+def _output_to(log: str) -> Iterator[None]:
+    """Appends to `log` what Python and its libraries print."""
+    path = pathlib.Path(log)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(1), os.dup(2)
+    with open(path, "ab", buffering=0) as file:
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            stream.flush()
+            os.dup2(file.fileno(), number)
+    try:
+        yield
+    finally:
+        for stream, number, handle in zip((sys.stdout, sys.stderr), (1, 2), kept, strict=True):
+            stream.flush()
+            os.dup2(handle, number)
+            os.close(handle)
+
+
+def prepare(programs: str | None, cwd: str | None = None) -> None:
+    """Sets this process up: where task modules and compiled programs are.
+
+    Args:
+      programs: a folder for compiled programs, which points of one shape then share.
+      cwd: the working directory of the sweep.
+    """
+    if cwd is not None:
+        os.chdir(cwd)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if programs is not None:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", programs)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _jobs() -> Iterator[dict[str, Any]]:
+    """The jobs of standard input; at its end, a run in progress is told to stop."""
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        lines.put(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=read, daemon=True).start()
+    while (line := lines.get()) is not None:
+        yield json.loads(line)
+
+
+def main() -> None:
+    """Works until standard input ends."""
+    settings = json.loads(sys.argv[1])
+    if cores := settings.get("cores"):
+        # Before JAX counts them to make its threads.
+        os.sched_setaffinity(0, cores)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    prepare(settings.get("programs"))
+    for job in _jobs():
+        for outcome in train_points(job):
+            answers.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        answers.write("\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Tables of sweeps in the paper's layout: a row a method, a column a task, mean ± deviation.
+
+From rows of `results.jsonl` alone.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+AVERAGE, PARAMETERS = "Avg.", "parameters"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The score of some runs that differ in their seed alone.
+
+    Attributes:
+      values: the scores of the runs that are done, scaled as they are shown.
+      points: how many runs there are to be.
+      failed: how many of them failed.
+    """
+
+    values: tuple[float, ...] = ()
+    points: int = 0
+    failed: int = 0
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the scores; None where there is none."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over seeds, dividing by n - 1; None for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        if not self.values:
+            return "failed" if self.failed else "–"
+        text = f"{self.mean:.2f}"
+        if self.deviation is not None:
+            text += f" ± {self.deviation:.2f}"
+        if len(self.values) < self.points:
+            text += f" ({len(self.values)} of {self.points})"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+      header: titles of the columns.
+      rows: the cells of each row, as many as there are titles.
+      labels: how many columns at the left are names and not numbers.
+      caption: what the numbers are.
+      notes: what to say of points that failed or are missing.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    labels: int
+    caption: str
+    notes: list[str]
+
+    def markdown(self) -> str:
+        """The table in Markdown, with caption and notes."""
+        aligned = ["---"] * self.labels + ["---:"] * (len(self.header) - self.labels)
+        lines = ["| " + " | ".join(_escaped(cells)) + " |" for cells in (self.header, *self.rows)]
+        lines.insert(1, "| " + " | ".join(aligned) + " |")
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([*lines, "", self.caption, *([""] + notes if notes else [])]) + "\n"
+
+
+def _escaped(cells: Sequence[str]) -> list[str]:
+    return [cell.replace("|", "\\|") for cell in cells]
+
+
+def value_of(row: Row, report: Mapping[str, Any]) -> float | None:
+    """The score of a result, scaled as it is shown; None where it is not done or undefined."""
+    if row["status"] != "done" or row["value"] is None:
+        return None
+    return row["value"] * report["scale"]
+
+
+def cell_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
+    """The cell of results that differ in their seed alone."""
+    values = [value_of(row, report) for row in rows]
+    return Cell(
+        tuple(value for value in values if value is not None),
+        len(rows),
+        sum(row["status"] == "failed" for row in rows),
+    )
+
+
+def average_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
+    """The average over all else for each seed, of the seeds of which every run is done."""
+    seeds: dict[tuple, list[Row]] = {}
+    for row in rows:
+        seeds.setdefault(axes_of(row, report["seeds"]), []).append(row)
+    averages = []
+    for of_seed in seeds.values():
+        values = [value_of(row, report) for row in of_seed]
+        known = [value for value in values if value is not None]
+        if len(known) == len(of_seed):
+            averages.append(statistics.fmean(known))
+    failed = sum(any(row["status"] == "failed" for row in of_seed) for of_seed in seeds.values())
+    return Cell(tuple(averages), len(seeds), failed)
+
+
+def axes_of(row: Row, axes: Sequence[str]) -> tuple:
+    """A result's values on some axes, as something that can be compared and looked up."""
+    values = (row["axes"][axis] for axis in axes)
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def distinct(rows: Sequence[Row], axes: Sequence[str]) -> list[tuple]:
+    """The combinations of values on some axes, in the order of the results."""
+    return list(dict.fromkeys(axes_of(row, axes) for row in rows))
+
+
+def namer(report: Mapping[str, Any]) -> Callable[[Any], str]:
+    """What an axis or a value is called in a report."""
+    return lambda value: str(report["names"].get(str(value), value))
+
+
+def table(rows: Sequence[Row], report: Mapping[str, Any]) -> Table:
+    """The table of a sweep.
+
+    Args:
+      rows: its results.
+      report: its `Report` as a mapping, with rows, columns and seeds resolved.
+    """
+    name = namer(report)
+    columns = distinct(rows, [report["columns"]]) if report["columns"] else []
+    header = [*map(name, report["rows"]), PARAMETERS]
+    header += [name(column) for (column,) in columns] if columns else [report["score"]]
+    if len(columns) > 1:
+        header.append(AVERAGE)
+    lines = []
+    for key in distinct(rows, report["rows"]):
+        of_row = [row for row in rows if axes_of(row, report["rows"]) == key]
+        cells = [*map(name, key), _parameters(of_row)]
+        for column in columns or [()]:
+            of_cell = [
+                row for row in of_row if not columns or axes_of(row, [report["columns"]]) == column
+            ]
+            cells.append(str(cell_of(of_cell, report)))
+        if len(columns) > 1:
+            cells.append(str(average_of(of_row, report)))
+        lines.append(cells)
+    return Table(header, lines, len(report["rows"]), caption(rows, report), _notes(rows))
+
+
+def caption(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
+    """What the numbers are, and over how many seeds."""
+    seeds = len(distinct(rows, report["seeds"])) if report["seeds"] else 1
+    if seeds == 1:
+        return f"{report['score']}; best evaluation, one seed."
+    return (
+        f"{report['score']}; best evaluation, mean ± standard deviation (n − 1) over {seeds} seeds."
+    )
+
+
+def _parameters(rows: Sequence[Row]) -> str:
+    counts = sorted({row["trainable_parameters"] for row in rows if row["status"] == "done"})
+    if not counts:
+        return "–"
+    return f"{counts[0]:,}" + (f" – {counts[-1]:,}" if len(counts) > 1 else "")
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    notes = [
+        f"{row['point']} failed: {shortened(row['error'])}"
+        for row in rows
+        if row["status"] == "failed"
+    ]
+    for status in ("unfinished", "not run"):
+        count = sum(row["status"] == status for row in rows)
+        if count:
+            notes.append(f"{count} of {len(rows)} points: {status}.")
+    undefined = [row["point"] for row in rows if row["status"] == "done" and row["value"] is None]
+    if undefined:
+        notes.append(f"Without a score, since the metric is not a number: {', '.join(undefined)}.")
+    return notes
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """The first line of a message, cut where it is long."""
+    first = (text.strip().splitlines() or [""])[0]
+    return first if len(first) <= length else first[: length - 1] + "…"
+
+
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Smallest, mean and largest of one or more numbers."""
+    return min(values), math.fsum(values) / len(values), max(values)
