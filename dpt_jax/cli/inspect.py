@@ -11,9 +11,13 @@ inside. Parameters that differ only in their layer are one line, unless --all is
 
 import argparse
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpt_jax.analysis.spectrum import Spectrum
 
 HELP = "say what a file or folder is, and show a prompt's spectrum"
 # The number of a layer in a parameter's name: "layers_3/", ".block.3.".
@@ -47,7 +51,7 @@ def _report(path: str, found: Any, rows: list[tuple], numbers: Any) -> dict[str,
             "name": name,
             "shape": list(shape),
             "dtype": dtype,
-            "numbers": _size(shape),
+            "numbers": math.prod(shape),
             "bytes": nbytes,
         }
         for name, _, shape, dtype, nbytes in rows
@@ -127,12 +131,12 @@ def _print(path: str, found: Any, rows: list[tuple], numbers: Any) -> None:
                 f"{copies:,}" if copies > 1 else "",
                 " × ".join(map(str, shape)) or "scalar",
                 dtype,
-                f"{copies * _size(shape):,}",
+                f"{copies * math.prod(shape):,}",
                 _human(nbytes),
             )
         console.print(table)
         total, nbytes = (
-            sum(row[1] * _size(row[2]) for row in rows),
+            sum(row[1] * math.prod(row[2]) for row in rows),
             sum(row[-1] for row in rows),
         )
         show(f"Total: {total:,} numbers, {nbytes:,} bytes ({_human(nbytes)})")
@@ -140,37 +144,30 @@ def _print(path: str, found: Any, rows: list[tuple], numbers: Any) -> None:
         _print_spectrum(numbers, show)
 
 
-def _print_spectrum(numbers: Any, show: Any) -> None:
-    from dpt_jax.analysis.spectrum import Spectrum
-
-    assert isinstance(numbers, Spectrum)
-    values = [f"{value:.4g}" for value in numbers.singular_values]
-    width = max(map(len, values))
-    count = len(values)
+def _print_spectrum(numbers: "Spectrum", show: Callable[[str], None]) -> None:
+    count, rank = len(numbers.singular_values), numbers.numerical_rank
     show(f"\nPrompt of {numbers.length} tokens, {numbers.width} wide; of {count} directions")
     show(
         f"  effective rank        {numbers.effective_rank:>8.2f}  exp(entropy of the singular "
         "values' shares), Roy and Vetterli 2007"
     )
     show(
-        f"  numerical rank        {numbers.numerical_rank:>8}  singular values above "
-        f"{numbers.tolerance:.2g}, numpy's tolerance for float32"
+        f"  numerical rank        {rank:>8}  singular values above {numbers.tolerance:.2g}, "
+        "numpy's tolerance for float32"
     )
     for share in (0.9, 0.99):
-        rank = numbers.rank_for_energy(share)
+        needed = numbers.rank_for_energy(share)
         show(
-            f"  rank for {share:.0%} energy   {rank:>8}  squared singular values, largest first, "
+            f"  rank for {share:.0%} energy   {needed:>8}  squared singular values, largest first, "
             f"up to {share:.0%} of their sum"
         )
+    values = [f"{value:.4g}" for value in numbers.singular_values[:rank]]
+    width = max(map(len, values), default=0)
     show("Singular values, largest first:")
-    for i in range(0, len(values), 8):
+    for i in range(0, rank, 8):
         show("  " + " ".join(value.rjust(width) for value in values[i : i + 8]))
-
-
-def _size(shape: Iterable[int]) -> int:
-    import math
-
-    return math.prod(shape)
+    if rank < count:
+        show(f"  and {count - rank} below the tolerance, which may be rounding (--json has them)")
 
 
 def _plain(value: Any) -> Any:

@@ -78,9 +78,16 @@ def describe(location: str) -> Description:
             return Description("adapter", summary, tensors, _without_nulls(config))
     elif IDENTITY in names:
         return _run(path)
-    elif names & set(_BACKBONE_FILES) or any(name.startswith("target.") for name in names):
+    elif names & set(_BACKBONE_FILES):
         return _backbone(location)
-    return _prompt(path)
+    try:
+        return _prompt(path)
+    except stored_prompt.NotAPrompt:
+        pass
+    try:
+        return _backbone(location)
+    except InputError as error:
+        raise InputError(f"{error} Looked for prompts too: {stored_prompt.LOOKED_FOR}.") from error
 
 
 def _file(path: Path) -> Description:
@@ -92,18 +99,14 @@ def _file(path: Path) -> Description:
         if not {stored_prompt.TENSOR, peft_adapter.TENSOR} & set(tensors):
             summary = "a safetensors file of tensors, no soft prompt"
             return Description("tensors", summary, tensors, {})
-    return _prompt(path)
+    try:
+        return _prompt(path)
+    except stored_prompt.NotAPrompt as error:
+        raise InputError(f"{error} A pretrained T5 is a folder.") from error
 
 
 def _prompt(path: Path) -> Description:
-    try:
-        stored = stored_prompt.open_prompt(path, "PATH")
-    except stored_prompt.NotAPrompt as error:
-        raise InputError(
-            f"{path} is nothing that is known here; it {error.found}. Looked for prompts "
-            f"({stored_prompt.LOOKED_FOR}), for a pretrained T5 (ours, Hugging Face's, T5X's zarr "
-            "or Orbax) and for other PEFT adapters."
-        ) from error
+    stored = stored_prompt.open_prompt(path, "PATH")
     details = dict(stored.details)
     if stored.prompt is None:
         details["note"] = "factors that only their own method can fold into a prompt"

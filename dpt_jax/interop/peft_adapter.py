@@ -54,6 +54,11 @@ def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:
             raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
     if (folder / PICKLE).exists():
         state = load_weights_only(folder / PICKLE, flag)
+        if not isinstance(state, Mapping):
+            raise InputError(
+                f"{folder / PICKLE} holds a {type(state).__name__}, not tensors by name. Change "
+                f"{flag}."
+            )
         return {name: in_memory(as_array(tensor)) for name, tensor in state.items()}
     return {}
 

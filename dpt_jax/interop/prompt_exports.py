@@ -17,6 +17,8 @@ from dpt_jax.interop.tensors import flatten, unflatten
 
 FORMATS = ("npy", "peft", "safetensors")
 README = "README.md"
+# In a README, for a model that is not known.
+_UNKNOWN_BASE = "path/to/t5"
 # What a folder of each format holds, the file last without which it is no prompt.
 _FILES = {
     "npy": (README, FACTORS, PROMPT),
@@ -120,6 +122,11 @@ def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin
         f"A soft prompt for T5, float32 `[{length}, {width}]`, which goes in front of the "
         f"encoder's embedded input. {origin}".rstrip()
     )
+    if format == "peft" and base.name_or_path is None:
+        about += (
+            f" `{_UNKNOWN_BASE}` stands for the Hugging Face T5 that it was trained for; `dpt "
+            "export --base_model` names it."
+        )
     return (
         f"# {name}\n\n{about}\n\n```python\n{_how_to_load(name, format, base)}\n```\n\n"
         f"In dpt-jax: `dpt evaluate --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
@@ -135,7 +142,7 @@ def _how_to_load(name: str, format: str, base: BaseModel) -> str:
         file = name if name.endswith(".safetensors") else f"{name}/{SAFETENSORS}"
         load = f"prompt = load_file({file!r})[{TENSOR!r}]"
         return f"from safetensors.numpy import load_file\n\n{load}"
-    t5 = base.name_or_path or "folder of the Hugging Face T5 that it was trained for"
+    t5 = base.name_or_path or _UNKNOWN_BASE
     return f"""from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained({t5!r}), {name!r})

@@ -50,7 +50,7 @@ LOOKED_FOR = (
 
 
 class NotAPrompt(InputError):
-    """Nothing that was looked for; `found` says what it is or holds instead."""
+    """Nothing that was looked for: another file or folder, not a damaged prompt."""
 
     def __init__(self, path: Path, found: str, flag: str):
         super().__init__(
@@ -185,22 +185,24 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         )
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)
-    # One of T5X's numpy checkpoints has a file for each of its parameters.
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and _is_npy(file)]
+    # One of T5X's numpy checkpoints has a file for each of its parameters, and nothing else.
+    entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+    files = [p for p in entries if p.suffix != ".md"]
+    files = files if all(p.is_file() and _is_npy(p) for p in files) else []
     if len(files) == 1:
         stored = open_prompt(files[0], flag)
         return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
-    steps = numpy_checkpoints(folder) or numpy_checkpoints(folder.parent)
-    best = best_step(folder) if len(steps) > 1 else next(iter(steps), None)
+    run = folder.parent if folder.resolve().name == CHECKPOINTS else folder
+    steps = numpy_checkpoints(run)
+    best = best_step(run) if len(steps) > 1 else next(iter(steps), None)
     if best is not None and best in steps:
         return dataclasses.replace(open_prompt(steps[best], flag), details={"step": best})
     if steps or files:
         several = "the prompts of several steps" if steps else "several numpy arrays"
         names = ", ".join(str(path) for path in (steps.values() or files))
         raise InputError(f"{folder} holds {several}; name one with {flag}: {names}.")
-    entries = sorted(entry.name for entry in folder.iterdir())
-    found = ", ".join(entries[:8]) + (", …" if len(entries) > 8 else "") if entries else "nothing"
-    raise NotAPrompt(folder, f"holds {found}", flag)
+    found = ", ".join(p.name for p in entries[:8]) + (", …" if len(entries) > 8 else "")
+    raise NotAPrompt(folder, f"holds {found or 'nothing'}", flag)
 
 
 def _is_npy(path: Path) -> bool:

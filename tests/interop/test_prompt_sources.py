@@ -50,6 +50,13 @@ def test_a_folder_of_several_arrays_is_not_chosen_from(tmp_path, prompt):
         load_prompt(tmp_path)
 
 
+def test_a_numpy_file_among_other_things_is_not_taken_for_a_checkpoint(tmp_path, prompt):
+    np.save(tmp_path / "one.npy", prompt)
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(InputError, match=r"no prompt; it holds notes\.txt, one\.npy"):
+        load_prompt(tmp_path)
+
+
 def test_the_content_decides_and_not_the_name(tmp_path, prompt):
     save_file({"prompt": prompt}, tmp_path / "prompt.npy.old")
     np.testing.assert_array_equal(load_prompt(tmp_path / "prompt.npy.old"), prompt)
@@ -84,7 +91,8 @@ def test_a_run_stands_for_its_best_step(tmp_path, prompt):
     for step in (10, 20, 30):
         save_prompt(tmp_path / "numpy_checkpoints" / f"checkpoint_{step}", step * prompt)
     (tmp_path / "summary.json").write_text(json.dumps({"best_step": 20}))
-    np.testing.assert_array_equal(load_prompt(tmp_path), 20 * prompt)
+    for folder in (tmp_path, tmp_path / "numpy_checkpoints"):
+        np.testing.assert_array_equal(load_prompt(folder), 20 * prompt)
 
 
 def test_the_factors_of_a_safetensors_file_are_kept(tmp_path, prompt):
