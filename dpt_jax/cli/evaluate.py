@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     runs.add_arguments(parser)
     parser.add_argument(
-        "--prompt", metavar="FILE", help=".npy prompt [P, D], instead of the run's own"
+        "--prompt", metavar="PATH", help="a prompt of any format, instead of the run's own"
     )
     parser.add_argument("--no_prompt", action="store_true", help="evaluate the bare model")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on")

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help=".npy prompt [P, D], repeatable; the name is the file's when none is given",
+        help="a prompt of any format, repeatable; the name is the file's when none is given",
     )
     parser.add_argument("--input", default="-", metavar="FILE", help="lines to read (default: -)")
     parser.add_argument("--output", default="-", metavar="FILE", help="where to (default: -)")
