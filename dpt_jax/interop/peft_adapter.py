@@ -18,8 +18,8 @@ from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
-from dpt_jax.interop.tensors import Tensor, in_memory
-from dpt_jax.interop.torch_file import as_array, load_weights_only
+from dpt_jax.interop.tensors import Tensor
+from dpt_jax.interop.torch_weights import open_torch_weights
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -47,19 +47,12 @@ class BaseModel:
 
 def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:
     """Opens the weights of an adapter of any type; an empty table where there are none."""
-    if (folder / WEIGHTS).exists():
-        try:
-            return open_safetensors(folder / WEIGHTS)
-        except InputError as error:
-            raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
-    if (folder / PICKLE).exists():
-        state = load_weights_only(folder / PICKLE, flag)
-        if not isinstance(state, Mapping):
-            raise InputError(
-                f"{folder / PICKLE} holds a {type(state).__name__}, not tensors by name. Change "
-                f"{flag}."
-            )
-        return {name: in_memory(as_array(tensor)) for name, tensor in state.items()}
+    for name, opener in ((WEIGHTS, open_safetensors), (PICKLE, open_torch_weights)):
+        if (folder / name).exists():
+            try:
+                return opener(folder / name)
+            except InputError as error:
+                raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
     return {}
 
 

@@ -5,6 +5,7 @@ states of the optimizer and the schedule. The prompt is `prefix_first @ prefix_s
 of the embedded input of the encoder: A [P, b] and B [b, D] of a `DecomposedPrompt`.
 """
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.torch_file import as_array, load_weights_only
 
 _FACTORS = {"prefix_first": "A", "prefix_second": "B"}
 
@@ -31,9 +31,10 @@ def read_soft_prompt(
       stored under; and what else the file says of itself.
 
     Raises:
-      InputError: not a file of PyTorch, or without exactly these two factors.
+      InputError: PyTorch is missing; the file is damaged, would run code, or does not have exactly
+        these two factors.
     """
-    saved = load_weights_only(path, flag, _scalars())
+    saved = _load(path, flag)
     params = saved.get("params", saved) if isinstance(saved, Mapping) else saved
     if not isinstance(params, Mapping):
         raise InputError(_refusal(path, f"a {type(params).__name__}", flag))
@@ -43,12 +44,34 @@ def read_soft_prompt(
         found = ", ".join(map(str, list(params)[:6])) + (", …" if len(params) > 6 else "")
         raise InputError(_refusal(path, found or "nothing", flag))
     try:
-        arrays = {name: as_array(params[name]) for name in sorted(names)}
+        arrays = {name: params[name].detach().float().numpy() for name in sorted(names)}
     except (AttributeError, TypeError) as error:
         raise InputError(_refusal(path, "something else under these names", flag)) from error
     factors = {_FACTORS[names[name]]: array for name, array in arrays.items()}
     step = saved.get("global_step")
     return factors, arrays, {} if step is None else {"step": step}
+
+
+def _load(path: Path, flag: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            f"{path} needs PyTorch to be read: install dpt-jax[interop], or change {flag}."
+        ) from error
+    try:
+        with torch.serialization.safe_globals(_scalars()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is refused: it holds more than tensors and numbers, and reading it could run "
+            f"any code. Change {flag}."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read as a file of PyTorch: {error}. It may be half copied; change "
+            f"{flag}."
+        ) from error
 
 
 def _scalars() -> list[Any]:
