@@ -166,6 +166,14 @@ def caption(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
     )
 
 
+def ranged(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
+    """The caption of a figure whose lines are means within the range of the seeds."""
+    seeds = len(distinct(rows, report["seeds"])) if report["seeds"] else 1
+    if seeds == 1:
+        return "one seed"
+    return f"line: mean over {seeds} seeds; band or bar: smallest to largest of them"
+
+
 def _parameters(rows: Sequence[Row]) -> str:
     counts = sorted({row["trainable_parameters"] for row in rows if row["status"] == "done"})
     if not counts:

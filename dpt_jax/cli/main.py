@@ -13,7 +13,19 @@ from collections.abc import Sequence
 
 from dpt_jax.huge_pages import restart_with_huge_pages
 
-COMMANDS = ("demo", "train", "evaluate", "predict", "export", "convert", "inspect", "tasks")
+COMMANDS = (
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "export",
+    "convert",
+    "sweep",
+    "rank",
+    "report",
+    "inspect",
+    "tasks",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,13 +29,16 @@ _NOT_IN_CSV = ("axes", "curves", "singular_values", "metrics")
 class SweepFolder:
     """The folder of one sweep, from which its results can be gathered at any time."""
 
-    def __init__(self, path: pathlib.Path, sweep: Sweep, points: Sequence[Point]):
+    def __init__(
+        self, path: pathlib.Path, sweep: Sweep, points: Sequence[Point], command: str = ""
+    ):
         """Looks at what is there; writes nothing.
 
         Args:
           path: the folder.
           sweep: the sweep.
           points: all of its points.
+          command: the command line that runs it, for reports.
 
         Raises:
           InputError: when it holds another sweep, with what differs.
@@ -48,6 +51,7 @@ class SweepFolder:
             strict_json.dumps(
                 {
                     "name": sweep.name,
+                    "command": command,
                     "axes": sweep.axes,
                     "report": dataclasses.asdict(self.report),
                     "points": {point.name: point.settings() for point in points},

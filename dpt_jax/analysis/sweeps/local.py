@@ -26,13 +26,20 @@ class Local:
         self._waiting: queue.SimpleQueue[list[Point]] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
+        self._reporting = threading.Lock()
+        self._errors: list[BaseException] = []
 
     def __call__(self, jobs: Sequence[list[Point]], report: Report) -> None:
         """Runs all points; returns early after `stop`."""
+
+        def one_by_one(outcome: Outcome) -> None:
+            with self._reporting:
+                report(outcome)
+
         for job in jobs:
             self._waiting.put(job)
         threads = [
-            threading.Thread(target=self._work, args=(i, report), daemon=True)
+            threading.Thread(target=self._work, args=(i, one_by_one), daemon=True)
             for i in range(min(self._jobs, len(jobs)))
         ]
         for thread in threads:
@@ -42,6 +49,8 @@ class Local:
             while thread.is_alive():
                 thread.join(0.2)
         shutil.rmtree(self._programs, ignore_errors=True)
+        if self._errors:
+            raise self._errors[0]
 
     def stop(self) -> None:
         """Lets the points that are running save, and starts no others."""
@@ -50,6 +59,14 @@ class Local:
             process.send_signal(signal.SIGTERM)
 
     def _work(self, index: int, report: Report) -> None:
+        try:
+            self._work_off(index, report)
+        except BaseException as e:
+            # A thread's exception would be printed and forgotten.
+            self._errors.append(e)
+            self.stop()
+
+    def _work_off(self, index: int, report: Report) -> None:
         process = None
         while not self._stopping.is_set():
             try:

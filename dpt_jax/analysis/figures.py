@@ -1,0 +1,210 @@
+"""Figures of sweeps, from rows of `results.jsonl` alone, as PNG and PDF.
+
+A kind of figure is a function of results, report and options that returns a matplotlib figure:
+panels are the columns of the report (tasks), and where there are several their average.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from dpt_jax.analysis import panels, tables
+from dpt_jax.analysis.tables import Row
+from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.files import atomic_write
+
+# Singular values below this share of the largest are rounding in float32.
+_ROUNDING = 1e-6
+
+
+def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The score against an axis, mean and range over seeds (Figures 4 to 8 and 10 to 14).
+
+    Options: `x`, the axis; `lines`, the axis that gives a line each; `log`, for a logarithmic x.
+    """
+    x, lines = options["x"], options.get("lines")
+    name = tables.namer(report)
+    drawn = panels.Panels(report, rows, used=(x, lines), average=True)
+    for axis, chosen, is_average in drawn:
+        for i, key in enumerate(tables.distinct(rows, [lines] if lines else [])):
+            found = []
+            for (value,) in tables.distinct(rows, [x]):
+                at = [r for r in _with(chosen, lines, key) if tables.axes_of(r, [x]) == (value,)]
+                cell = (tables.average_of if is_average else tables.cell_of)(at, report)
+                if cell.values:
+                    found.append((value, *tables.spread(cell.values)))
+            label = " ".join(map(name, key)) or None
+            panels.line(axis, *zip(*found, strict=True), i, label) if found else None
+        panels.x_values(axis, [v for (v,) in tables.distinct(rows, [x])], bool(options.get("log")))
+        axis.set_xlabel(name(x))
+    return drawn.finish(report["score"], tables.ranged(rows, report))
+
+
+def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The score, averaged over the columns, against the number of trained parameters (Figure 1).
+
+    Options: `lines`, the axis whose values are joined by a line each; all rows are without it.
+    """
+    lines = options.get("lines")
+    name = tables.namer(report)
+    drawn = panels.Panels({**report, "columns": None}, rows, used=report["rows"], average=False)
+    [(axis, _, _)] = drawn
+    for i, line in enumerate(tables.distinct(rows, [lines] if lines else [])):
+        found, labels = [], []
+        for key in tables.distinct(_with(rows, lines, line), report["rows"]):
+            of_row = [row for row in rows if tables.axes_of(row, report["rows"]) == key]
+            cell = tables.average_of(of_row, report)
+            counts = [row["trainable_parameters"] for row in of_row if row["status"] == "done"]
+            if cell.values:
+                found.append((max(counts), *tables.spread(cell.values)))
+                rest = zip(report["rows"], key, strict=True)
+                labels.append(" ".join(name(v) for a, v in rest if a != lines))
+        if found:
+            order = sorted(range(len(found)), key=lambda j: found[j][0])
+            series = zip(*(found[j] for j in order), strict=True)
+            panels.line(axis, *series, i, " ".join(map(name, line)) or None, bars=True)
+            for j, text in enumerate(labels):
+                panels.note(axis, found[j][0], found[j][2], text)
+    axis.set_xscale("log")
+    axis.set_xlabel("trained parameters")
+    return drawn.finish(report["score"], tables.ranged(rows, report))
+
+
+def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The score at every evaluation, mean and range over seeds.
+
+    Options: `lines`, the axis that gives a line each; without it, every row of the table.
+    """
+    lines = [options["lines"]] if options.get("lines") else report["rows"]
+    name = tables.namer(report)
+    drawn = panels.Panels(report, rows, used=lines, average=False)
+    for axis, chosen, _ in drawn:
+        for i, key in enumerate(tables.distinct(rows, lines)):
+            series = _mean_curve(
+                [row for row in chosen if tables.axes_of(row, lines) == key],
+                "score",
+                report["scale"],
+            )
+            if series:
+                panels.line(axis, *series, i, " ".join(map(name, key)) or None, marker=None)
+        axis.set_xlabel("training step")
+    return drawn.finish(report["score"], tables.ranged(rows, report))
+
+
+def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The signs of the probe's spectrum and its rank over training (Figures 3 and 9)."""
+    del options
+    drawn = panels.Panels(report, rows, used=(), average=False)
+    labels = {
+        "positive_entries": "positive entries of Σ",
+        "negative_entries": "negative entries of Σ",
+        "numerical_rank": "numerical rank of U relu(Σ) V",
+    }
+    for axis, chosen, _ in drawn:
+        for i, (curve, label) in enumerate(labels.items()):
+            series = _mean_curve(chosen, curve, 1.0)
+            if series:
+                style = "--" if curve == "numerical_rank" else "-"
+                panels.line(axis, *series, i, label, marker=None, style=style)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("training step")
+    return drawn.finish("number of entries", tables.ranged(rows, report))
+
+
+def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The singular values of the best prompts, as shares of the largest.
+
+    Options: `lines`, the axis that gives a line each; without it, every row of the table.
+    """
+    lines = [options["lines"]] if options.get("lines") else report["rows"]
+    name = tables.namer(report)
+    drawn = panels.Panels(report, rows, used=lines, average=False)
+    for axis, chosen, _ in drawn:
+        for i, key in enumerate(tables.distinct(rows, lines)):
+            found = [
+                [value / row["singular_values"][0] for value in row["singular_values"]]
+                for row in chosen
+                if tables.axes_of(row, lines) == key and (row.get("singular_values") or [0])[0]
+            ]
+            columns = [tables.spread(at) for at in zip(*found, strict=False)]
+            series = [(n, *at) for n, at in enumerate(columns, 1) if at[0] > _ROUNDING]
+            if series:
+                label = " ".join(map(name, key)) or None
+                panels.line(axis, *zip(*series, strict=True), i, label, marker=".")
+        axis.set_yscale("log")
+        axis.set_xlabel("direction")
+    return drawn.finish("singular value, share of the largest", tables.ranged(rows, report))
+
+
+KINDS: dict[str, Callable[..., Any]] = {
+    "score": score,
+    "parameters": parameters,
+    "curves": curves,
+    "rank": rank,
+    "spectra": spectra,
+}
+_OPTIONS = {"score": {"x", "lines", "log"}, "rank": set()}
+
+
+def check(report: Mapping[str, Any], axes: Sequence[str]) -> None:
+    """Checks the figures that a report asks for.
+
+    Raises:
+      InputError: for a kind, an option or an axis that does not exist.
+    """
+    for kind, options in report["figures"].items():
+        if kind not in KINDS:
+            raise InputError(
+                f"There is no figure {kind!r}; there are {', '.join(KINDS)}."
+                f"{nearest_names(kind, KINDS)} Change sweeps.Report.figures."
+            )
+        known = _OPTIONS.get(kind, {"lines"})
+        if unknown := set(options) - known:
+            raise InputError(
+                f"The figure {kind!r} has the options {', '.join(sorted(unknown))}; it takes "
+                f"{', '.join(sorted(known)) or 'none'}. Change sweeps.Report.figures."
+            )
+        if kind == "score" and "x" not in options:
+            raise InputError("The figure 'score' needs its axis, as in {'x': 'BOTTLENECK'}.")
+        for option in ("x", "lines"):
+            if options.get(option, axes[0]) not in axes:
+                raise InputError(
+                    f"The figure {kind!r} has {option} = {options[option]!r}; the sweep has the "
+                    f"axes {', '.join(axes)}. Change sweeps.Report.figures."
+                )
+
+
+def write_all(
+    folder: pathlib.Path, rows: Sequence[Row], report: Mapping[str, Any]
+) -> Iterator[pathlib.Path]:
+    """Draws the report's figures into a folder as PNG and PDF; yields the path of each PNG.
+
+    A figure for which there is nothing yet is left out.
+    """
+    done = [row for row in rows if row["status"] == "done" and row["value"] is not None]
+    if not done:
+        return
+    for kind, options in report["figures"].items():
+        figure = KINDS[kind](done, report, options)
+        for suffix in (".pdf", ".png"):
+            with atomic_write(folder / f"{kind}{suffix}") as temporary:
+                figure.savefig(temporary, dpi=150)
+        yield folder / f"{kind}.png"
+
+
+def _with(rows: Sequence[Row], axis: str | None, key: tuple) -> list[Row]:
+    return [row for row in rows if axis is None or tables.axes_of(row, [axis]) == key]
+
+
+def _mean_curve(rows: Sequence[Row], name: str, scale: float) -> list[tuple] | None:
+    """Steps, and smallest, mean and largest value over the runs, at the steps that all have."""
+    found = [
+        dict(zip(*row["curves"][name], strict=True))
+        for row in rows
+        if name in (row.get("curves") or {})
+    ]
+    if not found:
+        return None
+    steps = sorted(set.intersection(*map(set, found)))
+    points = [(s, *tables.spread([scale * curve[s] for curve in found])) for s in steps]
+    return list(zip(*points, strict=True)) if points else None

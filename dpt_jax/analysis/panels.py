@@ -1,0 +1,157 @@
+"""How figures look: panels side by side, lines with their range, one legend and one caption."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dpt_jax.analysis import tables
+from dpt_jax.analysis.tables import Row
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; markers do it without colour.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+_MARKERS = "os^Dv<>P"
+_MOST_IN_A_ROW = 4
+_GREY = "0.35"
+
+
+class Panels:
+    """A grid of axes: a panel a column of the report, for each value of the axes not shown else."""
+
+    def __init__(
+        self,
+        report: Mapping[str, Any],
+        rows: Sequence[Row],
+        used: Sequence[str | None],
+        average: bool,
+    ):
+        """Lays the panels out.
+
+        Args:
+          report: the sweep's report.
+          rows: its results.
+          used: axes that are shown inside a panel.
+          average: whether there is a panel for the average over the columns, where there are
+            several.
+        """
+        import matplotlib.figure
+
+        name = tables.namer(report)
+        column = report["columns"]
+        facets = [axis for axis in report["rows"] if axis not in used]
+        self._plan: list[tuple[str, list[Row], bool]] = []
+        for facet in tables.distinct(rows, facets):
+            inside = [row for row in rows if tables.axes_of(row, facets) == facet]
+            prefix = " ".join(map(name, facet))
+            columns = tables.distinct(inside, [column]) if column else [()]
+            for key in columns:
+                chosen = [r for r in inside if not column or tables.axes_of(r, [column]) == key]
+                self._plan.append((f"{prefix} {' '.join(map(name, key))}".strip(), chosen, False))
+            if average and len(columns) > 1:
+                self._plan.append((f"{prefix} average".strip(), inside, True))
+        across = min(len(self._plan), _MOST_IN_A_ROW)
+        down = -(-len(self._plan) // across)
+        self._figure = matplotlib.figure.Figure(
+            figsize=(max(2.7 * across, 5.0) + 0.4, 2.5 * down + 1.0), layout="constrained"
+        )
+        self._axes = self._figure.subplots(down, across, squeeze=False)
+        self._title = report["title"]
+
+    def __iter__(self) -> Iterator[tuple[Any, list[Row], bool]]:
+        """Yields each panel's axes, its results, and whether it is the average."""
+        axes = self._axes.ravel()
+        for axis, (title, chosen, is_average) in zip(axes, self._plan, strict=False):
+            axis.set_title(title, fontsize=10)
+            plain(axis)
+            yield axis, chosen, is_average
+        for axis in axes[len(self._plan) :]:
+            axis.set_visible(False)
+
+    def finish(self, ylabel: str, caption: str) -> Any:
+        """Adds what belongs to all panels, and returns the figure."""
+        figure = self._figure
+        figure.supylabel(ylabel, fontsize=9)
+        figure.supxlabel(caption, fontsize=8, color=_GREY)
+        # A line may be missing in one panel, so the legend is of all.
+        entries: dict[str, Any] = {}
+        for axis in self._axes.ravel():
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                entries.setdefault(label, handle)
+        if self._title:
+            figure.suptitle(self._title, fontsize=11)
+        if entries:
+            figure.legend(
+                entries.values(),
+                entries.keys(),
+                loc="outside upper center",
+                ncols=min(len(entries), 5),
+                frameon=False,
+                fontsize=8,
+            )
+        return figure
+
+
+def plain(axis: Any) -> None:
+    """Gives a panel its looks."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(labelsize=8)
+
+
+def level(axis: Any, value: float, index: int) -> None:
+    """Draws a constant as a dashed line in the colour of line `index`."""
+    axis.axhline(value, color=_COLORS[index % len(_COLORS)], linestyle="--", linewidth=0.9)
+
+
+def line(
+    axis: Any,
+    x: Sequence[Any],
+    low: Sequence[float],
+    mean: Sequence[float],
+    high: Sequence[float],
+    index: int,
+    label: str | None = None,
+    *,
+    marker: str | None = "",
+    style: str = "-",
+    bars: bool = False,
+) -> None:
+    """Draws means as a line with the range of the seeds around it.
+
+    Args:
+      axis: the panel.
+      x: positions; texts are put side by side.
+      low: the smallest value at each.
+      mean: the mean.
+      high: the largest.
+      index: which line of the figure it is, for its colour and marker.
+      label: its text in the legend.
+      marker: "" takes the line's own, None draws none.
+      style: of the line.
+      bars: shows the range as bars instead of a band.
+    """
+    color = _COLORS[index % len(_COLORS)]
+    shape = _MARKERS[index % len(_MARKERS)] if marker == "" else marker
+    look = {"color": color, "marker": shape, "markersize": 4, "linewidth": 1.4, "linestyle": style}
+    if not isinstance(x[0], int | float):
+        x = [str(value) for value in x]
+    if bars:
+        below = [m - v for m, v in zip(mean, low, strict=True)]
+        above = [v - m for m, v in zip(mean, high, strict=True)]
+        axis.errorbar(x, mean, (below, above), label=label, capsize=2, elinewidth=0.8, **look)
+    else:
+        axis.plot(x, mean, label=label, **look)
+        axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
+    """Puts ticks where the values are."""
+    if not all(isinstance(value, int | float) for value in values):
+        return
+    if log:
+        axis.set_xscale("log")
+        axis.minorticks_off()
+    axis.set_xticks(values, [f"{value:g}" if value < 10_000 else f"{value:,}" for value in values])
+
+
+def note(axis: Any, x: float, y: float, text: str) -> None:
+    """Writes a small text beside a point."""
+    axis.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7, color=_GREY)

@@ -1,0 +1,265 @@
+"""Tables, claims and figures of sweeps and runs on one page.
+
+HTML that needs no other file, or Markdown with its pictures beside it.
+"""
+
+import base64
+import dataclasses
+import html
+import json
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dpt_jax.analysis import claims, figures, tables
+from dpt_jax.analysis.sweeps import folder, results
+from dpt_jax.analysis.sweeps.definition import Report
+from dpt_jax.errors import InputError
+from dpt_jax.files import atomic_write
+
+FIGURES = "figures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A sweep, or some runs, as they are shown.
+
+    Attributes:
+      name: short, for the names of files.
+      title: the heading.
+      command: what made the results.
+      table: the results.
+      verdicts: the paper's claims.
+      pictures: PNG files, by the kind of figure.
+      facts: how many points and how long they took.
+    """
+
+    name: str
+    title: str
+    command: str
+    table: tables.Table
+    verdicts: list[claims.Verdict]
+    pictures: dict[str, bytes]
+    facts: str
+
+
+def section(
+    name: str,
+    rows: Sequence[tables.Row],
+    report: Mapping[str, Any],
+    pictures: pathlib.Path,
+    command: str = "",
+) -> Section:
+    """Makes a section, and draws its figures into the folder `pictures`."""
+    drawn = {path.stem: path.read_bytes() for path in figures.write_all(pictures, rows, report)}
+    seconds = sum(row["train_seconds"] for row in rows if row["status"] == "done")
+    done = sum(row["status"] == "done" for row in rows)
+    return Section(
+        name,
+        report["title"] or name,
+        command,
+        tables.table(rows, report),
+        [claims.judge(claim, rows, report) for claim in report["claims"]],
+        drawn,
+        f"{done} of {len(rows)} points, {seconds:,.0f} s of training and evaluation.",
+    )
+
+
+def read_sweep(path: pathlib.Path, pictures: pathlib.Path) -> Section:
+    """The section of a sweep's folder, or of the `results.jsonl` in it.
+
+    Raises:
+      InputError: when a file is missing or damaged, or the results are those of another sweep.
+    """
+    where = path.parent if path.is_file() else path
+    if not (where / folder.SWEEP).exists():
+        raise InputError(
+            f"{where} has {folder.RESULTS}, but no {folder.SWEEP} that says what to show of it. "
+            "Name the folder that dpt sweep wrote."
+        )
+    sweep = json.loads((where / folder.SWEEP).read_text())
+    rows = folder.read_results(where)
+    for row in rows:
+        known = sweep["points"].get(row["point"])
+        if row["sweep"] != sweep["name"] or known is None or known["axes"] != row["axes"]:
+            raise InputError(
+                f"{where / folder.RESULTS} is the results file of another sweep than "
+                f"{where / folder.SWEEP}: it has the point {row['point']} of {row['sweep']}, and "
+                f"that is the sweep {sweep['name']}."
+            )
+    return section(sweep["name"], rows, sweep["report"], pictures, sweep.get("command", ""))
+
+
+def read_runs(paths: Sequence[pathlib.Path], pictures: pathlib.Path) -> Section:
+    """One section for runs that belong to no sweep: a row a run, a column a task."""
+    rows = []
+    for path in paths:
+        row = {"sweep": "runs", "point": path.name, **results.read_run(path)}
+        task = ", ".join(row.get("metrics") or {}) or "score"
+        rows.append({**row, "axes": {"run": path.name, "task": task}})
+    shown: dict[str, Mapping[str, Any]] = {"curves": {}, "parameters": {"lines": "run"}}
+    shown["spectra"] = {}
+    if any("positive_entries" in (row.get("curves") or {}) for row in rows):
+        shown["rank"] = {}
+    report = Report(title="Runs", score="score", figures=shown).resolved(["run", "task"])
+    return section("runs", rows, dataclasses.asdict(report), pictures)
+
+
+def gather(paths: Sequence[pathlib.Path]) -> list[Section]:
+    """The sections of sweeps and runs, sweeps first.
+
+    Raises:
+      InputError: for a path that is neither, or two runs of one name.
+    """
+    sweeps, runs = [], []
+    for path in paths:
+        if path.name == folder.RESULTS or (path / folder.RESULTS).exists():
+            sweeps.append(path)
+        elif (path / "run.json").exists():
+            runs.append(path)
+        else:
+            raise InputError(
+                f"{path} is neither the folder of dpt sweep (with {folder.RESULTS}) nor the "
+                "MODEL_DIR of a run." + ("" if path.exists() else " It does not exist.")
+            )
+    names = [path.name for path in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"Two of the runs are called {name}; a report needs different names.")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = [read_sweep(path, pathlib.Path(temporary) / str(i)) for i, path in enumerate(sweeps)]
+        if runs:
+            made.append(read_runs(runs, pathlib.Path(temporary) / "runs"))
+    return made
+
+
+def write(path: pathlib.Path, sections: Sequence[Section], title: str, text: str = "") -> None:
+    """Writes a report, in the form that the file's suffix names: .html or .md.
+
+    Args:
+      path: the file. Markdown has its pictures in the folder of the same name beside it.
+      sections: what to show.
+      title: the heading.
+      text: a paragraph under it.
+
+    Raises:
+      InputError: for another suffix.
+    """
+    if path.suffix == ".html":
+        content = to_html(sections, title, text)
+    elif path.suffix == ".md":
+        content = to_markdown(sections, title, path.stem, text)
+        for one in sections:
+            for kind, png in one.pictures.items():
+                with atomic_write(path.parent / path.stem / f"{one.name}_{kind}.png") as temporary:
+                    temporary.write_bytes(png)
+    else:
+        raise InputError(f"--output is {path}; a report ends in .html or .md.")
+    with atomic_write(path) as temporary:
+        temporary.write_text(content)
+
+
+def to_markdown(
+    sections: Sequence[Section],
+    title: str,
+    pictures: str,
+    text: str = "",
+    *,
+    named: bool = True,
+) -> str:
+    """The report as Markdown.
+
+    Args:
+      sections: what to show.
+      title: the heading.
+      pictures: the folder beside it that has the pictures.
+      text: a paragraph under the heading.
+      named: whether a picture's file is called `<section>_<kind>.png`, and not `<kind>.png`.
+    """
+    parts = [f"# {title}", *([text] if text else [])]
+    for one in sections:
+        parts.append(f"## {one.title}")
+        if one.command:
+            parts.append(f"```sh\n{one.command}\n```")
+        parts += [one.table.markdown().strip(), one.facts]
+        if one.verdicts:
+            parts.append(
+                "\n".join(f"- {v.text} **{v.verdict}**: {v.numbers}." for v in one.verdicts)
+            )
+        parts += [
+            f"![{one.title}: {kind}]({pictures}/{one.name + '_' if named else ''}{kind}.png)"
+            for kind in one.pictures
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 2rem auto;
+       max-width: 68rem; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd;
+     padding-top: 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.88rem; }
+th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #444; } td { border-bottom: 1px solid #e6e6e6; }
+.label { text-align: left; }
+.caption, .facts { color: #555; font-size: 0.85rem; margin: 0.4rem 0; }
+pre { background: #f4f4f4; padding: 0.6rem; overflow-x: auto; }
+img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
+.holds { color: #006b3c; } .fails { color: #a8320a; } .open { color: #555; }
+"""
+_CLASSES = {claims.HOLDS: "holds", claims.FAILS: "fails", claims.OPEN: "open"}
+
+
+def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
+    """The report as one HTML page without any other file or address."""
+    quoted = html.escape
+    body = [f"<h1>{quoted(title)}</h1>"]
+    if text:
+        body.append(f"<p>{quoted(text)}</p>")
+    if len(sections) > 1:
+        links = (f'<li><a href="#{one.name}">{quoted(one.title)}</a></li>' for one in sections)
+        body.append(f"<ul>{''.join(links)}</ul>")
+    for one in sections:
+        body.append(f'<h2 id="{one.name}">{quoted(one.title)}</h2>')
+        if one.command:
+            body.append(f"<pre>{quoted(one.command)}</pre>")
+        body.append(_html_table(one.table))
+        body.append(f'<p class="facts">{quoted(one.facts)}</p>')
+        if one.verdicts:
+            items = (
+                f"<li>{quoted(v.text)} <strong class={_CLASSES[v.verdict]}>{v.verdict}</strong>: "
+                f"{quoted(v.numbers)}.</li>"
+                for v in one.verdicts
+            )
+            body.append(f"<ul>{''.join(items)}</ul>")
+        for kind, png in one.pictures.items():
+            data = base64.b64encode(png).decode()
+            alt = quoted(f"{one.title}: {kind}")
+            body.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{quoted(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
+    )
+
+
+def _html_table(table: tables.Table) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        made = (
+            f"<{tag}{' class=label' if i < table.labels else ''}>{html.escape(cell)}</{tag}>"
+            for i, cell in enumerate(cells)
+        )
+        return f"<tr>{''.join(made)}</tr>"
+
+    rows = "".join(line(cells, "td") for cells in table.rows)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return (
+        f'<div class="wide"><table><thead>{line(table.header, "th")}</thead>'
+        f'<tbody>{rows}</tbody></table></div><p class="caption">{html.escape(table.caption)}</p>'
+        + (f'<ul class="caption">{notes}</ul>' if notes else "")
+    )

@@ -1,0 +1,149 @@
+r"""Show how low the rank of a prompt is, and what its task loses when the prompt is cut to a rank.
+
+  dpt rank runs/rte                            # a run: its best prompt, scored on the run's task
+  dpt rank prompt.npy                          # any prompt, or PEFT adapter: numbers alone
+  dpt rank prompt.npy --model_dir=runs/rte     # and scored on that run's task
+  dpt rank runs/rte --ranks=1,2,5,10 --output=runs/rte/rank
+
+  dpt rank --probe --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_0_small.gin \
+      --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/probe'" ...
+
+A prompt is cut by its truncated singular value decomposition and not trained again. The probe
+(section 2 of the DPT paper) trains `U relu(Σ) V` and draws the signs of Σ and the rank over time.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from dpt_jax.cli import runs
+
+HELP = "show a prompt's rank, and its score when cut to a rank"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="a prompt in any known form")
+    runs.add_arguments(parser)
+    parser.add_argument(
+        "--ranks", metavar="LIST", help="ranks to cut to (default: 1,2,5,10,... up to its own)"
+    )
+    parser.add_argument(
+        "--no_score", action="store_true", help="the numbers alone, without a model"
+    )
+    parser.add_argument("--probe", action="store_true", help="train the rank probe instead")
+    parser.add_argument(
+        "--output", metavar="DIR", help="also write rank.json and figures (PNG, PDF) here"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures, or trains the probe."""
+    from dpt_jax.errors import InputError
+
+    if args.probe:
+        if args.prompt:
+            raise InputError(f"--probe trains a prompt of its own; leave out {args.prompt}.")
+        _probe(args)
+    elif args.prompt is None:
+        raise InputError("Name a prompt, as in dpt rank runs/rte, or train one with --probe.")
+    else:
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from dpt_jax.analysis.rank_report import measured, plot, print_table
+    from dpt_jax.analysis.truncation import ranks_for, truncate
+    from dpt_jax.errors import InputError
+    from dpt_jax.interop import load_prompt
+    from dpt_jax.training import strict_json
+    from dpt_jax.training.run_folder import write_json
+
+    if args.model_dir is None and not args.gin_file:
+        if (pathlib.Path(args.prompt) / "config.gin").is_file():
+            args.model_dir = args.prompt
+        elif args.gin_bindings:
+            raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
+    scored = not args.no_score and (args.model_dir is not None or bool(args.gin_file))
+    config = runs.load_config(args) if scored else None
+    width = None if config is None else config.model.emb_dim
+    prompt = load_prompt(_prompt_path(args), embed_dim=width, flag="PROMPT")
+    ranks = _ranks(args.ranks, min(prompt.shape)) if args.ranks else ranks_for(prompt)
+    cut = truncate(prompt, ranks)
+    scores: Sequence[Any] = ()
+    if config is not None:
+        scores = _scores(config, prompt, cut)
+    found = measured(prompt, cut, scores)
+    if args.output:
+        write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
+        plot(pathlib.Path(args.output), found, title=args.prompt)
+    if args.json:
+        print(strict_json.dumps({"prompt": args.prompt, **found}))
+    else:
+        print_table(args.prompt, found)
+
+
+def _prompt_path(args: argparse.Namespace) -> Any:
+    """The prompt's path; of a run, that of the step which `--step` names."""
+    from dpt_jax.interop import numpy_checkpoints
+    from dpt_jax.training import checkpoints, inference
+
+    if not numpy_checkpoints(args.prompt):
+        return args.prompt
+    return checkpoints.numpy_checkpoint(args.prompt, inference.step_of_run(args.prompt, args.step))
+
+
+def _ranks(text: str, most: int) -> list[int]:
+    from dpt_jax.errors import InputError
+
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError as e:
+        raise InputError(f"--ranks is {text!r}; it takes numbers, as in 1,2,5,10.") from e
+    for rank in ranks:
+        if not 1 <= rank <= most:
+            raise InputError(
+                f"--ranks has {rank}; a prompt of this shape can be cut to ranks 1 to {most}."
+            )
+    return ranks
+
+
+def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[dict[str, dict[str, float]]]:
+    """The metrics by task of the whole prompt, and then of each cut one."""
+    from dpt_jax.training.inference import Backbone
+
+    backbone = Backbone.load(config)
+    return [
+        {result.task: result.metrics for result in backbone.evaluate(candidate)}
+        for candidate in (prompt, *(one.prompt for one in cut))
+    ]
+
+
+def _probe(args: argparse.Namespace) -> None:
+    import json
+
+    from dpt_jax import gin_utils
+    from dpt_jax.analysis.rank_report import plot_probe
+    from dpt_jax.cli.train import search_paths
+    from dpt_jax.errors import InputError
+    from dpt_jax.training import trainer
+    from dpt_jax.training.config import RunConfig
+
+    if not args.gin_file:
+        raise InputError(
+            "Name the model, task and recipe of the probe with --gin_file, as for dpt train."
+        )
+    # Its file goes first, since the others set PROMPT_LENGTH, and its prompt last.
+    gin_utils.parse(
+        ["prompts/spectral.gin", *args.gin_file],
+        ["PROMPT = @prompts.SpectralPrompt()", *args.gin_bindings],
+        search_paths(args),
+    )
+    config = gin_utils.build(RunConfig)
+    if config.eval_period == 0:
+        raise InputError("The probe is read at every evaluation; set --gin.EVAL_PERIOD above 0.")
+    summary = trainer.train(config, gin_utils.operative_config)
+    plot_probe(pathlib.Path(args.output or config.model_dir), pathlib.Path(config.model_dir))
+    print(json.dumps(summary))

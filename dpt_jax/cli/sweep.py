@@ -1,0 +1,270 @@
+r"""Run the points of a sweep, each in a folder of its own, and put their results in a table.
+
+  dpt sweep demo_bottleneck                      # a sweep that comes with the package
+  dpt sweep 'demo_*' --jobs=2                    # all that match, one after another
+  dpt sweep --gin_file=my_sweep.gin --only method=DPT,PT --gin.TRAIN_STEPS=200
+  dpt sweep table1 --launcher=commands > points.sh       # a shell command a point
+  dpt sweep table1 --launcher=ray --resources=TPU=4
+
+The results are in OUTPUT/<sweep>: results.jsonl, results.csv, table.md and figures. The same
+command goes on where it was stopped: finished points are not run again, failed ones are.
+--gin.NAME=VALUE sets a binding of every point, --gin.Sweep.FIELD=VALUE changes the sweep.
+
+--launcher=commands prints what is left to run. For a Slurm array, run line SLURM_ARRAY_TASK_ID:
+`sed -n "${SLURM_ARRAY_TASK_ID}p" points.sh | bash`; for xpk, give each line as --command. The same
+dpt sweep command then gathers the results.
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import pathlib
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+HELP = "run many points of a gin sweep and tabulate them"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags; `--gin.NAME=VALUE` is handled in main."""
+    parser.add_argument(
+        "sweeps", nargs="*", metavar="SWEEP", help="sweeps of the package (wildcards too), or files"
+    )
+    parser.add_argument(
+        "--gin_file",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a sweep's gin file, or one on top of each SWEEP",
+    )
+    parser.add_argument("--gin_search_paths", action="append", default=[], metavar="DIR")
+    parser.add_argument(
+        "--output",
+        default="runs/sweeps",
+        metavar="DIR",
+        help="where each sweep gets its folder (default: runs/sweeps)",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="AXIS=VALUES",
+        help="run the points with these values alone (separated by commas); repeatable",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="points side by side (default: 1)"
+    )
+    parser.add_argument(
+        "--launcher",
+        default="local",
+        metavar="NAME",
+        help="local processes, ray, or commands, which prints them (default: local)",
+    )
+    parser.add_argument(
+        "--resources", metavar="LIST", help="what a point needs of Ray, as in TPU=4,CPU=8"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the sweeps; 1 when a point failed, 128 + n after signal n."""
+    from dpt_jax.analysis.sweeps import jobs, loading, on_ray
+    from dpt_jax.cli.train import search_paths
+    from dpt_jax.errors import InputError
+
+    jobs.require_launcher(args.launcher)
+    resources = on_ray.parse_resources(args.resources)
+    if args.jobs < 1:
+        raise InputError(f"--jobs is {args.jobs}; it must be at least 1.")
+    if resources and args.launcher != "ray":
+        raise InputError("--resources is for --launcher=ray; local points share this machine.")
+    named = [file for name in args.sweeps for file in _matching(name)]
+    if not named and not args.gin_file:
+        raise InputError(f"Name a sweep: {', '.join(loading.known_sweeps())}, or --gin_file.")
+    paths = search_paths(args)
+    prepared = []
+    for files in [[file, *args.gin_file] for file in named] or [args.gin_file]:
+        prepared.append(_prepare(args, files, paths))
+    status = 0
+    for folder, points in prepared:
+        status = max(status, _run_sweep(args, folder, points, paths, resources))
+        if status > 128:
+            break
+    return status
+
+
+def _matching(name: str) -> list[str]:
+    from dpt_jax.analysis.sweeps import loading
+
+    if any(mark in name for mark in "*?["):
+        found = fnmatch.filter(loading.known_sweeps(), name)
+        if found:
+            return [loading.sweep_file(one) for one in found]
+    return [loading.sweep_file(name)]
+
+
+def _prepare(
+    args: argparse.Namespace, files: Sequence[str], paths: Sequence[str]
+) -> tuple[Any, list[Any]]:
+    """Finds whatever is wrong with a sweep before anything is run or written."""
+    import dataclasses
+
+    from dpt_jax.analysis import claims, figures
+    from dpt_jax.analysis.sweeps import loading
+    from dpt_jax.analysis.sweeps.definition import select
+    from dpt_jax.analysis.sweeps.folder import SweepFolder
+
+    sweep, bindings = loading.load(files, args.gin_bindings, paths)
+    points = sweep.expand(bindings)
+    chosen = select(points, args.only)
+    loading.check(sweep, chosen, paths)
+    words = ["dpt", "sweep", *(f.removeprefix("sweeps/").removesuffix(".gin") for f in files[:1])]
+    words += [f"--gin_file={file}" for file in files[1:]]
+    words += [
+        f"--gin.{name.strip()}={value.strip()}"
+        for name, _, value in (binding.partition("=") for binding in args.gin_bindings)
+    ]
+    folder = SweepFolder(pathlib.Path(args.output) / sweep.name, sweep, points, shlex.join(words))
+    report = dataclasses.asdict(folder.report)
+    figures.check(report, list(sweep.axes))
+    rows = [{"axes": dict(point.axes), "status": "not run"} for point in points]
+    for claim in report["claims"]:
+        claims.judge(claim, [row | {"value": None} for row in rows], report)
+    return folder, chosen
+
+
+def _run_sweep(
+    args: argparse.Namespace,
+    folder: Any,
+    points: Sequence[Any],
+    paths: Sequence[str],
+    resources: dict[str, float],
+) -> int:
+    from dpt_jax.analysis.sweeps import jobs
+    from dpt_jax.analysis.sweeps.local import Local
+    from dpt_jax.analysis.sweeps.on_ray import Ray
+    from dpt_jax.analysis.sweeps.progress import SweepProgress
+
+    folder.open()
+    left = [point for point in points if folder.row(point)["status"] != "done"]
+    if args.launcher == "commands":
+        folder.write()
+        for point in left:
+            print(jobs.command(point, folder, paths))
+        _say(
+            f"{folder.sweep.name}: {len(left)} of {len(points)} points are left to run; the same "
+            "dpt sweep command gathers their results."
+        )
+        if not left:
+            _finish(folder)
+        return 0
+    launcher: Any
+    if args.launcher == "ray":
+        launcher = Ray(folder, paths, args.jobs, resources)
+    else:
+        launcher = Local(folder, paths, args.jobs)
+    work = jobs.group(left)
+    progress = SweepProgress(folder, len(points), len(points) - len(left), work)
+    for point in left:
+        folder.forget_failure(point)
+    by_name = {point.name: point for point in left}
+
+    def report(outcome: Any) -> None:
+        point = by_name[outcome.point]
+        if outcome.status == "failed":
+            folder.fail(point, outcome.error)
+        progress.ended(outcome, folder.row(point))
+        folder.write()
+
+    with _signals(launcher.stop) as received:
+        try:
+            if work:
+                launcher(work, report)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            progress.close()
+    rows = _finish(folder)
+    if received:
+        _say(
+            f"dpt sweep: stopped by {signal.Signals(received[0]).name}; run the same command to "
+            "continue"
+        )
+        return 128 + received[0]
+    names = {point.name for point in points}
+    failed = any(row["status"] == "failed" for row in rows if row["point"] in names)
+    return 1 if failed else 0
+
+
+def _finish(folder: Any) -> list[dict[str, Any]]:
+    """Writes the tables and figures, and prints the table."""
+    import dataclasses
+
+    from dpt_jax.analysis import reports
+    from dpt_jax.files import atomic_write
+    from dpt_jax.training import strict_json
+
+    rows = folder.write()
+    report = strict_json.ready(dataclasses.asdict(folder.report))
+    made = reports.section(folder.sweep.name, rows, report, folder.path / reports.FIGURES)
+    with atomic_write(folder.path / "table.md") as temporary:
+        temporary.write_text(
+            reports.to_markdown([made], folder.sweep.name, reports.FIGURES, named=False)
+        )
+    _print(made)
+    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {reports.FIGURES}/")
+    return rows
+
+
+def _print(section: Any) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=section.title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for i, title in enumerate(section.table.header):
+        left = i < section.table.labels
+        table.add_column(title, justify="left" if left else "right", no_wrap=not left)
+    for cells in section.table.rows:
+        table.add_row(*cells)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # What reads a pipe has no width: nothing is to be folded or cut.
+        console = Console(highlight=False, width=1000)
+    console.print(table)
+    for text in (section.table.caption, *section.table.notes):
+        console.print(text, markup=False, soft_wrap=True)
+    for verdict in section.verdicts:
+        text = f"{verdict.text} {verdict.verdict}: {verdict.numbers}"
+        console.print(text, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
+    """Calls `stop` at SIGTERM and SIGINT; a second one acts as it would have."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def handler(signum, frame):
+        del frame
+        received.append(signum)
+        signal.signal(signum, previous[signum])
+        _say(f"{signal.Signals(signum).name}: the running points save before they stop.")
+        stop()
+
+    try:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            previous[signum] = signal.signal(signum, handler)
+    except ValueError:
+        pass  # Only a process's main thread may handle signals; elsewhere the caller does.
+    try:
+        yield received
+    finally:
+        for number, action in previous.items():
+            signal.signal(number, action)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
