@@ -17,6 +17,8 @@ from dpt_jax.interop.tensors import flatten, unflatten
 
 FORMATS = ("npy", "peft", "safetensors")
 README = "README.md"
+# In every README of ours, and hardly in one of somebody else's.
+_MARK = "In dpt-jax: `dpt evaluate"
 # In a README, for a model that is not known.
 _UNKNOWN_BASE = "path/to/t5"
 # What a folder of each format holds, the file last without which it is no prompt.
@@ -86,7 +88,10 @@ def _folder(path: Path, format: str) -> Iterator[Path]:
     if not path.is_dir():
         raise InputError(f"--output = {path} is a file; {format} is written into a folder.")
     names = {entry.name for entry in path.iterdir() if TEMPORARY_MARK not in entry.name}
-    others = sorted(names - set(_FILES[format]))
+    ours = set(_FILES[format])
+    if README in names and _MARK not in (path / README).read_text(errors="replace"):
+        ours.remove(README)
+    others = sorted(names - ours)
     if others:
         raise InputError(
             f"--output = {path} holds {', '.join(others[:4])}{', …' if others[4:] else ''}, which "
@@ -129,7 +134,7 @@ def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin
         )
     return (
         f"# {name}\n\n{about}\n\n```python\n{_how_to_load(name, format, base)}\n```\n\n"
-        f"In dpt-jax: `dpt evaluate --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
+        f"{_MARK} --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
     )
 
 

@@ -191,13 +191,13 @@ def test_exporting_again_replaces_what_was_written(run, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "d").iterdir()} == {"prompt.npy", "README.md"}
 
 
-def test_a_folder_of_something_else_is_left_alone(run, tmp_path, capsys):
-    (tmp_path / "README.md").write_text("mine")
-    (tmp_path / "notes.txt").write_text("mine")
+@pytest.mark.parametrize("name", ["notes.txt", "README.md"])
+def test_a_folder_of_something_else_is_left_alone(run, tmp_path, capsys, name):
+    (tmp_path / name).write_text("mine")
     before = runs.contents(tmp_path)
     for flags in ([], ["--format=peft"], ["--format=safetensors"]):
         error = refused(capsys, f"--model_dir={run}", f"--output={tmp_path}", *flags)
-        assert "notes.txt" in error and "--output" in error
+        assert name in error and "--output" in error
     assert runs.contents(tmp_path) == before
 
 
