@@ -4,7 +4,6 @@ The parameters have T5X's names and shapes. Those whose size is a multiple of 64
 a published T5 are, start at such a multiple, so that JAX on a CPU uses the mapped file itself.
 """
 
-import dataclasses
 import json
 import os
 import shutil
@@ -22,8 +21,18 @@ CONFIG = "backbone.json"
 WEIGHTS = "model.safetensors"
 _FORMAT = "dpt-jax backbone"
 _VERSION = 1
-# These are choices of the one who uses a backbone, not properties of it.
-_NOT_STORED = ("dtype", "dropout_rate", "float32_attention_logits")
+# What is a property of the model. The rest of a T5Config, such as dropout, is its user's choice.
+_STORED = (
+    "vocab_size",
+    "emb_dim",
+    "num_heads",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "head_dim",
+    "mlp_dim",
+    "mlp_activations",
+    "logits_via_embedding",
+)
 
 
 def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, Any]]:
@@ -62,11 +71,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
 
 def stored_sizes(config: T5Config) -> dict[str, Any]:
     """What of `config` belongs to the model, and so into its folder."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name not in _NOT_STORED
-    }
+    return {name: getattr(config, name) for name in _STORED}
 
 
 def save_backbone(

@@ -5,6 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+# T5X's names. `none` keeps everything that the backward pass reads; `minimal` keeps the products
+# with the weights and computes the attention scores again, which are most of a layer's memory and
+# little of its work; `full` keeps a layer's input alone and computes the whole layer again.
+REMAT_POLICIES = ("none", "minimal", "full")
+
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
@@ -27,6 +32,8 @@ class T5Config:
       dropout_rate: dropout probability, applied only where `enable_dropout=True`.
       logits_via_embedding: tie the output projection to the embedding table.
       float32_attention_logits: compute attention scores in float32 whatever `dtype` is.
+      remat_policy: what a layer keeps for the backward pass, one of `REMAT_POLICIES`; a choice
+        between memory and time that changes no result.
     """
 
     vocab_size: int
@@ -41,6 +48,7 @@ class T5Config:
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
     float32_attention_logits: bool = False
+    remat_policy: str = "none"
 
     def __post_init__(self):
         # Flax hashes module fields, and gin and JSON hand over lists.
@@ -61,6 +69,11 @@ class T5Config:
             raise ValueError(
                 "T5Config.mlp_activations takes one activation (T5 1.0) or two (gated, T5 1.1), "
                 f"not {self.mlp_activations!r}."
+            )
+        if self.remat_policy not in REMAT_POLICIES:
+            raise ValueError(
+                f"T5Config.remat_policy is {self.remat_policy!r}; it must be one of "
+                f"{', '.join(REMAT_POLICIES)}. Set REMAT_POLICY."
             )
         if self.dtype not in (jnp.float32, jnp.bfloat16):
             raise ValueError(f"T5Config.dtype must be float32 or bfloat16, not {self.dtype.name}.")

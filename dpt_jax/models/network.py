@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
@@ -39,6 +40,20 @@ def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
 
+def _rematerialized(layer: type[nn.Module], config: T5Config, deterministic: int) -> Any:
+    """The layer's class under `config.remat_policy`; parameters and results are the same.
+
+    `deterministic` is that argument's position in `__call__`, `self` counted.
+    """
+    if config.remat_policy == "none":
+        return layer
+    policy = None
+    if config.remat_policy == "minimal":
+        # The products with weights have no batch axis, those inside attention do.
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(layer, policy=policy, static_argnums=(deterministic,))
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each behind a layer norm and a residual connection."""
 
@@ -71,7 +86,8 @@ class Encoder(nn.Module):
         self.relpos_bias = layers.RelativePositionBiases(
             cfg.num_heads, bidirectional=True, dtype=cfg.dtype
         )
-        self.layers = [EncoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)]
+        layer = _rematerialized(EncoderLayer, cfg, deterministic=4)
+        self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)]
         self.encoder_norm = layers.LayerNorm(cfg.dtype)
         self.dropout = _residual_dropout(cfg)
         self.output_dropout = nn.Dropout(cfg.dropout_rate)
@@ -168,7 +184,8 @@ class Decoder(nn.Module):
         self.relpos_bias = layers.RelativePositionBiases(
             cfg.num_heads, bidirectional=False, dtype=cfg.dtype
         )
-        self.layers = [DecoderLayer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)]
+        layer = _rematerialized(DecoderLayer, cfg, deterministic=6)
+        self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)]
         self.decoder_norm = layers.LayerNorm(cfg.dtype)
         self.dropout = _residual_dropout(cfg)
         if not cfg.logits_via_embedding:

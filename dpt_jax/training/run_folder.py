@@ -38,6 +38,8 @@ def identity(config: RunConfig, backbone_fingerprint: int | None = None) -> dict
     model = dataclasses.asdict(config.model)
     model["dtype"] = config.model.dtype.name
     model["mlp_activations"] = list(config.model.mlp_activations)
+    # Memory against time, and nothing else.
+    del model["remat_policy"]
     parts: dict[str, Any] = {
         "model": model,
         "prompt": describe_prompt(config.prompt),
