@@ -195,9 +195,9 @@ def mark_pronoun(dataset: tf.data.Dataset, *, prefix: str, mark: str) -> tf.data
         parts = tf.strings.split(text, " ")
         word = tf.concat([parts, [""]], 0)[tf.clip_by_value(index, 0, tf.size(parts))]
         # Punctuation in the pronoun's word goes behind the mark, as T5 has it in `*him* ,"`.
-        length = tf.strings.length(pronoun)
+        length = tf.minimum(tf.strings.length(pronoun), tf.strings.length(word))
         rest = tf.strings.substr(word, length, tf.strings.length(word) - length)
-        stands = tf.strings.substr(word, 0, tf.minimum(length, tf.strings.length(word))) == pronoun
+        stands = tf.strings.substr(word, 0, length) == pronoun
         stands &= tf.strings.regex_full_match(rest, "[[:punct:]]*")
         found = tf.debugging.Assert(
             stands, ["The pronoun", pronoun, "does not stand at word", index, "of", text]

@@ -1,0 +1,165 @@
+"""Importing the package, and what is set from outside."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import gin
+import pytest
+
+seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
+
+from dpt_jax.tasks import TASKS, TaskError, register, settings, vocabulary  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DEMO_VOCABULARY = ROOT / "dpt_jax" / "demo" / "backbone" / "sentencepiece.model"
+
+EIGHT = {f"dpt_{name}" for name in "boolq cb copa multirc record rte wic wsc".split()}
+
+
+def python(code: str, **environment) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("DPT_")} | environment,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_importing_takes_no_network_and_registers_once():
+    code = """
+import importlib, socket
+def refuse(*args, **kwargs): raise AssertionError("network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+import dpt_jax.tasks, seqio
+first = {n: seqio.TaskRegistry.get(n) for n in seqio.TaskRegistry.names()}
+importlib.reload(dpt_jax.tasks)
+assert first == {n: seqio.TaskRegistry.get(n) for n in seqio.TaskRegistry.names()}
+print(len(first), *sorted(seqio.MixtureRegistry.names()))
+"""
+    found = python(code).split()
+    # Two formats, and nine draws of each.
+    assert int(found[0]) == 16 * 10
+    assert found[1:] == [
+        "dpt_superglue",
+        "dpt_superglue_digits",
+        "dpt_superglue_equal",
+        "dpt_superglue_equal_digits",
+    ]
+
+
+def test_the_folder_cannot_be_imported_under_another_name():
+    code = """
+try:
+    import tasks
+except ImportError as e:
+    print(e)
+"""
+    assert "import this package as `dpt_jax.tasks`, not as `tasks`" in python(code)
+
+
+def test_the_tasks_are_the_eight_in_two_formats():
+    assert set(TASKS) == EIGHT | {f"{name}_digits" for name in EIGHT}
+    register()
+    assert set(TASKS) <= set(seqio.TaskRegistry.names())
+
+
+def test_every_task_has_t5s_metrics():
+    wanted = {
+        "cb": {"accuracy", "mean_f1"},
+        "multirc": {"answer_options_f1", "question_exact_match"},
+        "record": {"best_answer"},
+    }
+    for task, (name, _) in TASKS.items():
+        found = {fn.__name__ for fn in seqio.TaskRegistry.get(task).predict_metric_fns}
+        assert found == wanted.get(name, {"accuracy"})
+
+
+def test_the_vocabulary_is_the_named_file_and_is_chosen_once(monkeypatch, tmp_path):
+    chosen = vocabulary.TaskVocabulary()
+    monkeypatch.setenv("DPT_VOCAB", str(DEMO_VOCABULARY))
+    assert chosen.extra_ids == 100
+    monkeypatch.setenv("DPT_VOCAB", str(tmp_path / "other"))
+    plain = seqio.SentencePieceVocabulary(str(DEMO_VOCABULARY), extra_ids=100)
+    assert chosen == plain and plain == chosen
+    assert chosen != seqio.SentencePieceVocabulary(str(DEMO_VOCABULARY), extra_ids=0)
+    assert chosen.vocab_size == plain.vocab_size
+    assert chosen.encode("what is it") == plain.encode("what is it")
+    assert pickle.loads(pickle.dumps(chosen)) == plain
+
+
+def test_without_a_setting_the_vocabulary_is_t5s_public_one(monkeypatch):
+    monkeypatch.delenv("DPT_VOCAB", raising=False)
+    chosen = vocabulary.TaskVocabulary()
+    assert chosen.sentencepiece_model_file.startswith("gs://t5-data/vocabs/cc_all.32000/")
+    assert chosen.extra_ids == 100
+
+
+def test_extra_ids_that_a_model_has_are_not_added_again(tmp_path):
+    import sentencepiece
+
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat\na dog ran to the house\n" * 20)
+    for name, symbols, expected in (
+        ("with", ["<extra_id_1>", "<extra_id_0>"], 0),
+        ("without", [], 100),
+    ):
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text),
+            model_prefix=str(tmp_path / name),
+            vocab_size=40,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            user_defined_symbols=symbols,
+            hard_vocab_limit=False,
+            minloglevel=2,
+        )
+        assert vocabulary.read_extra_ids(str(tmp_path / f"{name}.model")) == expected
+
+
+@pytest.mark.parametrize("content", [None, b"no model"])
+def test_a_vocabulary_that_cannot_be_read_is_named(content, tmp_path, monkeypatch):
+    path = tmp_path / "spiece.model"
+    if content:
+        path.write_bytes(content)
+    monkeypatch.setenv("DPT_VOCAB", str(path))
+    with pytest.raises(TaskError, match=f"{path} cannot be read.*DPT_VOCAB"):
+        _ = vocabulary.TaskVocabulary().vocab_size
+
+
+@pytest.fixture
+def clean_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+def test_gin_sets_both_and_wins_over_the_environment(monkeypatch, clean_gin):
+    monkeypatch.setenv("DPT_SUPERGLUE_DIR", "/from/environment")
+    monkeypatch.setenv("DPT_VOCAB", "/from/environment")
+    assert settings.superglue_dir() == settings.vocabulary_file() == "/from/environment"
+    gin.parse_config(
+        """
+        from __gin__ import dynamic_registration
+        from dpt_jax.tasks import registry
+        from dpt_jax.tasks import settings
+        settings.superglue_dir.path = "/from/gin"
+        settings.vocabulary_file.path = "/from/gin/too"
+        registry.examples_proportional.maximum = 5
+        """
+    )
+    assert settings.superglue_dir() == "/from/gin"
+    assert settings.vocabulary_file() == "/from/gin/too"
+
+
+def test_an_empty_setting_is_none(monkeypatch):
+    monkeypatch.setenv("DPT_SUPERGLUE_DIR", "")
+    assert settings.superglue_dir() is None
