@@ -29,6 +29,24 @@ def test_a_task_gives_the_generated_rows_as_tokens(task):
     assert seen == registered.num_input_examples("validation") == 400
 
 
+def test_a_few_shot_draw_is_part_of_the_training_rows_and_of_the_larger_draws():
+    def drawn(k, seed):
+        task = seqio.get_mixture_or_task(f"demo_questions_k{k}_s{seed}")
+        assert task.num_input_examples("train") == k
+        dataset = task.get_dataset({"inputs": 36, "targets": 6}, split="train", shuffle=False)
+        return {tuple(example["inputs"].tolist()) for example in dataset.as_numpy_iterator()}
+
+    vocabulary = seqio.get_mixture_or_task("demo_questions").output_features["inputs"].vocabulary
+    rows = superglue.rows("demo_questions", "train")
+    known = {superglue.text_to_text("demo_questions", row)["inputs"] for row in rows}
+    small, large = drawn(8, 0), drawn(16, 0)
+    assert len(small) == 8 and len(large) == 16 and small < large
+    assert {vocabulary.decode(list(tokens[:-1])) for tokens in large} <= known
+    assert drawn(16, 1) != large
+    few = seqio.get_mixture_or_task("demo_questions_k8_s0")
+    assert few.num_input_examples("validation") == superglue.SIZES["validation"]
+
+
 def test_the_mixture_draws_from_every_task():
     mixture = seqio.get_mixture_or_task(MIXTURE)
     dataset = mixture.get_dataset(

@@ -5,6 +5,7 @@ every point's `Outcome` as it ends. It does not raise for a point that fails.
 """
 
 import importlib.util
+import re
 import shlex
 import signal
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ Report = Callable[[Outcome], None]
 LAUNCHERS = ("local", "ray", "commands")
 # What points may differ in and still be trained in one program. Of a few-shot task only the draw.
 _TOGETHER = ("RANDOM_SEED", "LEARNING_RATE_PEAK", "BOTTLENECK")
-_TASK, _DRAW = "MIXTURE_OR_TASK_NAME", "_s"
+_FEW_SHOT = re.compile(r"(_k\d+_s)\d+(?='$)")
 
 
 def require_launcher(name: str) -> None:
@@ -62,8 +63,8 @@ def _alike(point: Point) -> str:
     kept = []
     for binding in point.bindings:
         name, _, value = (part.strip() for part in binding.partition("="))
-        if name == _TASK and "_k" in value:
-            value = value.rpartition(_DRAW)[0]
+        if name == "MIXTURE_OR_TASK_NAME":
+            value = _FEW_SHOT.sub(r"\1", value)
         if name not in _TOGETHER:
             kept.append((name, value))
     return repr((point.gin_files, sorted(kept)))
