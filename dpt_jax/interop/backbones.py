@@ -28,6 +28,7 @@ from dpt_jax.models import T5Config
 
 # How writers name folders that they have not finished: ours, Orbax's, T5X's.
 _UNFINISHED = (TEMPORARY_MARK, ".orbax-checkpoint-tmp", ".tmp")
+_MARKS = (CONFIG, "config.json", t5x_checkpoint.INDEX, orbax_checkpoint.FILES[2])
 _BY_SHAPES = "the shapes of the others"
 
 
@@ -189,12 +190,7 @@ def _not_a_backbone(folder: Path) -> InputError:
             f"{folder} has T5X's parameter folders but no file '{t5x_checkpoint.INDEX}', which "
             f"T5X writes last: it is half written or half copied. {change}"
         )
-    inside = [
-        name
-        for name in names
-        for mark in (t5x_checkpoint.INDEX, CONFIG, orbax_checkpoint.FILES[2])
-        if (folder / name / mark).is_file()
-    ]
+    inside = [name for name in names if any((folder / name / mark).is_file() for mark in _MARKS)]
     if inside:
         return InputError(f"{folder} holds {', '.join(inside)}: name one of them. {change}")
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"

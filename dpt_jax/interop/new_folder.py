@@ -32,29 +32,32 @@ def new_folder(path: str | os.PathLike, nbytes: int) -> Iterator[Path]:
       InputError: `path` holds something already, cannot be written to, or its disk is full.
     """
     path = Path(path)
-    try:
-        with atomic_folder(path) as folder:
-            free = shutil.disk_usage(folder).free
-            if nbytes > free:
-                raise InputError(
-                    f"{path} needs {nbytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB "
-                    "free. Make room, or name a folder on another disk."
-                )
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(atomic_folder(path))
+        except OSError as error:
+            if error.errno is None:  # atomic_folder's own
+                raise InputError(f"{error} Give a new folder, or remove this one first.") from error
+            raise InputError(
+                f"{path} cannot be made: {error}. Name a folder that can be written."
+            ) from error
+        free = shutil.disk_usage(folder).free
+        if nbytes > free:
+            raise InputError(
+                f"{path} needs {nbytes / 1e9:.2f} GB, but its disk has {free / 1e9:.2f} GB "
+                "free. Make room, or name a folder on another disk."
+            )
+        try:
             yield folder
-    except FileExistsError as error:
-        raise InputError(f"{error} Give a new folder, or remove this one first.") from error
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise InputError(
-                f"{path} was made by another process in the meantime, and is left as it is."
-            ) from error
-        if error.errno in _FULL:
-            raise InputError(
-                f"{path} could not be written: {_FULL[error.errno]} ({nbytes / 1e9:.2f} GB are "
-                "needed). Nothing was left behind. Make room, or name a folder on another disk."
-            ) from error
-        if isinstance(error, PermissionError | NotADirectoryError) or error.errno == errno.EROFS:
-            raise InputError(
-                f"{path} cannot be written: {error}. Name a folder that can be made."
-            ) from error
-        raise
+            stack.close()
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise InputError(
+                    f"{path} was made by another process in the meantime, and is left as it is."
+                ) from error
+            if error.errno in _FULL:
+                raise InputError(
+                    f"{path} could not be written: {_FULL[error.errno]} ({nbytes / 1e9:.2f} GB are "
+                    "needed). Nothing was left behind. Make room, or name a folder on another disk."
+                ) from error
+            raise

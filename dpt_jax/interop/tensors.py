@@ -85,7 +85,7 @@ class Tensor:
         """The same tensor with its axes reversed."""
         return dataclasses.replace(self, shape=self.shape[::-1], source=lambda: self.source().T)
 
-    def as_dtype(self, dtype: np.dtype) -> "Tensor":
+    def as_dtype(self, dtype: np.dtype | str) -> "Tensor":
         """The same tensor, cast while it is read."""
         return dataclasses.replace(self, dtype=np.dtype(dtype))
 

@@ -69,6 +69,17 @@ def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
     assert result["recompilations"] == 0
 
 
+def test_convert_benchmark_prints_positive_measurements(tmp_path):
+    result = last_line("convert.py", "--folder", str(tmp_path))
+    for what in ("convert", "export", "load", "load_hugging_face"):
+        assert result[f"{what}_seconds"] > 0
+        assert result[f"{what}_peak_bytes"] > result["model_bytes"] > 0
+    assert result["load_peak_ratio"] * result["model_bytes"] == pytest.approx(
+        result["load_peak_bytes"]
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_multiplications_are_counted_through_nested_programs(monkeypatch):
     jax = pytest.importorskip("jax")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -198,3 +199,56 @@ def test_a_cache_that_cannot_be_written_names_its_binding(ours, tmp_path):
     convert(ours, tmp_path / "hf", to="hf")
     with pytest.raises(InputError, match="CONVERTED_CHECKPOINT_CACHE"):
         load_backbone(tmp_path / "hf", cache=ours / "backbone.json")
+
+
+def resident_bytes(path) -> int:
+    """Bytes of the mapped file that are in this process's memory."""
+    resident, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if not line.split()[0].endswith(":"):
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            resident += 1024 * int(line.split()[1])
+    return resident
+
+
+@pytest.fixture
+def large(tmp_path):
+    """Hugging Face's folder of a model of 59 megabytes, the largest parameter of which has four."""
+    config = dataclasses.replace(
+        UNTIED, vocab_size=2**14, mlp_dim=2**14, emb_dim=64, num_decoder_layers=2
+    )
+    save_backbone(tmp_path / "ours", config, random_parameters(config))
+    convert(tmp_path / "ours", tmp_path / "hf", to="hf")
+    return tmp_path / "hf"
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident")
+@pytest.mark.parametrize("pickled", [False, pytest.param(True, marks=pytest.mark.interop)])
+def test_a_mapped_file_is_not_kept_in_memory_while_it_is_gone_through(large, pickled):
+    weights = large / "model.safetensors"
+    if pickled:
+        torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+        state = pytest.importorskip("safetensors.torch").load_file(weights)
+        weights.unlink()
+        weights = large / "pytorch_model.bin"
+        torch.save(state, weights)
+    backbone = open_backbone(large)
+    tensor = backbone.tensors["decoder/logits_dense/kernel"]
+    array = tensor.source()
+    assert array.sum() != 0 and resident_bytes(weights) >= tensor.nbytes
+    del array
+    expected = flatten(random_parameters(backbone.config))
+    for name, tensor in backbone.tensors.items():
+        read = np.concatenate([np.ravel(block) for block in tensor.blocks()])
+        np.testing.assert_array_equal(read, np.ravel(expected[name]))
+        # The system may map two megabytes around every page that is read.
+        assert resident_bytes(weights) < 12_000_000
+
+
+@pytest.mark.parametrize("format", ["dpt", "hf"])
+def test_jax_on_a_cpu_uses_loaded_parameters_where_they_lie(large, format):
+    folder = large if format == "hf" else large.parent / "ours"
+    for name, array in flatten(load_backbone(folder)[1]).items():
+        placed = jax.device_put(array)
+        assert placed.unsafe_buffer_pointer() == array.ctypes.data, name

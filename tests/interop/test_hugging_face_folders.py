@@ -81,6 +81,30 @@ def test_a_pickle_of_bfloat16_stays_bfloat16(model, folder):
         np.testing.assert_array_equal(array, flatten(expected)[name].astype(array.dtype))
 
 
+def test_sharded_pickles_and_those_from_before_pytorch_1_6_are_read(model, folder):
+    _, expected = load_backbone(folder)
+    (folder / "model.safetensors").unlink()
+    state, weight_map = model.state_dict(), {}
+    for i, names in enumerate(np.array_split(list(state), 3), 1):
+        shard = f"pytorch_model-{i:05d}-of-00003.bin"
+        part = {str(name): state[name] for name in names}
+        torch.save(part, folder / shard, _use_new_zipfile_serialization=i > 1)
+        weight_map |= dict.fromkeys(part, shard)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    jax.tree.map(np.testing.assert_array_equal, load_backbone(folder)[1], expected)
+
+
+@pytest.mark.parametrize(
+    "held", [[1, 2], {"step": 3}, {"state_dict": {"shared.weight": torch.ones(2)}}]
+)
+def test_a_pickle_of_something_else_is_refused(folder, held):
+    (folder / "model.safetensors").unlink()
+    torch.save(held, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="holds .*other things than tensors"):
+        load_backbone(folder)
+
+
 def test_files_from_before_transformers_5_say_tied_or_not_in_their_own_way(folder):
     # Version 4 wrote tie_word_embeddings: false for T5 1.1, nothing for T5 1.0, and no scale.
     tied = open_backbone(folder).config.logits_via_embedding
