@@ -60,6 +60,9 @@ def write(
             if _unchanged(folder, params, train_state):
                 return
             gfile.remove(finished)
+            if train_state is None and gfile.exists(stale := os.path.join(folder, TRAIN_STATE)):
+                # It belongs to the prompt that is replaced.
+                gfile.remove(stale)
         if train_state is not None:
             save_factors(local / TRAIN_STATE, train_state)
         save_prompt(local, prompt, params)

@@ -211,7 +211,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         """The trained part that a numpy checkpoint holds, checked against this run's."""
         logging.info("Going on from the prompt of step %d in %s.", later.step, later.folder)
         values = dict(later.values)
-        if not np.array_equal(values.pop(_BACKBONE, None), _fingerprint(frozen)):
+        if not np.array_equal(values.pop(_BACKBONE, np.zeros(0)), _fingerprint(frozen)):
             raise InputError(
                 f"{later.folder} was trained with another backbone. Set INITIAL_CHECKPOINT_PATH to "
                 "the one it began with, or use another --gin.MODEL_DIR for another run."

@@ -135,7 +135,7 @@ class PromptTrainStateInitializer(utils.TrainStateInitializer):
     that starts from restored embeddings is drawn by `PromptCheckpointer`.
 
     Raises:
-      InputError: the model is not a prompted one, or its vocabulary is larger than its embedding.
+      InputError: the model is not a prompted one, or its vocabulary is not of its embedding's size.
     """
 
     def __init__(

@@ -252,6 +252,9 @@ def test_a_step_that_is_trained_again_replaces_what_was_saved(pretrained, tmp_pa
     other = moved(moved(start, 2), 4)
     saving.save(other)
     assert_equal(saving.restore(path=str(pretrained[0])), other)
+    checkpointer(tmp_path).save(moved(start, 4))
+    # What was saved for the replaced prompt does not go on with the new one.
+    assert numpy_checkpoints.latest_train_state(str(tmp_path)) is None
 
 
 def test_a_bucket_is_written_and_read(tmp_path):
