@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from flax.linen import partitioning as nn_partitioning
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dpt_jax.errors import InputError
 
@@ -34,8 +36,36 @@ LOGICAL_AXIS_RULES: tuple[tuple[str, Any], ...] = (
 )
 
 
+def mesh_shape(shape: Sequence[int], devices: int) -> tuple[int, int, int]:
+    """The sizes of (data, fsdp, model), a -1 filled with what is left.
+
+    Args:
+      shape: sizes of the three axes (gin: `MESH`); one of them may be -1.
+      devices: number of devices.
+
+    Raises:
+      InputError: when the sizes do not multiply to the number of devices.
+    """
+    shape = tuple(shape)
+    if len(shape) != 3 or shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
+        raise InputError(
+            f"MESH is {shape}; it takes three positive sizes (data, fsdp, model), one may be -1."
+        )
+    known = math.prod(n for n in shape if n != -1)
+    data, fsdp, model = (devices // known if n == -1 else n for n in shape)
+    if data * fsdp * model != devices:
+        raise InputError(
+            f"MESH = {shape} (data, fsdp, model) does not make the {devices} devices; "
+            "set --gin.MESH so that the product is the number of devices."
+        )
+    return data, fsdp, model
+
+
 def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None = None) -> Mesh:
     """Returns the (data, fsdp, model) mesh over `devices`, by default all of them.
+
+    On TPUs, devices that are neighbours on the model axis, where most is exchanged, are neighbours
+    in the slice as well.
 
     Args:
       shape: sizes of the three axes (gin: `MESH`); one of them may be -1 and takes what is left.
@@ -45,22 +75,15 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None =
       InputError: when the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = tuple(shape)
-    if len(shape) != 3 or shape.count(-1) > 1 or any(n < 1 and n != -1 for n in shape):
-        raise InputError(
-            f"MESH is {shape}; it takes three positive sizes (data, fsdp, model), one may be -1."
-        )
-    known = math.prod(n for n in shape if n != -1)
-    filled = tuple(len(devices) // known if n == -1 else n for n in shape)
-    if math.prod(filled) != len(devices):
-        raise InputError(
-            f"MESH = {shape} (data, fsdp, model) does not make the {len(devices)} devices; "
-            "set --gin.MESH so that the product is the number of devices."
-        )
-    return Mesh(np.asarray(devices).reshape(filled), MESH_AXES)
+    sizes = mesh_shape(shape, len(devices))
+    return Mesh(
+        mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True), MESH_AXES
+    )
 
 
-def check_batch(name: str, batch_size: int, mesh: Mesh, microbatches: int = 1) -> None:
+def check_batch(
+    name: str, batch_size: int, mesh: Mesh | AbstractMesh, microbatches: int = 1
+) -> None:
     """Raises InputError unless the mesh's data and fsdp axes divide every part of the batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size < 1 or batch_size % (shards * microbatches):
@@ -88,7 +111,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(variables: Any, mesh: Mesh) -> dict[str, Any]:
+def parameter_shardings(variables: Any, mesh: Mesh | AbstractMesh) -> dict[str, Any]:
     """A sharding for every parameter, from the logical axes it was declared with.
 
     Args:
@@ -106,14 +129,43 @@ def parameter_shardings(variables: Any, mesh: Mesh) -> dict[str, Any]:
     for name, parameter in flatten_dict(variables["params"], sep="/").items():
         spec = nn_partitioning.logical_to_mesh_axes(names[name], LOGICAL_AXIS_RULES)
         spec = spec or PartitionSpec()
-        for size, axis in zip(parameter.shape, spec, strict=False):
+        for size, axis, logical in zip(parameter.shape, spec, names[name], strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise InputError(
-                    f"MESH has {mesh.shape[axis]} {axis} shards, which do not divide the shape "
-                    f"{parameter.shape} of {name}. Change --gin.MESH = (data, fsdp, model)."
+                    f"MESH has {mesh.shape[axis]} {axis} shards, which do not divide the {size} of "
+                    f"the {logical!r} axis of {name}, shape {parameter.shape}. Change --gin.MESH = "
+                    "(data, fsdp, model)."
                 )
         shardings[name] = NamedSharding(mesh, spec)
     return unflatten_dict(shardings, sep="/")
+
+
+def state_shardings(
+    state: Any, params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Any:
+    """A sharding for everything in a training state; slots live where their parameters live.
+
+    Args:
+      state: a `TrainState`, or its shapes.
+      params: shardings of the trainable parameters.
+      optimizer: the optimizer that made the state's slots.
+      mesh: the mesh.
+    """
+    everywhere = replicated(mesh)
+
+    def slot(slot, param, sharding):
+        # Adafactor's factored slots have another shape than their parameter.
+        return sharding if slot.shape == param.shape else everywhere
+
+    slots = optax.tree_utils.tree_map_params(
+        optimizer,
+        slot,
+        state.opt_state,
+        state.params,
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    return state.replace(step=everywhere, params=params, opt_state=slots, rng=everywhere)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,0 +1,146 @@
+"""The table of docs/scaling.md: T5s compiled for TPU slices from 1 to 256 chips.
+
+    python benchmarks/scaling.py --output docs/scaling.jsonl    # compiles what the file lacks
+    python benchmarks/scaling.py --table docs/scaling.jsonl     # prints it as Markdown
+
+Every line of the file is what `dpt plan --json` says of one row, for the setting of the DPT paper
+(P = 100, b = 10, source 512, target 16) in bfloat16. A row takes a minute or two; no TPU is needed.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+# Model, slice, (data, fsdp, model), batch over all chips.
+ROWS = (
+    ("t5_1_0_11b", "v5e:4x4", (1, 1, 16), 32),
+    ("t5_1_0_11b", "v5e:16x16", (16, 1, 16), 512),
+    ("t5_1_0_large", "v5e:4x4", (16, 1, 1), 256),
+    ("t5_1_0_large", "v5e:16x16", (256, 1, 1), 4096),
+    ("t5_1_1_xxl", "v5e:4x4", (1, 1, 16), 32),
+    ("t5_1_1_xxl", "v5e:16x16", (16, 1, 16), 512),
+    ("t5_1_0_11b", "v5e:8x8", (4, 1, 16), 128),
+    ("t5_1_0_3b", "v5e:4x4", (4, 1, 4), 128),
+    ("t5_1_0_3b", "v5e:16x16", (64, 1, 4), 2048),
+    ("t5_1_0_small", "v5e:1x1", (1, 1, 1), 128),
+    ("t5_1_0_base", "v5e:1x1", (1, 1, 1), 48),
+    ("t5_1_0_large", "v5e:1x1", (1, 1, 1), 16),
+    ("t5_1_0_3b", "v5e:1x1", (1, 1, 1), 4),
+    ("t5_1_0_11b", "v5e:2x2", (1, 1, 4), 4),
+    ("t5_1_0_11b", "v6e:2x4", (1, 1, 8), 32),
+    ("t5_1_1_xxl", "v6e:2x4", (1, 1, 8), 32),
+    ("t5_1_0_11b", "v6e:16x16", (32, 1, 8), 1024),
+    ("t5_1_0_11b", "v5p:2x2x1", (1, 1, 4), 48),
+    ("t5_1_1_xxl", "v5p:2x2x1", (1, 1, 4), 64),
+    ("t5_1_0_11b", "v5p:4x8x8", (64, 1, 4), 3072),
+    ("t5_1_0_large", "v6e:1x1", (1, 1, 1), 40),
+    ("t5_1_0_large", "v5p:1x1x1", (1, 1, 1), 128),
+    ("t5_1_0_3b", "v6e:1x1", (1, 1, 1), 12),
+    ("t5_1_0_3b", "v5p:1x1x1", (1, 1, 1), 48),
+    ("t5_1_0_small", "v6e:1x1", (1, 1, 1), 256),
+    ("t5_1_0_base", "v6e:1x1", (1, 1, 1), 96),
+    ("t5_1_0_small", "v5p:1x1x1", (1, 1, 1), 512),
+    ("t5_1_0_base", "v5p:1x1x1", (1, 1, 1), 256),
+    ("t5_1_0_small", "v5e:16x16", (256, 1, 1), 32768),
+    ("t5_1_0_base", "v5e:16x16", (256, 1, 1), 12288),
+    ("t5_1_1_xxl", "v6e:16x16", (32, 1, 8), 1024),
+    ("t5_1_1_xxl", "v5p:4x8x8", (64, 1, 4), 4096),
+    ("t5_1_0_large", "v6e:16x16", (256, 1, 1), 10240),
+    ("t5_1_0_large", "v5p:4x8x8", (256, 1, 1), 32768),
+)
+BINDINGS = (
+    "MODEL_DIR = ''",
+    "INITIAL_CHECKPOINT_PATH = None",
+    "MIXTURE_OR_TASK_NAME = ''",
+    "TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 16}",
+)
+NAMES = {
+    "t5_1_0_small": "small",
+    "t5_1_0_base": "base",
+    "t5_1_0_large": "large",
+    "t5_1_0_3b": "3B",
+    "t5_1_0_11b": "11B",
+    "t5_1_1_xxl": "1.1 XXL",
+}
+
+
+def compile_row(model: str, topology: str, mesh: tuple[int, ...], batch: int) -> dict:
+    """What `dpt plan --json` says of a row, decoding left out."""
+    from dpt_jax import gin_utils
+    from dpt_jax.analysis.tpus import parse_topology
+    from dpt_jax.training.config import RunConfig
+    from dpt_jax.training.plan import make_plan
+
+    files = ["runs/prompt_train.gin", f"models/{model}.gin", "recipes/paper.gin"]
+    bindings = [*BINDINGS, f"MESH = {mesh}", f"BATCH_SIZE = {batch}"]
+    gin_utils.parse([*files, "recipes/tpu.gin"], bindings)
+    plan = make_plan(gin_utils.build(RunConfig), parse_topology(topology), decoding=False)
+    return {"model": model} | plan.to_json()
+
+
+def key(row: dict) -> tuple:
+    """What tells rows apart."""
+    return row["model"], row["topology"], tuple(row["mesh"]), row["batch_size"]
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    """The rows that a file holds."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as Markdown, by model and slice."""
+    lines = [
+        "| T5 | slice | chips | mesh | batch | memory a chip, GiB | step, ms | of it collectives | "
+        "examples/s | examples/s a chip | of peak |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in sorted(rows, key=lambda r: (list(NAMES).index(r["model"]), r["topology"])):
+        limit = row["hbm_limit_bytes"] / 2**30
+        mesh = " x ".join(map(str, row["mesh"]))
+        cells = [NAMES[row["model"]], row["topology"], row["chips"], mesh, row["batch_size"]]
+        if row["fits"]:
+            seconds = row["estimated_seconds"]
+            step = row["estimated_step_seconds"]
+            cells += [
+                f"{row['hbm_bytes_per_chip'] / 2**30:.2f} of {limit:.2f}",
+                f"{step * 1e3:.0f}",
+                f"{seconds['collectives'] / step:.0%}",
+                f"{row['examples_per_second']:,.0f}",
+                f"{row['examples_per_second'] / row['chips']:.1f}",
+                f"{seconds['compute'] / step:.0%}",
+            ]
+        else:
+            cells += [f"does not fit {limit:.2f}", *("" for _ in range(5))]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=pathlib.Path, help="file that rows are added to")
+    parser.add_argument("--limit", type=int, help="compile at most so many rows")
+    parser.add_argument("--table", type=pathlib.Path, help="print the rows of a file")
+    options = parser.parse_args()
+    if options.table:
+        print(table(read(options.table)))
+        return
+    if options.output is None:
+        sys.exit("Name the file with --output, or print one with --table.")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    done = {key(row) for row in read(options.output)}
+    missing = [r for r in ROWS if (*r[:2], tuple(r[2]), r[3]) not in done]
+    for row in missing[: options.limit]:
+        found = compile_row(*row)
+        with options.output.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        seconds = found.get("estimated_step_seconds")
+        print(json.dumps({"row": row, "fits": found["fits"], "step_seconds": seconds}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+r"""Compile a run for TPUs that are not there: does it fit, and how fast can it be?
+
+dpt plan --topology=v5e:4x4 --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_0_11b.gin \
+      --gin_file=recipes/paper.gin --gin_file=recipes/tpu.gin \
+      --gin.MESH="(1, 1, 16)" --gin.BATCH_SIZE=32
+
+The gin files and bindings are those of `dpt train`; task and folders need not be set. What is
+compiled are the real training step and the decoding of an evaluation batch (EVAL_PERIOD = 0 leaves
+that out), by libtpu's own compiler, for batches as long as TASK_FEATURE_LENGTHS. Bytes are the
+compiler's; seconds are an estimate from the chip's published rates, which no run beats and most
+stay below. --search ignores MESH and BATCH_SIZE and finds them.
+
+The exit status is 1 when the compiler refuses.
+"""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+HELP = "compile a run for TPUs ahead of time: memory and estimated speed"
+_GIB = 2**30
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument(
+        "--topology", required=True, metavar="NAME", help="chip and slice, such as v5e:4x4"
+    )
+    for flag, metavar in (("--gin_file", "FILE"), ("--gin_search_paths", "DIR")):
+        parser.add_argument(
+            flag, action="append", default=[], metavar=metavar, help="as in dpt train; repeatable"
+        )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument(
+        "--search", action="store_true", help="find the best mesh and the largest batch that fits"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compiles and prints."""
+    from dpt_jax import gin_utils
+    from dpt_jax.analysis.tpus import parse_topology
+    from dpt_jax.cli.train import search_paths
+    from dpt_jax.errors import InputError
+
+    where = parse_topology(args.topology)
+    if not args.gin_file:
+        raise InputError(
+            "Say what to plan: --gin_file=runs/prompt_train.gin --gin_file=models/....gin "
+            "--gin_file=recipes/paper.gin --gin_file=recipes/tpu.gin (see dpt plan --help)."
+        )
+    # What a plan does not depend on need not be set; what the user sets comes after it.
+    unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
+    unset += ["TRAIN_STEPS = 1000"]
+    gin_utils.parse(args.gin_file, [*unset, *args.gin_bindings], search_paths(args))
+
+    import jax
+
+    # A machine's own accelerators have no part in this.
+    jax.config.update("jax_platforms", "cpu")
+    from dpt_jax.training import plan
+    from dpt_jax.training.config import RunConfig
+
+    config = gin_utils.build(RunConfig)
+    decoding = config.eval_period != 0
+    if args.search:
+        made, candidates = plan.search(config, where, _say, decoding)
+    else:
+        made, candidates = plan.make_plan(config, where, decoding), []
+    if args.json:
+        found = {"candidates": [vars(c) for c in candidates]} if candidates else {}
+        print(json.dumps(made.to_json() | found))
+    else:
+        _print(made)
+    if made.fits:
+        return 0
+    _say(f"dpt plan: the TPU compiler refuses {made.refusal}\n{_advice(made)}")
+    return 1
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _advice(made: Any) -> str:
+    config, (_, _, model) = made.config, made.mesh
+    changes = [
+        f"--gin.BATCH_SIZE below {config.batch_size}",
+        f"--gin.MESH with more than {model} model shards",
+    ]
+    if config.model.remat_policy != "full":
+        changes.append("--gin.REMAT_POLICY=\"'minimal'\" or \"'full'\"")
+    changes.append(f"--gin.MICROBATCHES above {config.microbatches}")
+    if config.frozen_dtype is None or config.model.dtype.name == "float32":
+        changes.append("--gin_file=recipes/tpu.gin (bfloat16)")
+    changes.append("a larger --topology")
+    return f"Change one of: {'; '.join(changes)}. --search finds what fits."
+
+
+def _print(made: Any) -> None:
+    config, where = made.config, made.where
+    lengths = config.task_feature_lengths
+    prompt = 0 if config.prompt is None else config.prompt.length
+    print(
+        f"{where.name}, {where.chips} chips; MESH = {made.mesh} (data, fsdp, model); "
+        f"BATCH_SIZE = {config.batch_size}, source {lengths['inputs']}, prompt {prompt}, "
+        f"target {lengths['targets']}"
+    )
+    limit = where.chip.usable_hbm_bytes
+    for name, program in (("training step", made.train), ("decoding", made.decoding)):
+        if program is None:
+            continue
+        memory, costs = program.compiled.memory, program.compiled.costs
+        print(f"\n{name}, per chip (compiled in {program.compiled.compile_seconds:.0f} s)")
+        for part, size in vars(memory).items():
+            print(f"  {part.replace('_', ' '):<24}{size / _GIB:>10.3f} GiB")
+        print(f"  {'all of it':<24}{memory.total / _GIB:>10.3f} GiB of {limit / _GIB:.2f}: fits")
+        seconds = program.estimate
+        rows = (
+            ("matrix products", costs.flops / 1e12, "TFLOP", seconds.compute),
+            ("bytes moved", costs.bytes / 1e9, "GB", seconds.memory),
+            ("collectives", costs.collective_bytes / 1e9, "GB", seconds.collectives),
+        )
+        for part, amount, unit, time in rows:
+            print(f"  {part:<24}{amount:>10.3f} {unit:<6} {time:>9.4f} s at published rates")
+        for kind, total in sorted(costs.by_kind().items()):
+            print(f"    {kind:<22}{total['bytes'] / 1e9:>10.3f} GB     {total['count']:.0f} times")
+        print(f"  {'estimated time':<24}{seconds.total:>10.4f} s")
+    if made.train is not None:
+        print(
+            f"\nestimate: {made.examples_per_second:,.1f} examples/s, "
+            f"{made.tokens_per_second:,.0f} tokens/s"
+        )

@@ -1,0 +1,326 @@
+"""Whether a run fits TPUs that are not there, how fast it can be, and which mesh suits it best."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax.sharding import AbstractMesh, Mesh
+
+from dpt_jax.analysis.roofline import Estimate, estimate
+from dpt_jax.analysis.tpus import GIBIBYTE, Slice
+from dpt_jax.errors import InputError
+from dpt_jax.training import partitioning
+from dpt_jax.training.ahead_of_time import (
+    Compiled,
+    CompilerRefused,
+    compile_decoding,
+    compile_train_step,
+    frozen_bytes,
+    tpu_devices,
+)
+from dpt_jax.training.config import RunConfig
+
+# A search gives up growing or shrinking a batch after this many compilations of the whole model.
+_WHOLE_COMPILATIONS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One compiled program of a run, with its estimated time on the slice."""
+
+    compiled: Compiled
+    estimate: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """Bytes, operations and seconds, a chip."""
+        costs, memory = self.compiled.costs, self.compiled.memory
+        return {
+            "hbm_bytes_per_chip": memory.total,
+            "memory_bytes_per_chip": dataclasses.asdict(memory),
+            "flops_per_chip": costs.flops,
+            "hbm_traffic_bytes_per_chip": costs.bytes,
+            "collective_bytes_per_chip": costs.collective_bytes,
+            "collectives": costs.by_kind(),
+            "estimated_step_seconds": self.estimate.total,
+            "estimated_seconds": dataclasses.asdict(self.estimate),
+            "compile_seconds": round(self.compiled.compile_seconds, 1),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run on a slice, compiled.
+
+    Attributes:
+      config: the run.
+      where: the slice.
+      mesh: sizes of (data, fsdp, model).
+      train: the training step, or None when the compiler refused it.
+      decoding: the decoding of an evaluation batch; None when it was refused or not asked for.
+      refusal: what the compiler said, or None.
+    """
+
+    config: RunConfig
+    where: Slice
+    mesh: tuple[int, int, int]
+    train: Program | None
+    decoding: Program | None = None
+    refusal: str | None = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler accepted every program."""
+        return self.refusal is None
+
+    @property
+    def examples_per_second(self) -> float | None:
+        """Estimated training speed of the whole slice."""
+        return self.train and self.config.batch_size / self.train.estimate.total
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The same in tokens of text, sources and targets, the prompt not counted."""
+        lengths = self.config.task_feature_lengths
+        examples = self.examples_per_second
+        return examples and examples * (lengths["inputs"] + lengths["targets"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What `dpt plan --json` prints; numbers of refused programs are null."""
+        numbers = dict.fromkeys(
+            (
+                "hbm_bytes_per_chip",
+                "flops_per_chip",
+                "collective_bytes_per_chip",
+                "estimated_step_seconds",
+            )
+        )
+        return {
+            "topology": self.where.name,
+            "chips": self.where.chips,
+            "mesh": list(self.mesh),
+            "batch_size": self.config.batch_size,
+            "microbatches": self.config.microbatches,
+            "remat_policy": self.config.model.remat_policy,
+            "fits": self.fits,
+            "refusal": self.refusal,
+            "hbm_limit_bytes": self.where.chip.usable_hbm_bytes,
+            **(numbers if self.train is None else self.train.to_json()),
+            "examples_per_second": self.examples_per_second,
+            "tokens_per_second": self.tokens_per_second,
+            "decoding": self.decoding and self.decoding.to_json(),
+        }
+
+
+def make_plan(config: RunConfig, where: Slice, decoding: bool = True) -> Plan:
+    """Compiles a run for a slice.
+
+    Args:
+      config: the run, with its mesh and batch size.
+      where: the slice.
+      decoding: compile the decoding of an evaluation batch too.
+
+    Raises:
+      InputError: when libtpu is missing, or the mesh does not divide slice, model or batch.
+    """
+    sizes = partitioning.mesh_shape(config.mesh, where.chips)
+    # What can be wrong is found before the first compilation, which may take a minute.
+    abstract = AbstractMesh(sizes, partitioning.MESH_AXES)
+    frozen_bytes(config, abstract)
+    partitioning.check_batch("BATCH_SIZE", config.batch_size, abstract, config.microbatches)
+    if decoding:
+        rows = config.eval_batch_size or config.batch_size
+        partitioning.check_batch("EVAL_BATCH_SIZE", rows, abstract)
+    mesh = partitioning.make_mesh(sizes, tpu_devices(where))
+    train = None
+    try:
+        train = _program(compile_train_step(config, mesh), where, mesh)
+        decoded = _program(compile_decoding(config, mesh), where, mesh) if decoding else None
+    except CompilerRefused as e:
+        which = "the training step" if train is None else "decoding"
+        return Plan(config, where, sizes, train, refusal=f"{which}: {e}")
+    return Plan(config, where, sizes, train, decoded)
+
+
+def _program(compiled: Compiled, where: Slice, mesh: Mesh) -> Program:
+    places = [device.coords[: len(where.shape)] for device in mesh.devices.flat]
+    return Program(compiled, estimate(compiled.costs, where, places))
+
+
+def _sizes(mesh: Mesh) -> tuple[int, int, int]:
+    data, fsdp, model = (mesh.shape[axis] for axis in partitioning.MESH_AXES)
+    return data, fsdp, model
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A mesh in a search, with what is expected of the largest batch that it should hold.
+
+    Attributes:
+      mesh: sizes of (data, fsdp, model).
+      batch_size: the largest batch that should fit; 0 when none does.
+      examples_per_second: the estimated speed at that batch.
+    """
+
+    mesh: tuple[int, int, int]
+    batch_size: int
+    examples_per_second: float
+
+
+def search(
+    config: RunConfig, where: Slice, say: Callable[[str], None] = print, decoding: bool = True
+) -> tuple[Plan, list[Candidate]]:
+    """Finds the mesh with the highest estimated speed, and the largest batch that fits it.
+
+    A layer costs what the layer before it costs. So every mesh is compiled with few layers, at two
+    depths and two batch sizes, and memory and time of the whole model follow, as both are linear in
+    depth and in batch; that takes seconds where whole models take minutes. The best mesh is then
+    compiled whole, with the batch grown or shrunk until it is the largest the compiler accepts, up
+    to a few hundredths.
+
+    Args:
+      config: the run; its mesh and batch sizes are ignored.
+      where: the slice.
+      say: is told what was tried.
+      decoding: the decoding of an evaluation batch of the same size has to fit too.
+
+    Returns:
+      The plan of the best mesh, and all meshes, the fastest first.
+
+    Raises:
+      InputError: when libtpu is missing.
+    """
+    devices = tpu_devices(where)
+    candidates = []
+    for shape in meshes(config, where):
+        candidate = _expect(config, where, partitioning.make_mesh(shape, devices))
+        say(
+            f"MESH = {shape}: "
+            + (
+                f"BATCH_SIZE = {candidate.batch_size} should fit, an estimated "
+                f"{candidate.examples_per_second:.1f} examples/s"
+                if candidate.batch_size
+                else "no batch fits"
+            )
+        )
+        candidates.append(candidate)
+    candidates.sort(key=lambda c: c.examples_per_second, reverse=True)
+    if not candidates or not candidates[0].batch_size:
+        raise InputError(
+            f"Nothing fits {where.name}: no mesh holds the model with a batch. Set --topology to a "
+            "larger slice, --gin.REMAT_POLICY=\"'full'\", or --gin.FROZEN_DTYPE=\"'bfloat16'\"."
+        )
+    return _largest_batch(config, where, candidates[0], say, decoding), candidates
+
+
+def meshes(config: RunConfig, where: Slice) -> Iterator[tuple[int, int, int]]:
+    """The meshes worth trying on a slice: those that divide the model and hold its weights.
+
+    Weights are split over the fsdp axis only where the model axis alone leaves too much of them on
+    a chip: to gather them costs more than to keep them.
+    """
+    chips, limit = where.chips, where.chip.usable_hbm_bytes
+    for model in (n for n in range(1, chips + 1) if chips % n == 0):
+        rest = chips // model
+        for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
+            shape = (rest // fsdp, fsdp, model)
+            try:
+                weights = frozen_bytes(config, AbstractMesh(shape, partitioning.MESH_AXES))
+            except InputError:
+                continue
+            if weights < limit:
+                yield shape
+            if weights < limit / 4:
+                break
+
+
+def _with(config: RunConfig, mesh: tuple[int, int, int], batch_size: int, **model: int):
+    return dataclasses.replace(
+        config,
+        mesh=mesh,
+        batch_size=batch_size,
+        eval_batch_size=None,
+        model=dataclasses.replace(config.model, **model),
+    )
+
+
+def _unit(config: RunConfig, mesh: Mesh) -> int:
+    """What batch sizes are multiples of."""
+    return mesh.shape["data"] * mesh.shape["fsdp"] * config.microbatches
+
+
+def _expect(config: RunConfig, where: Slice, mesh: Mesh) -> Candidate:
+    """What few layers and small batches say of the whole model on a mesh."""
+    shape = _sizes(mesh)
+    encoder, decoder = config.model.num_encoder_layers, config.model.num_decoder_layers
+    depth = math.gcd(encoder, decoder)
+    unit = _unit(config, mesh)
+    # Batches too small would live in the chip's fast memory.
+    small = unit * -(-2 * where.chips // unit)
+    depths = (1, min(3, depth)) if depth > 1 else (1,)
+    found: dict[tuple[int, int], tuple[float, float]] = {}
+    for layers in depths:
+        for batch in (small, 2 * small):
+            shallow = _with(
+                config,
+                shape,
+                batch,
+                num_encoder_layers=layers * encoder // depth,
+                num_decoder_layers=layers * decoder // depth,
+            )
+            try:
+                program = _program(compile_train_step(shallow, mesh), where, mesh)
+            except CompilerRefused:
+                return Candidate(shape, 0, 0.0)
+            found[layers, batch] = (program.compiled.memory.total, program.estimate.total)
+
+    def whole(quantity: int, batch: float) -> float:
+        def at(batch: int) -> float:
+            low = found[depths[0], batch][quantity]
+            high = found[depths[-1], batch][quantity]
+            step = (high - low) / max(1, depths[-1] - depths[0])
+            return low + step * (depth - depths[0])
+
+        slope = (at(2 * small) - at(small)) / small
+        return at(small) + slope * (batch - small)
+
+    limit = where.chip.usable_hbm_bytes
+    slope = (whole(0, 2 * small) - whole(0, small)) / small
+    fixed = whole(0, 0)
+    largest = int((limit - fixed) / max(slope, 1)) // unit * unit
+    if largest < unit:
+        return Candidate(shape, 0, 0.0)
+    return Candidate(shape, largest, largest / whole(1, largest))
+
+
+def _largest_batch(
+    config: RunConfig,
+    where: Slice,
+    candidate: Candidate,
+    say: Callable[[str], None],
+    decoding: bool,
+) -> Plan:
+    data, fsdp, _ = candidate.mesh
+    unit = data * fsdp * config.microbatches
+    batch, fitting, too_large = candidate.batch_size, None, None
+    plan = None
+    for _ in range(_WHOLE_COMPILATIONS):
+        plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+        if plan.fits and plan.train:
+            used = plan.train.compiled.memory.total / GIBIBYTE
+            say(f"BATCH_SIZE = {batch} fits: {used:.2f} GiB a chip")
+            fitting, best = batch, plan
+            grown = int(batch * where.chip.usable_hbm_bytes / GIBIBYTE / used)
+        else:
+            say(f"BATCH_SIZE = {batch} does not fit")
+            too_large, grown = batch, int(batch * 0.9)
+        if fitting and too_large:
+            grown = (fitting + too_large) // 2
+        step = grown // unit * unit
+        if step == batch and too_large == batch:
+            step -= unit
+        done = fitting and (step <= fitting or step - fitting < 0.04 * fitting)
+        if done or step < unit:
+            break
+        batch = step
+    return best if fitting else plan
