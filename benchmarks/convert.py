@@ -85,7 +85,7 @@ def load(size: str, folder: str) -> float:
 
     start = time.perf_counter()
     model = config(size)
-    params = setup.load_frozen(folder, model, 0)
+    params = setup.open_frozen(folder, model, 0)
     mesh = partitioning.make_mesh((-1, 1, 1))
     abstract = setup.abstract_variables(Transformer(model))
     placed = setup.place(params, partitioning.parameter_shardings(abstract, mesh))

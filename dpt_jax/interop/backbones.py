@@ -74,19 +74,28 @@ def load_backbone(
     Raises:
       InputError: `path` holds no such model, a part of one, or one of other sizes than `config`.
     """
-    backbone = open_backbone(path, config)
-    if cache is not None and backbone.format != "dpt":
-        copy = converted_copy(backbone.path, backbone.config, dict(backbone.tensors), cache)
-        backbone = open_backbone(copy, config)
+    backbone = open_backbone(path, config, cache)
     params = {name: tensor.load() for name, tensor in backbone.tensors.items()}
     return backbone.config, unflatten(params)
 
 
-def open_backbone(path: str | os.PathLike, config: T5Config | None = None) -> Backbone:
+def open_backbone(
+    path: str | os.PathLike,
+    config: T5Config | None = None,
+    cache: str | os.PathLike | None = None,
+) -> Backbone:
     """Finds out what `path` holds and checks every name and shape, reading no parameter.
 
-    Arguments and errors are those of `load_backbone`.
+    Arguments and errors are those of `load_backbone`; a copy for `cache` is made here.
     """
+    backbone = _open_checked(path, config)
+    if cache is None or backbone.format == "dpt":
+        return backbone
+    copy = converted_copy(backbone.path, backbone.config, dict(backbone.tensors), cache)
+    return _open_checked(copy, config)
+
+
+def _open_checked(path: str | os.PathLike, config: T5Config | None) -> Backbone:
     path = os.fspath(path)
     kind, own, tensors, origin, stated_by = _open(path)
     if config is None:

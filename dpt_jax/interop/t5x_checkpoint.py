@@ -17,6 +17,7 @@ import numpy as np
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop.tensors import (
+    Region,
     Shape,
     Tensor,
     aligned_empty,
@@ -150,17 +151,20 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
     except ValueError as error:
         raise unreadable(error) from error
 
-    def read() -> np.ndarray:
+    def read(region: Region) -> np.ndarray:
         try:
-            return _read_in_chunks(store)
+            return _read_in_chunks(store, region)
         except ValueError as error:
             raise unreadable(error) from error
 
-    return Tensor(tuple(store.shape), store.dtype.numpy_dtype, read)
+    shape = tuple(store.shape)
+    whole = tuple(slice(0, n) for n in shape)
+    return Tensor(shape, store.dtype.numpy_dtype, lambda: read(whole), read_region=read)
 
 
-def _read_in_chunks(store: Any) -> np.ndarray:
-    out = aligned_empty(tuple(store.shape), store.dtype.numpy_dtype)
+def _read_in_chunks(store: Any, region: Region) -> np.ndarray:
+    origin = [part.start for part in region]
+    out = aligned_empty(tuple(part.stop - part.start for part in region), store.dtype.numpy_dtype)
     chunk = store.chunk_layout.read_chunk.shape
     at_once = max(1, _BYTES_IN_FLIGHT // (math.prod(chunk) * out.itemsize))
     pending: collections.deque = collections.deque()
@@ -169,16 +173,19 @@ def _read_in_chunks(store: Any) -> np.ndarray:
         where, future = pending.popleft()
         out[where] = future.result()
 
-    for start in itertools.product(
-        *(range(0, n, step) for n, step in zip(out.shape, chunk, strict=True))
-    ):
-        where = tuple(
-            slice(first, min(first + step, n))
-            for first, step, n in zip(start, chunk, out.shape, strict=True)
-        )
+    def pieces(part: slice, step: int) -> list[slice]:
+        """What each chunk of an axis has of the region."""
+        starts = range(part.start // step * step, part.stop, step)
+        return [slice(max(i, part.start), min(i + step, part.stop)) for i in starts]
+
+    for piece in itertools.product(*map(pieces, region, chunk)):
         if len(pending) == at_once:
             finish()
-        pending.append((where, store[where].read()))
+        where = tuple(
+            slice(part.start - first, part.stop - first)
+            for part, first in zip(piece, origin, strict=True)
+        )
+        pending.append((where, store[piece].read()))
     while pending:
         finish()
     return out

@@ -24,6 +24,8 @@ _KEPT_DTYPES = (np.dtype(np.float32), BFLOAT16)
 _WIDENED_DTYPES = (np.dtype(np.float16), np.dtype(np.float64))
 
 Shape = tuple[int, ...]
+# A rectangle of an array: a slice an axis, with a start, a stop and no step.
+Region = tuple[slice, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Tensor:
       source: returns the array in the dtype that it is stored in; often a read-only view of a file.
       release: tells the system that the file's pages are not needed in memory any more. What reads
         a large model must call it: pages of a mapped file count as the process's own memory.
+      read_region: reads a region in the stored dtype, where `source` would read the whole array.
     """
 
     shape: Shape
     dtype: np.dtype
     source: Callable[[], np.ndarray]
     release: Callable[[], None] = lambda: None
+    read_region: Callable[[Region], np.ndarray] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +55,12 @@ class Tensor:
     def read(self) -> np.ndarray:
         """The whole array; a view of the file where it is stored in `dtype`."""
         return self.source().astype(self.dtype, copy=False)
+
+    def stored(self, region: Region) -> np.ndarray:
+        """A region of the array in the dtype that it is stored in; often a view of a file."""
+        if self.read_region is not None:
+            return self.read_region(region)
+        return self.source()[region]
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The array's rows in order, in contiguous pieces of about 64 MB, cast to `dtype`."""
@@ -67,23 +77,25 @@ class Tensor:
         go, so that the two are never in memory together for more than one parameter.
         """
         array = self.source()
-        if (
-            array.dtype == self.dtype
-            and array.flags.c_contiguous
-            and array.ctypes.data % ALIGNMENT == 0
-        ):
-            return array
-        copy = aligned_empty(self.shape, self.dtype)
-        rows = np.atleast_1d(copy)
-        start = 0
-        for block in self.blocks():
-            rows[start : start + len(block)] = block
-            start += len(block)
-        return copy
+        usable = as_used(array, self.dtype)
+        if usable is not array:
+            self.release()
+        return usable
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """`load`, for NumPy and JAX."""
+        array = self.load()
+        return array.copy() if copy else array.astype(dtype or array.dtype, copy=False)
 
     def transposed(self) -> "Tensor":
         """The same tensor with its axes reversed."""
-        return dataclasses.replace(self, shape=self.shape[::-1], source=lambda: self.source().T)
+        read_region = self.read_region
+        return dataclasses.replace(
+            self,
+            shape=self.shape[::-1],
+            source=lambda: self.source().T,
+            read_region=read_region and (lambda region: read_region(region[::-1]).T),
+        )
 
     def as_dtype(self, dtype: np.dtype | str) -> "Tensor":
         """The same tensor, cast while it is read."""
@@ -103,6 +115,18 @@ class Tensor:
             f"{where} is stored as {self.dtype.name}; weights may be float32, bfloat16, float16 "
             "or float64. Change INITIAL_CHECKPOINT_PATH."
         )
+
+
+def as_used(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The array as JAX on a CPU uses it without a copy: contiguous, aligned, in `dtype`.
+
+    Itself where it is so already, otherwise a copy.
+    """
+    if array.dtype == dtype and array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+        return array
+    copy = aligned_empty(array.shape, dtype)
+    copy[...] = array
+    return copy
 
 
 def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:

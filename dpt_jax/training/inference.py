@@ -72,7 +72,7 @@ class Backbone:
         provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
         vocabulary = data.get_vocabulary(provider)
         check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-        params = setup.load_frozen(
+        params = setup.open_frozen(
             config.initial_checkpoint_path,
             config.model,
             config.random_seed,

@@ -1,6 +1,12 @@
-"""From a configuration to arrays on devices: the backbone, the prompt, the training state."""
+"""From a configuration to arrays on devices: the backbone, the prompt, the training state.
 
+A backbone is never held whole by the host: its parameters stay in their files until each is put on
+the devices, slice by slice.
+"""
+
+import collections
 import logging
+import math
 import zlib
 from typing import Any
 
@@ -9,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop import load_backbone
+from dpt_jax.interop import open_backbone
+from dpt_jax.interop.tensors import Tensor, as_used, in_memory, unflatten
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import SoftPrompt, bind_vocabulary, shape_only
 from dpt_jax.training import partitioning
@@ -30,8 +37,8 @@ def abstract_variables(model: Transformer) -> Any:
     )
 
 
-def load_frozen(path: str | None, config: T5Config, seed: int, cache: str | None = None) -> Params:
-    """The backbone's parameters as NumPy arrays; random ones when `path` is None.
+def open_frozen(path: str | None, config: T5Config, seed: int, cache: str | None = None) -> Params:
+    """The backbone's parameters as tensors that are not read yet; random ones for `path` None.
 
     With `cache`, a model in another format than ours is kept converted in that folder.
     """
@@ -39,12 +46,12 @@ def load_frozen(path: str | None, config: T5Config, seed: int, cache: str | None
         logging.warning("INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.")
         tokens = jnp.zeros((1, 8), jnp.int32)
         init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
-        return jax.tree.map(np.asarray, init(jax.random.key(seed))["params"])
-    return load_backbone(path, config, cache)[1]
+        return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
+    return unflatten(open_backbone(path, config, cache).tensors)
 
 
 def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:
-    """Draws the prompt's first parameters; initializers see the backbone's embedding table.
+    """Draws the prompt's first parameters; an initializer may read the backbone's embeddings.
 
     Raises:
       InputError: when an initializer cannot serve this prompt, as a file of another width.
@@ -61,15 +68,50 @@ def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int
 
 
 def place(params: Params, shardings: Params, dtype: Any = None) -> Params:
-    """Puts parameters on their devices, floats cast to `dtype` where it is given."""
+    """Puts parameters on their devices, floats cast to `dtype` where it is given.
 
-    def put(x, sharding):
-        x = np.asarray(x)
-        return jax.device_put(x.astype(jnp.dtype(dtype)) if dtype is not None else x, sharding)
-
-    flat, where = flatten_dict(params, sep="/"), flatten_dict(shardings, sep="/")
-    placed = {name: put(x, where[name]) for name, x in flat.items()}
+    Args:
+      params: nested dicts of tensors or arrays.
+      shardings: the same of their shardings.
+      dtype: a floating dtype; None keeps each parameter's own.
+    """
+    where = flatten_dict(shardings, sep="/")
+    placed = {}
+    for name, value in flatten_dict(params, sep="/").items():
+        tensor = value if isinstance(value, Tensor) else in_memory(value)
+        if dtype is not None:
+            tensor = tensor.as_dtype(jnp.dtype(dtype))
+        placed[name] = _place(tensor, where[name])
     return unflatten_dict(placed, sep="/")
+
+
+def _place(tensor: Tensor, sharding: Sharding) -> jax.Array:
+    """Reads what this process's devices need of a tensor, once, and gives each its slice.
+
+    On a CPU a slice that lies in a mapped file as it is used stays there, and devices that hold
+    the same slice share it. So neither files nor replicas cost memory of their own.
+    """
+    devices = collections.defaultdict(list)
+    for device, index in sharding.addressable_devices_indices_map(tensor.shape).items():
+        spans = zip(index, tensor.shape, strict=True)
+        devices[tuple(part.indices(size)[:2] for part, size in spans)].append(device)
+    # The smallest rectangle around all slices.
+    bounds = [
+        (min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*devices, strict=True)
+    ]
+    stored = tensor.stored(tuple(slice(first, last) for first, last in bounds))
+    pieces, copied = [], False
+    for spans, holders in devices.items():
+        offsets = zip(spans, bounds, strict=True)
+        view = stored[tuple(slice(a - first, b - first) for (a, b), (first, _) in offsets)]
+        piece = as_used(view, tensor.dtype)
+        copied |= piece is not view or holders[0].platform != "cpu"
+        pieces += [jax.device_put(piece, device) for device in holders]
+    # Otherwise slices on their way to the devices would pile up in memory.
+    jax.block_until_ready(pieces)
+    if copied:
+        tensor.release()
+    return jax.make_array_from_single_device_arrays(tensor.shape, sharding, pieces)
 
 
 def make_state(
@@ -109,6 +151,18 @@ def fingerprint(params: Params) -> int:
     """A checksum that tells one backbone from another: names, shapes and first values."""
     crc = 0
     for name, value in sorted(flatten_dict(params, sep="/").items()):
-        head = np.asarray(value).reshape(-1)[:256].astype(np.float32)
-        crc = zlib.crc32(f"{name}{np.shape(value)}".encode() + head.tobytes(), crc)
+        tensor = value if isinstance(value, Tensor) else in_memory(value)
+        crc = zlib.crc32(f"{name}{tensor.shape}".encode() + _head(tensor).tobytes(), crc)
     return crc
+
+
+def _head(tensor: Tensor, count: int = 256) -> np.ndarray:
+    """The first `count` values, float32; no more is read than the rows they lie in."""
+    region, needed = [], count
+    for axis, size in enumerate(tensor.shape):
+        inner = math.prod(tensor.shape[axis + 1 :])
+        region.append(slice(0, min(size, -(-needed // max(inner, 1)))))
+        needed = min(needed, inner)
+    head = tensor.stored(tuple(region)).astype(tensor.dtype).reshape(-1)[:count]
+    tensor.release()
+    return head.astype(np.float32)

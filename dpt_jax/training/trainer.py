@@ -77,7 +77,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
     vocabulary = data.get_vocabulary(provider)
     check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-    backbone = setup.load_frozen(
+    backbone = setup.open_frozen(
         config.initial_checkpoint_path,
         config.model,
         config.random_seed,
