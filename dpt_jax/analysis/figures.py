@@ -26,15 +26,15 @@ def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, 
     name = tables.namer(report)
     drawn = panels.Panels(report, rows, used=(x, lines), average=True)
     for axis, chosen, is_average in drawn:
-        for i, key in enumerate(tables.distinct(rows, [lines] if lines else [])):
+        for key, label, look in _lines(rows, [lines] if lines else [], name):
             found = []
             for (value,) in tables.distinct(rows, [x]):
                 at = [r for r in _with(chosen, lines, key) if tables.axes_of(r, [x]) == (value,)]
                 cell = (tables.average_of if is_average else tables.cell_of)(at, report)
                 if cell.values:
                     found.append((value, *tables.spread(cell.values)))
-            label = " ".join(map(name, key)) or None
-            panels.line(axis, *zip(*found, strict=True), i, label) if found else None
+            if found:
+                panels.line(axis, *zip(*found, strict=True), look, label)
         panels.x_values(axis, [v for (v,) in tables.distinct(rows, [x])], bool(options.get("log")))
         axis.set_xlabel(name(x))
     return drawn.finish(report["score"], tables.ranged(rows, report))
@@ -43,14 +43,14 @@ def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, 
 def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The score, averaged over the columns, against the number of trained parameters (Figure 1).
 
-    Options: `lines`, the axis whose values are joined by a line each; all rows are without it.
+    Options: `lines`, the axis whose values have a colour each.
     """
     lines = options.get("lines")
     name = tables.namer(report)
     drawn = panels.Panels({**report, "columns": None}, rows, used=report["rows"], average=False)
     [(axis, _, _)] = drawn
-    for i, line in enumerate(tables.distinct(rows, [lines] if lines else [])):
-        found, labels = [], []
+    for line, label, look in _lines(rows, [lines] if lines else [], name):
+        found, notes = [], []
         for key in tables.distinct(_with(rows, lines, line), report["rows"]):
             of_row = [row for row in rows if tables.axes_of(row, report["rows"]) == key]
             cell = tables.average_of(of_row, report)
@@ -58,13 +58,11 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
             if cell.values:
                 found.append((max(counts), *tables.spread(cell.values)))
                 rest = zip(report["rows"], key, strict=True)
-                labels.append(" ".join(name(v) for a, v in rest if a != lines))
+                notes.append(", ".join(tables.called(a, v, name) for a, v in rest if a != lines))
         if found:
-            order = sorted(range(len(found)), key=lambda j: found[j][0])
-            series = zip(*(found[j] for j in order), strict=True)
-            panels.line(axis, *series, i, " ".join(map(name, line)) or None, bars=True)
-            for j, text in enumerate(labels):
-                panels.note(axis, found[j][0], found[j][2], text)
+            panels.line(axis, *zip(*found, strict=True), look, label, style="", bars=True)
+            for (count, _, mean, _), text in zip(found, notes, strict=True):
+                panels.note(axis, count, mean, text)
     axis.set_xscale("log")
     axis.set_xlabel("trained parameters")
     return drawn.finish(report["score"], tables.ranged(rows, report))
@@ -79,14 +77,11 @@ def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str,
     name = tables.namer(report)
     drawn = panels.Panels(report, rows, used=lines, average=False)
     for axis, chosen, _ in drawn:
-        for i, key in enumerate(tables.distinct(rows, lines)):
-            series = _mean_curve(
-                [row for row in chosen if tables.axes_of(row, lines) == key],
-                "score",
-                report["scale"],
-            )
+        for key, label, look in _lines(rows, lines, name):
+            of_line = [row for row in chosen if tables.axes_of(row, lines) == key]
+            series = _mean_curve(of_line, "score", report["scale"])
             if series:
-                panels.line(axis, *series, i, " ".join(map(name, key)) or None, marker=None)
+                panels.line(axis, *series, look, label, marker=None)
         axis.set_xlabel("training step")
     return drawn.finish(report["score"], tables.ranged(rows, report))
 
@@ -101,11 +96,12 @@ def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, A
         "numerical_rank": "numerical rank of U relu(Σ) V",
     }
     for axis, chosen, _ in drawn:
-        for i, (curve, label) in enumerate(labels.items()):
+        looks = panels.looks([(curve,) for curve in labels])
+        for (curve, label), look in zip(labels.items(), looks, strict=True):
             series = _mean_curve(chosen, curve, 1.0)
             if series:
                 style = "--" if curve == "numerical_rank" else "-"
-                panels.line(axis, *series, i, label, marker=None, style=style)
+                panels.line(axis, *series, look, label, marker=None, style=style)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("training step")
     return drawn.finish("number of entries", tables.ranged(rows, report))
@@ -120,7 +116,7 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
     name = tables.namer(report)
     drawn = panels.Panels(report, rows, used=lines, average=False)
     for axis, chosen, _ in drawn:
-        for i, key in enumerate(tables.distinct(rows, lines)):
+        for key, label, look in _lines(rows, lines, name):
             found = [
                 [value / row["singular_values"][0] for value in row["singular_values"]]
                 for row in chosen
@@ -129,8 +125,7 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
             columns = [tables.spread(at) for at in zip(*found, strict=False)]
             series = [(n, *at) for n, at in enumerate(columns, 1) if at[0] > _ROUNDING]
             if series:
-                label = " ".join(map(name, key)) or None
-                panels.line(axis, *zip(*series, strict=True), i, label, marker=".")
+                panels.line(axis, *zip(*series, strict=True), look, label, marker=".")
         axis.set_yscale("log")
         axis.set_xlabel("direction")
     return drawn.finish("singular value, share of the largest", tables.ranged(rows, report))
@@ -190,6 +185,18 @@ def write_all(
             with atomic_write(folder / f"{kind}{suffix}") as temporary:
                 figure.savefig(temporary, dpi=150)
         yield folder / f"{kind}.png"
+
+
+def _lines(
+    rows: Sequence[Row], axes: Sequence[str], name: Callable[[Any], str]
+) -> list[tuple[tuple, str | None, panels.Look]]:
+    """The values on the axes that have a line each, the line's label, and its look."""
+    keys = tables.distinct(rows, axes)
+    made = []
+    for key, look in zip(keys, panels.looks(keys), strict=True):
+        text = ", ".join(tables.called(axis, v, name) for axis, v in zip(axes, key, strict=True))
+        made.append((key, text or None, look))
+    return made
 
 
 def _with(rows: Sequence[Row], axis: str | None, key: tuple) -> list[Row]:

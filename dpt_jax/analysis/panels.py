@@ -9,7 +9,9 @@ from dpt_jax.analysis.tables import Row
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers do it without colour.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _MARKERS = "os^Dv<>P"
-_MOST_IN_A_ROW = 4
+# Methods look the same in every figure.
+_METHODS = ("PT", "Res PT", "DPT", "fine-tuning")
+_MOST_IN_A_ROW = 5
 _GREY = "0.35"
 
 
@@ -38,16 +40,20 @@ class Panels:
         column = report["columns"]
         facets = [axis for axis in report["rows"] if axis not in used]
         self._plan: list[tuple[str, list[Row], bool]] = []
-        for facet in tables.distinct(rows, facets):
+        facet_values = tables.distinct(rows, facets)
+        for facet in facet_values:
             inside = [row for row in rows if tables.axes_of(row, facets) == facet]
-            prefix = " ".join(map(name, facet))
+            prefix = ", ".join(
+                tables.called(axis, value, name) for axis, value in zip(facets, facet, strict=True)
+            )
             columns = tables.distinct(inside, [column]) if column else [()]
             for key in columns:
                 chosen = [r for r in inside if not column or tables.axes_of(r, [column]) == key]
-                self._plan.append((f"{prefix} {' '.join(map(name, key))}".strip(), chosen, False))
+                title = [prefix, *(tables.called(column, value, name) for value in key)]
+                self._plan.append((", ".join(filter(None, title)), chosen, False))
             if average and len(columns) > 1:
-                self._plan.append((f"{prefix} average".strip(), inside, True))
-        across = min(len(self._plan), _MOST_IN_A_ROW)
+                self._plan.append((", ".join(filter(None, [prefix, "average"])), inside, True))
+        across = _across(len(self._plan), len(self._plan) // max(len(facet_values), 1))
         down = -(-len(self._plan) // across)
         self._figure = matplotlib.figure.Figure(
             figsize=(max(2.7 * across, 5.0) + 0.4, 2.5 * down + 1.0), layout="constrained"
@@ -75,9 +81,8 @@ class Panels:
         for axis in self._axes.ravel():
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 entries.setdefault(label, handle)
-        if self._title:
-            figure.suptitle(self._title, fontsize=11)
         if entries:
+            # The title is the legend's, since constrained layout would put both in one place.
             figure.legend(
                 entries.values(),
                 entries.keys(),
@@ -85,8 +90,41 @@ class Panels:
                 ncols=min(len(entries), 5),
                 frameon=False,
                 fontsize=8,
+                title=self._title,
+                title_fontsize=11,
             )
+        else:
+            figure.suptitle(self._title, fontsize=11)
         return figure
+
+
+def _across(count: int, each: int) -> int:
+    """How many panels stand side by side, of `count` with `each` of them belonging together."""
+    if each < count and each <= _MOST_IN_A_ROW:
+        return each
+    if count <= _MOST_IN_A_ROW:
+        return count
+    # The fewest empty places, and of equals the wider.
+    return min((5, 4, 3), key=lambda n: (-count % n, -n))
+
+
+Look = tuple[Any, str]
+
+
+def looks(keys: Sequence[tuple]) -> list[Look]:
+    """A colour and a marker a line: methods have their own, numbers go from dark to light."""
+    import matplotlib
+
+    values = [key[0] if len(key) == 1 else None for key in keys]
+    if all(value in _METHODS for value in values):
+        numbers = [_METHODS.index(str(value)) for value in values]
+    else:
+        numbers = list(range(len(keys)))
+    markers = [_MARKERS[i % len(_MARKERS)] for i in numbers]
+    if len(keys) > 2 and all(isinstance(value, int | float) for value in values):
+        shades = matplotlib.colormaps["viridis"]
+        return [(shades(0.9 * i / (len(keys) - 1)), markers[i]) for i in numbers]
+    return [(_COLORS[i % len(_COLORS)], m) for i, m in zip(numbers, markers, strict=True)]
 
 
 def plain(axis: Any) -> None:
@@ -96,9 +134,9 @@ def plain(axis: Any) -> None:
     axis.tick_params(labelsize=8)
 
 
-def level(axis: Any, value: float, index: int) -> None:
-    """Draws a constant as a dashed line in the colour of line `index`."""
-    axis.axhline(value, color=_COLORS[index % len(_COLORS)], linestyle="--", linewidth=0.9)
+def level(axis: Any, value: float, look: Look) -> None:
+    """Draws a constant as a dashed line."""
+    axis.axhline(value, color=look[0], linestyle="--", linewidth=0.9)
 
 
 def line(
@@ -107,7 +145,7 @@ def line(
     low: Sequence[float],
     mean: Sequence[float],
     high: Sequence[float],
-    index: int,
+    look: Look,
     label: str | None = None,
     *,
     marker: str | None = "",
@@ -122,23 +160,23 @@ def line(
       low: the smallest value at each.
       mean: the mean.
       high: the largest.
-      index: which line of the figure it is, for its colour and marker.
+      look: its colour and marker.
       label: its text in the legend.
-      marker: "" takes the line's own, None draws none.
-      style: of the line.
+      marker: "" takes that of `look`, None draws none.
+      style: of the line; "" leaves it out.
       bars: shows the range as bars instead of a band.
     """
-    color = _COLORS[index % len(_COLORS)]
-    shape = _MARKERS[index % len(_MARKERS)] if marker == "" else marker
-    look = {"color": color, "marker": shape, "markersize": 4, "linewidth": 1.4, "linestyle": style}
+    color, own = look
+    shape = own if marker == "" else marker
+    drawn = {"color": color, "marker": shape, "markersize": 4, "linewidth": 1.4, "linestyle": style}
     if not isinstance(x[0], int | float):
         x = [str(value) for value in x]
     if bars:
         below = [m - v for m, v in zip(mean, low, strict=True)]
         above = [v - m for m, v in zip(mean, high, strict=True)]
-        axis.errorbar(x, mean, (below, above), label=label, capsize=2, elinewidth=0.8, **look)
+        axis.errorbar(x, mean, (below, above), label=label, capsize=2, elinewidth=0.8, **drawn)
     else:
-        axis.plot(x, mean, label=label, **look)
+        axis.plot(x, mean, label=label, **drawn)
         axis.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
 
 
@@ -154,4 +192,4 @@ def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
 
 def note(axis: Any, x: float, y: float, text: str) -> None:
     """Writes a small text beside a point."""
-    axis.annotate(text, (x, y), (5, 4), textcoords="offset points", fontsize=7, color=_GREY)
+    axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=_GREY)

@@ -95,7 +95,9 @@ def plot(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
         (right, found["energy_curve"][: len(values)], "energy of the first directions"),
     ):
         panels.plain(axis)
-        panels.line(axis, list(directions), series, series, series, 0, marker=".")
+        panels.line(
+            axis, list(directions), series, series, series, panels.looks([(0,)])[0], marker="."
+        )
         axis.set_xlabel("direction")
         axis.set_ylabel(label)
     left.set_yscale("log")
@@ -108,10 +110,10 @@ def plot(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
     panels.plain(axis)
     ranks = [row["rank"] for row in found["truncated"]]
     names = [(task, metric) for task, of in found["metrics"].items() for metric in of]
-    for i, (task, metric) in enumerate(names):
+    for (task, metric), look in zip(names, panels.looks(names), strict=True):
         scores = [row["metrics"][task][metric] for row in found["truncated"]]
-        panels.line(axis, ranks, scores, scores, scores, i, f"{task} {metric}")
-        panels.level(axis, found["metrics"][task][metric], i)
+        panels.line(axis, ranks, scores, scores, scores, look, f"{task} {metric}")
+        panels.level(axis, found["metrics"][task][metric], look)
     panels.x_values(axis, ranks, log=len(ranks) > 2)
     axis.set_xlabel("rank kept (dashed: the whole prompt)")
     axis.set_ylabel("score")

@@ -128,6 +128,13 @@ def namer(report: Mapping[str, Any]) -> Callable[[Any], str]:
     return lambda value: str(report["names"].get(str(value), value))
 
 
+def called(axis: str, value: Any, name: Callable[[Any], str]) -> str:
+    """A value as it is called; a number alone would not say what it is."""
+    if isinstance(value, int | float) and str(value) == name(value):
+        return f"{name(axis)} = {value:,}"
+    return name(value)
+
+
 def table(rows: Sequence[Row], report: Mapping[str, Any]) -> Table:
     """The table of a sweep.
 
@@ -171,7 +178,7 @@ def ranged(rows: Sequence[Row], report: Mapping[str, Any]) -> str:
     seeds = len(distinct(rows, report["seeds"])) if report["seeds"] else 1
     if seeds == 1:
         return "one seed"
-    return f"line: mean over {seeds} seeds; band or bar: smallest to largest of them"
+    return f"line or point: mean over {seeds} seeds; band or bar: smallest to largest of them"
 
 
 def _parameters(rows: Sequence[Row]) -> str:

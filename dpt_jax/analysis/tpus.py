@@ -57,7 +57,7 @@ CHIPS = {
         Chip("v4", 275e12, 1228e9, int(30.75 * GIBIBYTE), 50e9, 3, tuple(_3D[1:])),
         Chip("v5e", 197e12, 819e9, int(15.75 * GIBIBYTE), 50e9, 2, _2D),
         Chip("v5p", 459e12, 2765e9, int(95.74 * GIBIBYTE), 100e9, 3, tuple(_3D)),
-        Chip("v6e", 918e12, 1640e9, int(31.25 * GIBIBYTE), 112e9, 2, _2D),
+        Chip("v6e", 918e12, 1640e9, int(31.25 * GIBIBYTE), 100e9, 2, _2D),
     )
 }
 

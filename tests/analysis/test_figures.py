@@ -1,0 +1,154 @@
+"""Figures of made-up results: what is drawn is what the results say."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dpt_jax.analysis import figures
+from dpt_jax.analysis.sweeps import Report
+from dpt_jax.errors import InputError
+
+TASKS, STEPS = ("rte", "wic"), [10, 20, 30]
+AXES = ["method", "BOTTLENECK", "task", "seed"]
+
+
+def result(method, b, task, seed):
+    value = 0.1 * b + 0.05 * seed + (0.02 if method == "DPT" else 0) + (0.3 if task == "wic" else 0)
+    return {
+        "point": f"{method}{b}{task}{seed}",
+        "axes": {"method": method, "BOTTLENECK": b, "task": task, "seed": seed},
+        "status": "done",
+        "value": value,
+        "trainable_parameters": 148 * b if method == "DPT" else 2560,
+        "train_seconds": 1.0,
+        "curves": {
+            "score": [STEPS, [value / 3, value / 2, value]],
+            "positive_entries": [STEPS, [20, 19, 18 - seed]],
+            "negative_entries": [STEPS, [0, 1, 2 + seed]],
+            "numerical_rank": [STEPS, [20, 19, 18 - seed]],
+        },
+        "singular_values": [4.0, 2.0, 1.0, 1e-9],
+    }
+
+
+ROWS = [
+    result(method, b, task, seed)
+    for method in ("PT", "DPT")
+    for b in (1, 2, 4)
+    for task in TASKS
+    for seed in (0, 1)
+]
+
+
+def report(**fields):
+    return dataclasses.asdict(Report(title="Made up", scale=100, **fields).resolved(AXES))
+
+
+def values(task, method="PT", b=1):
+    return [
+        100 * row["value"]
+        for row in ROWS
+        if (row["axes"]["task"], row["axes"]["method"], row["axes"]["BOTTLENECK"])
+        == (task, method, b)
+    ]
+
+
+def lines(axes):
+    return {line.get_label(): np.asarray(line.get_data(), float) for line in axes.get_lines()}
+
+
+def shown(figure):
+    return [axes for axes in figure.axes if axes.get_visible()]
+
+
+def test_score_draws_the_mean_over_seeds_for_every_task_and_the_average():
+    options = {"x": "BOTTLENECK", "lines": "method", "log": True}
+    panels = shown(figures.score(ROWS, report(), options))
+    assert [axes.get_title() for axes in panels] == ["rte", "wic", "average"]
+    for axes, tasks in zip(panels, (["rte"], ["wic"], TASKS), strict=True):
+        assert set(lines(axes)) == {"PT", "DPT"}
+        for method, (x, y) in lines(axes).items():
+            assert x.tolist() == [1, 2, 4]
+            wanted = [np.mean([values(t, method, b) for t in tasks]) for b in (1, 2, 4)]
+            np.testing.assert_allclose(y, wanted)
+        assert axes.get_xscale() == "log" and axes.get_xlabel() == "BOTTLENECK"
+
+
+def test_the_band_is_from_the_smallest_to_the_largest_seed():
+    panels = shown(figures.score(ROWS, report(), {"x": "BOTTLENECK", "lines": "method"}))
+    band = panels[0].collections[0].get_paths()[0].vertices
+    at_one = band[band[:, 0] == 1][:, 1]
+    assert at_one.min() == pytest.approx(min(values("rte")))
+    assert at_one.max() == pytest.approx(max(values("rte")))
+
+
+def test_parameters_puts_every_row_at_its_count():
+    axes = shown(figures.parameters(ROWS, report(), {"lines": "method"}))[0]
+    assert axes.get_xscale() == "log"
+    x, y = axes.get_lines()[3].get_data()  # After the line and the two caps of PT.
+    assert list(x) == [148, 296, 592]
+    assert y[0] == pytest.approx(np.mean([values(t, "DPT", 1) for t in TASKS]))
+
+
+def test_curves_draw_the_mean_at_every_evaluation():
+    panels = shown(figures.curves(ROWS, report(), {"lines": "method"}))
+    assert [axes.get_title() for axes in panels][:2] == [
+        "BOTTLENECK = 1, rte",
+        "BOTTLENECK = 1, wic",
+    ]
+    x, y = lines(panels[0])["PT"]
+    assert x.tolist() == STEPS
+    assert y[-1] == pytest.approx(np.mean(values("rte")))
+
+
+def test_rank_draws_both_signs_and_the_rank_from_zero():
+    panels = shown(figures.rank(ROWS, report(), {}))
+    drawn = lines(panels[0])
+    assert drawn["positive entries of Σ"][1].tolist() == [20, 19, 17.5]
+    assert drawn["negative entries of Σ"][1].tolist() == [0, 1, 2.5]
+    assert drawn["numerical rank of U relu(Σ) V"][1].tolist() == [20, 19, 17.5]
+    assert panels[0].get_ylim()[0] == 0
+
+
+def test_spectra_leave_out_rounding():
+    panels = shown(figures.spectra(ROWS, report(), {"lines": "method"}))
+    x, y = lines(panels[0])["PT"]
+    assert x.tolist() == [1, 2, 3] and y.tolist() == [1.0, 0.5, 0.25]
+
+
+def test_every_figure_says_over_how_many_seeds():
+    for kind, options in (("score", {"x": "BOTTLENECK"}), ("curves", {}), ("rank", {})):
+        figure = figures.KINDS[kind](ROWS, report(), options)
+        assert "mean over 2 seeds" in figure.get_supxlabel()
+    one = [row for row in ROWS if row["axes"]["seed"] == 0]
+    assert figures.rank(one, report(), {}).get_supxlabel() == "one seed"
+
+
+def test_figures_are_written_as_png_and_pdf(tmp_path):
+    wanted = {"score": {"x": "BOTTLENECK"}, "spectra": {}}
+    paths = list(figures.write_all(tmp_path, ROWS, report(figures=wanted)))
+    assert paths == [tmp_path / "score.png", tmp_path / "spectra.png"]
+    for path in paths:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_results_without_a_score_draw_nothing(tmp_path):
+    rows = [row | {"status": "failed", "value": None} for row in ROWS]
+    assert list(figures.write_all(tmp_path, rows, report(figures={"curves": {}}))) == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"scores": {}}, "no figure 'scores'; there are score"),
+        ({"score": {}}, "needs its axis"),
+        ({"score": {"x": "BOTLENECK"}}, "x = 'BOTLENECK'; the sweep has the axes method"),
+        ({"rank": {"lines": "method"}}, "it takes none"),
+        ({"curves": {"line": "method"}}, "has the options line"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_refused(wanted, message):
+    with pytest.raises(InputError, match=message):
+        figures.check(report(figures=wanted), AXES)
