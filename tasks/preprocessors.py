@@ -225,6 +225,11 @@ def tokenize(
 ) -> tf.data.Dataset:
     """SeqIO's `tokenize`, many rows at once: token ids, and the texts as `<name>_pretokenized`."""
 
+    vocabularies = [feature.vocabulary for feature in output_features.values()]
+    if not all(isinstance(v, seqio.SentencePieceVocabulary) for v in vocabularies):
+        # SeqIO's other vocabularies take one text at a time.
+        return seqio.preprocessors.tokenize(dataset, output_features)
+
     def examples(rows: Row) -> Row:
         tokens = {k: f.vocabulary.encode_tf(rows[k]) for k, f in output_features.items()}
         return rows | {f"{name}_pretokenized": rows[name] for name in tokens} | tokens

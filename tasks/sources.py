@@ -104,8 +104,8 @@ class SuperGlueSource(seqio.DataSource):
           TaskError: when there are fewer training rows.
         """
         assert self.shots is not None
-        rows = self._complete("train").map(lambda row: row["idx"])
-        ids = [[int(i) for i in idx] for idx in rows.as_numpy_iterator()]
+        batches = self._complete("train").map(lambda row: row["idx"]).batch(1024)
+        ids = [idx for batch in batches.as_numpy_iterator() for idx in batch.tolist()]
         return few_shot_draw.draw(self.benchmark.name, ids, self.shots)
 
     def num_input_examples(self, split: str) -> int | None:
@@ -132,9 +132,9 @@ class SuperGlueSource(seqio.DataSource):
         """
         if self.shots:
             return self.shots.k
-        rows = self.num_input_examples("train")
-        if rows == self.benchmark.sizes["train"]:
-            return self.benchmark.train_examples or rows
+        official = self.benchmark.sizes["train"]
+        if self.num_input_examples("train") == official:
+            return self.benchmark.train_examples or official
         dataset = self.get_dataset("train", shuffle=False)
         if self.benchmark.name != "record":
             return sum(1 for _ in dataset)

@@ -160,6 +160,16 @@ def test_gin_sets_both_and_wins_over_the_environment(monkeypatch, clean_gin):
     assert settings.vocabulary_file() == "/from/gin/too"
 
 
+def test_the_packages_gin_file_sets_both(clean_gin):
+    from dpt_jax import gin_utils
+
+    bindings = ["SUPERGLUE_DIR = '/data/superglue'", "VOCABULARY = '/models/spiece.model'"]
+    gin_utils.parse(["tasks/superglue.gin"], bindings)
+    assert settings.superglue_dir() == "/data/superglue"
+    assert settings.vocabulary_file() == "/models/spiece.model"
+    assert gin.query_parameter("%MIXTURE_OR_TASK_MODULE") == "dpt_jax.tasks"
+
+
 def test_an_empty_setting_is_none(monkeypatch):
     monkeypatch.setenv("DPT_SUPERGLUE_DIR", "")
     assert settings.superglue_dir() is None

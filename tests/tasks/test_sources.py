@@ -181,6 +181,57 @@ def test_mixtures_are_in_proportion_to_the_examples_up_to_the_cap(jsonl):
     assert sum(1 for _ in drawn) > 8
 
 
+@pytest.fixture
+def spelled_mixture():
+    """The eight tasks with a vocabulary of bytes, which spells every text."""
+    vocabulary = seqio.ByteVocabulary()
+    features = {name: seqio.Feature(vocabulary, add_eos=True) for name in ("inputs", "targets")}
+    names = [f"spelled_{name}" for name in BENCHMARKS]
+    for name, benchmark in zip(names, BENCHMARKS, strict=True):
+        task = seqio.TaskRegistry.get(f"dpt_{benchmark}")
+        seqio.TaskRegistry.add_provider(name, task.replace(name=name, output_features=features))
+    yield seqio.MixtureRegistry.add("spelled_superglue", names, default_rate=1.0).name
+    seqio.MixtureRegistry.remove("spelled_superglue")
+    for name in names:
+        seqio.TaskRegistry.remove(name)
+
+
+def test_seqios_evaluator_scores_every_task_of_the_mixture(jsonl, spelled_mixture):
+    evaluator = seqio.Evaluator(
+        spelled_mixture,
+        feature_converter=seqio.EncDecFeatureConverter(pack=False),
+        eval_split="validation",
+        sequence_length={"inputs": 512, "targets": 64},
+    )
+
+    def true_answers(dataset, model_feature_shapes=None):
+        return [(i, row["decoder_target_tokens"]) for i, row in dataset.as_numpy_iterator()]
+
+    found, _ = evaluator.evaluate(compute_metrics=True, predict_fn=true_answers, step=0)
+    scores = {task: dict(metrics) for task, metrics in found.result().items()}
+    assert set(scores) == {f"spelled_{name}" for name in BENCHMARKS}
+    # WSC's target is the noun that is asked about, so its answer is always yes: half of the four.
+    assert scores.pop("spelled_wsc") == {"accuracy": 50.0, "invalid": 0}
+    for task, metrics in scores.items():
+        assert metrics.pop("invalid") == 0, task
+        assert set(metrics.values()) == {100.0}, task
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_seqio_makes_training_batches_of_the_mixture(pack, jsonl):
+    dataset = seqio.get_dataset(
+        "dpt_superglue",
+        {"inputs": 128, "targets": 16},
+        dataset_split="train",
+        shuffle=True,
+        seed=0,
+        feature_converter=seqio.EncDecFeatureConverter(pack=pack),
+    )
+    batch = next(dataset.batch(4).as_numpy_iterator())
+    assert batch["encoder_input_tokens"].shape == (4, 128)
+    assert batch["decoder_target_tokens"].shape == (4, 16)
+
+
 def test_official_data_is_mixed_at_t5s_published_rates(monkeypatch):
     # Of T5's library: `SUPER_GLUE_WEIGHT_MAPPING`.
     published = {
