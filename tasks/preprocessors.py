@@ -224,7 +224,6 @@ def tokenize(
     dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]
 ) -> tf.data.Dataset:
     """SeqIO's `tokenize`, many rows at once: token ids, and the texts as `<name>_pretokenized`."""
-
     vocabularies = [feature.vocabulary for feature in output_features.values()]
     if not all(isinstance(v, seqio.SentencePieceVocabulary) for v in vocabularies):
         # SeqIO's other vocabularies take one text at a time.
