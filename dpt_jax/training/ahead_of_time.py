@@ -84,6 +84,8 @@ def tpu_devices(where: Slice) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", where.accelerator_type)
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # No TPU is taken, so that another plan, or a run on this machine's TPU, is not in the way.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     from jax.experimental import topologies
 
     options: dict[str, Any] = {}
@@ -92,9 +94,13 @@ def tpu_devices(where: Slice) -> list[Any]:
     if where.chip.name == "v4":
         # As JAX runs on v4: the two cores of a chip as one device.
         options["chip_config_name"] = "megacore"
-    return list(
-        topologies.get_topology_desc(platform="tpu", topology_name=where.name, **options).devices
-    )
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=where.name, **options
+        ).devices
+    except RuntimeError as e:
+        raise InputError(f"libtpu cannot describe --topology={where.name}: {e}") from e
+    return list(found)
 
 
 def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ from dpt_jax.training.config import RunConfig
 
 # A search gives up growing or shrinking a batch after this many compilations of the whole model.
 _WHOLE_COMPILATIONS = 5
+# Activations that say how memory grows: well above what stays in a chip's fast memory.
+_SEEN = GIBIBYTE // 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Plan:
     @property
     def examples_per_second(self) -> float | None:
         """Estimated training speed of the whole slice."""
-        return self.train and self.config.batch_size / self.train.estimate.total
+        return None if self.train is None else self.config.batch_size / self.train.estimate.total
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -234,14 +237,24 @@ def meshes(config: RunConfig, where: Slice) -> Iterator[tuple[int, int, int]]:
                 break
 
 
-def _with(config: RunConfig, mesh: tuple[int, int, int], batch_size: int, **model: int):
+def _with(config: RunConfig, mesh: tuple[int, int, int], batch_size: int, units: int = 0):
+    """The run on another mesh, with another batch, and if asked with so few `_layers`."""
+    model = config.model
+    if units:
+        encoder, decoder = _layers(config)
+        model = dataclasses.replace(
+            model, num_encoder_layers=units * encoder, num_decoder_layers=units * decoder
+        )
     return dataclasses.replace(
-        config,
-        mesh=mesh,
-        batch_size=batch_size,
-        eval_batch_size=None,
-        model=dataclasses.replace(config.model, **model),
+        config, mesh=mesh, batch_size=batch_size, eval_batch_size=None, model=model
     )
+
+
+def _layers(config: RunConfig) -> tuple[int, int]:
+    """The fewest encoder and decoder layers of which the model is a multiple."""
+    encoder, decoder = config.model.num_encoder_layers, config.model.num_decoder_layers
+    units = math.gcd(encoder, decoder)
+    return encoder // units, decoder // units
 
 
 def _unit(config: RunConfig, mesh: Mesh) -> int:
@@ -251,46 +264,45 @@ def _unit(config: RunConfig, mesh: Mesh) -> int:
 
 def _expect(config: RunConfig, where: Slice, mesh: Mesh) -> Candidate:
     """What few layers and small batches say of the whole model on a mesh."""
-    shape = _sizes(mesh)
-    encoder, decoder = config.model.num_encoder_layers, config.model.num_decoder_layers
-    depth = math.gcd(encoder, decoder)
-    unit = _unit(config, mesh)
-    # Batches too small would live in the chip's fast memory.
-    small = unit * -(-2 * where.chips // unit)
-    depths = (1, min(3, depth)) if depth > 1 else (1,)
-    found: dict[tuple[int, int], tuple[float, float]] = {}
-    for layers in depths:
-        for batch in (small, 2 * small):
-            shallow = _with(
-                config,
-                shape,
-                batch,
-                num_encoder_layers=layers * encoder // depth,
-                num_decoder_layers=layers * decoder // depth,
-            )
-            try:
-                program = _program(compile_train_step(shallow, mesh), where, mesh)
-            except CompilerRefused:
-                return Candidate(shape, 0, 0.0)
-            found[layers, batch] = (program.compiled.memory.total, program.estimate.total)
+    shape, unit = _sizes(mesh), _unit(config, mesh)
+    depth = config.model.num_encoder_layers // _layers(config)[0]
+    few, more = (1, min(3, depth))
 
-    def whole(quantity: int, batch: float) -> float:
-        def at(batch: int) -> float:
-            low = found[depths[0], batch][quantity]
-            high = found[depths[-1], batch][quantity]
-            step = (high - low) / max(1, depths[-1] - depths[0])
-            return low + step * (depth - depths[0])
+    def compiled(units: int, batch: int) -> tuple[int, float]:
+        """Bytes and seconds."""
+        shallow = _with(config, shape, batch, units)
+        program = _program(compile_train_step(shallow, mesh), where, mesh)
+        return program.compiled.memory.total, program.estimate.total
 
-        slope = (at(2 * small) - at(small)) / small
-        return at(small) + slope * (batch - small)
+    try:
+        batch = unit * -(-2 * where.chips // unit)
+        while (at := compiled(few, batch))[0] - _weights(config, mesh, few) < _SEEN:
+            batch *= 4
+        found = {(few, batch): at, (few, 2 * batch): compiled(few, 2 * batch)}
+        if more > few:
+            found |= {(more, b): compiled(more, b) for b in (batch, 2 * batch)}
+    except CompilerRefused:
+        return Candidate(shape, 0, 0.0)
 
-    limit = where.chip.usable_hbm_bytes
-    slope = (whole(0, 2 * small) - whole(0, small)) / small
-    fixed = whole(0, 0)
-    largest = int((limit - fixed) / max(slope, 1)) // unit * unit
+    def whole(quantity: int, rows: float) -> float:
+        """Bytes (0) or seconds (1) of the whole model, linear in depth and rows."""
+
+        def deep(rows: int) -> float:
+            low, high = found[few, rows][quantity], found[more, rows][quantity]
+            return low + (high - low) / max(1, more - few) * (depth - few)
+
+        slope = (deep(2 * batch) - deep(batch)) / batch
+        return deep(batch) + slope * (rows - batch)
+
+    slope = max(whole(0, 1) - whole(0, 0), 1.0)
+    largest = int((where.chip.usable_hbm_bytes - whole(0, 0)) / slope) // unit * unit
     if largest < unit:
         return Candidate(shape, 0, 0.0)
     return Candidate(shape, largest, largest / whole(1, largest))
+
+
+def _weights(config: RunConfig, mesh: Mesh, units: int) -> int:
+    return frozen_bytes(_with(config, _sizes(mesh), config.batch_size, units), mesh)
 
 
 def _largest_batch(
@@ -300,27 +312,32 @@ def _largest_batch(
     say: Callable[[str], None],
     decoding: bool,
 ) -> Plan:
-    data, fsdp, _ = candidate.mesh
+    """Grows or shrinks the batch until the largest that the compiler accepts is known roughly."""
+    limit, (data, fsdp, _) = where.chip.usable_hbm_bytes, candidate.mesh
     unit = data * fsdp * config.microbatches
-    batch, fitting, too_large = candidate.batch_size, None, None
-    plan = None
-    for _ in range(_WHOLE_COMPILATIONS):
-        plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+    batch, too_large = candidate.batch_size, math.inf
+    best = plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+    for left in range(_WHOLE_COMPILATIONS, 0, -1):
         if plan.fits and plan.train:
-            used = plan.train.compiled.memory.total / GIBIBYTE
-            say(f"BATCH_SIZE = {batch} fits: {used:.2f} GiB a chip")
-            fitting, best = batch, plan
-            grown = int(batch * where.chip.usable_hbm_bytes / GIBIBYTE / used)
+            best, memory = plan, plan.train.compiled.memory
+            say(f"BATCH_SIZE = {batch} fits: {memory.total / GIBIBYTE:.2f} GiB a chip")
+            grows = memory.batch + memory.temporaries
+            wanted = batch * (1 + (limit - memory.total) / grows)
         else:
             say(f"BATCH_SIZE = {batch} does not fit")
-            too_large, grown = batch, int(batch * 0.9)
-        if fitting and too_large:
-            grown = (fitting + too_large) // 2
-        step = grown // unit * unit
-        if step == batch and too_large == batch:
-            step -= unit
-        done = fitting and (step <= fitting or step - fitting < 0.04 * fitting)
-        if done or step < unit:
+            too_large = batch
+            wanted = batch * min(0.9, limit / (_asked(plan.refusal) or limit))
+        if best.fits and wanted >= too_large:
+            wanted = (best.config.batch_size + too_large) / 2
+        batch = max(unit, int(wanted) // unit * unit)
+        fitting = best.config.batch_size if best.fits else 0
+        if left == 1 or batch >= too_large or batch < 1.04 * fitting:
             break
-        batch = step
-    return best if fitting else plan
+        plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+    return best
+
+
+def _asked(refusal: str | None) -> float | None:
+    """The bytes that a program wanted, where the compiler says so."""
+    found = re.search(r"[(\s](\d+(?:\.\d+)?)([KMG])\b", refusal or "")
+    return found and float(found.group(1)) * 1024 ** ("KMG".index(found.group(2)) + 1)

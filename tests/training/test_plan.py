@@ -148,15 +148,23 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 @needs_libtpu
 @pytest.mark.slow
 def test_a_search_ends_with_a_batch_that_fits_and_names_the_fastest_mesh():
-    model = dataclasses.replace(
-        runs.T5, mlp_dim=64 * 1024, emb_dim=1024, num_encoder_layers=2, num_decoder_layers=2
+    model = T5Config(
+        vocab_size=256,
+        emb_dim=512,
+        num_heads=2,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=128,
+        mlp_dim=16384,
+        dropout_rate=0.0,
+        dtype="bfloat16",
     )
     config = runs.run_config(
         "",
         None,
         model=model,
-        prompt=DecomposedPrompt(4, 1024, 2),
-        task_feature_lengths={"inputs": 512, "targets": 6},
+        prompt=DecomposedPrompt(4, 512, 2),
+        task_feature_lengths={"inputs": 124, "targets": 8},
     )
     said = []
     found, candidates = plan.search(config, parse_topology("v5e:1x1"), said.append, decoding=False)
