@@ -163,7 +163,7 @@ def _count(benchmark: Benchmark, path: pathlib.Path) -> int | None:
     return _counts[key]
 
 
-_EMPTY: dict[str, Any] = {TEXT: tf.string, INTEGER: tf.int32}
+_DTYPES: dict[str, Any] = {TEXT: tf.string, INTEGER: tf.int32}
 
 
 def _from_rows(benchmark: Benchmark, rows: list[jsonl.Row]) -> tf.data.Dataset:
@@ -172,17 +172,21 @@ def _from_rows(benchmark: Benchmark, rows: list[jsonl.Row]) -> tf.data.Dataset:
     for name, kind in benchmark.fields.items():
         values = [row[name] for row in rows]
         if kind == TEXTS:
-            columns[name] = tf.RaggedTensor.from_row_lengths(
-                tf.constant([text for texts in values for text in texts], tf.string),
-                tf.constant([len(texts) for texts in values], tf.int64),
-            )
+            columns[name] = _ragged(values)
         else:
-            columns[name] = tf.constant(values, _EMPTY[kind])
+            columns[name] = tf.constant(values, _DTYPES[kind])
     shape = (len(rows), len(benchmark.ids))
     columns["idx"] = tf.constant([row["idx"] for row in rows], tf.int32, shape)
     if benchmark.classes:
         columns["label"] = tf.constant([row["label"] for row in rows], tf.int64)
     return tf.data.Dataset.from_tensor_slices(columns)
+
+
+def _ragged(values: list[list[str]]) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_row_lengths(
+        tf.constant([text for texts in values for text in texts], tf.string),
+        tf.constant([len(texts) for texts in values], tf.int64),
+    )
 
 
 def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
@@ -233,11 +237,8 @@ def _with_candidates(dataset: tf.data.Dataset) -> tf.data.Dataset:
         (row["text"].decode(), int(row["span2_index"]), row["span1_text"].decode())
         for row in dataset.as_numpy_iterator()
     ]
-    nouns = tf.RaggedTensor.from_row_lengths(
-        tf.constant([noun for found in wsc.candidates(rows) for noun in found], tf.string),
-        tf.constant([len(found) for found in wsc.candidates(rows)], tf.int64),
-    )
-    pairs = tf.data.Dataset.zip((dataset, tf.data.Dataset.from_tensor_slices(nouns)))
+    nouns = tf.data.Dataset.from_tensor_slices(_ragged(wsc.candidates(rows)))
+    pairs = tf.data.Dataset.zip((dataset, nouns))
     return pairs.map(lambda row, found: row | {"candidates": found})
 
 
