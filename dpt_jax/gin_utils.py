@@ -240,6 +240,19 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
         raise InputError(message) from e
 
 
+def bindings() -> dict[str, str]:
+    """Everything that gin files and flags have bound, by its name, as gin text."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in gin.config_str().splitlines():
+        if line.startswith(" "):  # Goes on with the value.
+            found[name] = f"{found[name].removesuffix(chr(92)).rstrip()} {line.strip()}".strip()
+        elif " = " in line and not line.startswith("#"):
+            name, _, value = line.partition(" = ")
+            found[name] = value
+    return found
+
+
 def operative_config() -> str:
     """The bindings that were in effect for everything called so far, as gin text."""
     return gin.operative_config_str()

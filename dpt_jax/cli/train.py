@@ -4,9 +4,14 @@ dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \
       --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/rte'" \
       --gin.INITIAL_CHECKPOINT_PATH="'path/to/t5'" \
       --gin.MIXTURE_OR_TASK_NAME="'my_task'" --gin.MIXTURE_OR_TASK_MODULE="'my_tasks'"
+
+The same command in every process trains over several of them. They find each other by themselves on
+Cloud TPU, in indexed Kubernetes jobs (GKE), Slurm and Open MPI; elsewhere give all three of
+--coordinator_address, --num_processes and --process_id.
 """
 
 import argparse
+import dataclasses
 import json
 
 HELP = "train a soft prompt on a frozen T5"
@@ -28,6 +33,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder to look for gin files in, repeatable or separated by commas",
     )
+    processes = parser.add_argument_group("several processes")
+    processes.add_argument(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help="machine of process 0 and a free port of it (or JAX_COORDINATOR_ADDRESS)",
+    )
+    processes.add_argument(
+        "--num_processes",
+        type=int,
+        metavar="N",
+        help="processes of the run (or JAX_NUM_PROCESSES); 1 never looks for others",
+    )
+    processes.add_argument(
+        "--process_id",
+        type=int,
+        metavar="I",
+        help="number of this process, from 0 (or JAX_PROCESS_ID)",
+    )
+    processes.add_argument(
+        "--initialization_timeout",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="how long to wait until all processes are there (%(default)s)",
+    )
+    processes.add_argument(
+        "--heartbeat_timeout",
+        type=int,
+        default=100,
+        metavar="SECONDS",
+        help="a process silent for so long is taken for dead, and the others stop (%(default)s)",
+    )
 
 
 def search_paths(args: argparse.Namespace) -> list[str]:
@@ -45,10 +82,20 @@ def run(args: argparse.Namespace) -> None:
             "Say what to train: --gin_file=runs/prompt_train.gin --gin_file=models/....gin "
             "--gin_file=prompts/....gin (see dpt train --help)."
         )
-    gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
 
-    from dpt_jax.training import trainer
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.training import distributed
 
-    config = gin_utils.build(RunConfig)
-    print(json.dumps(trainer.train(config, gin_utils.operative_config)))
+    names = [field.name for field in dataclasses.fields(distributed.Launch)]
+    launch = distributed.Launch(**{name: getattr(args, name) for name in names})
+    with distributed.running(launch):
+        with distributed.together():
+            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
+
+            from dpt_jax.training import trainer
+            from dpt_jax.training.config import RunConfig
+
+            config = gin_utils.build(RunConfig)
+        distributed.check_same("gin bindings", gin_utils.bindings())
+        summary = trainer.train(config, gin_utils.operative_config)
+        if distributed.is_first():
+            print(json.dumps(summary))

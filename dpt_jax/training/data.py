@@ -8,10 +8,12 @@ batch can be formed without replaying those before it.
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import logging
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -304,17 +306,33 @@ class TrainData:
         schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size)
         return cls(tasks, buckets, round_up(longest_target, 8), schedule)
 
-    def batches(self, first_step: int) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the batches of steps `first_step`, `first_step + 1`, ... without end."""
+    def checksum(self) -> int:
+        """Tells one set of tokenized examples, in one order, from another."""
+        crc = 0
+        for task in self.tasks:
+            for row in itertools.chain(task.inputs, task.targets):
+                crc = zlib.crc32(row.tobytes(), crc)
+        return crc
+
+    def batches(
+        self, first_step: int, rows: np.ndarray | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the batches of steps `first_step`, `first_step + 1`, ... without end.
+
+        With `rows`, ascending, those rows of each batch alone: a process's share.
+        """
         inputs = [x for task in self.tasks for x in task.inputs]
         targets = [x for task in self.tasks for x in task.targets]
+        rows = np.arange(self.schedule.batch_size) if rows is None else rows
         epoch, skip = divmod(first_step, self.schedule.steps_per_epoch)
         while True:
             for bucket, indices in self.schedule.epoch(epoch)[skip:]:
+                # An epoch's last batch may be short; rows beyond its end are padding.
+                chosen = indices[rows[rows < len(indices)]]
                 yield make_batch(
-                    [inputs[i] for i in indices],
-                    [targets[i] for i in indices],
-                    self.schedule.batch_size,
+                    [inputs[i] for i in chosen],
+                    [targets[i] for i in chosen],
+                    len(rows),
                     self.buckets[bucket],
                     self.target_length,
                 )

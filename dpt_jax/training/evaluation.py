@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.files import atomic_write
 from dpt_jax.models import Transformer, decoding
-from dpt_jax.training import partitioning, ranking, strict_json
+from dpt_jax.training import distributed, partitioning, ranking, strict_json
 from dpt_jax.training.data import TaskExamples, evaluation_batches, pad, round_up
 from dpt_jax.training.state import Params
 
@@ -69,8 +69,14 @@ class Evaluator:
         self._mesh = mesh
         self._batch_size = batch_size
         self._num_buckets = num_buckets
-        self._generate = jax.jit(generator(model, max_decode_length, beam_size))
-        self._score = jax.jit(functools.partial(decoding.score_targets, model))
+        # Every process gets all rows: they are few numbers, and NumPy reads what is all here.
+        everywhere = partitioning.replicated(mesh)
+        self._generate = jax.jit(
+            generator(model, max_decode_length, beam_size), out_shardings=everywhere
+        )
+        self._score = jax.jit(
+            functools.partial(decoding.score_targets, model), out_shardings=everywhere
+        )
         self._candidates: dict[str, ranking.Candidates] = {}
         for task in self.examples:
             provider = providers[task.name]
@@ -85,10 +91,34 @@ class Evaluator:
                 )
 
     def __call__(self, params: Params) -> list[TaskResult]:
-        """Metrics and predictions of every task under `params` (all of them, merged)."""
-        return [self._evaluate_task(task, params) for task in self.examples]
+        """Metrics and predictions of every task under `params` (all of them, merged).
 
-    def _evaluate_task(self, task: TaskExamples, params: Params) -> TaskResult:
+        Of several processes the first one computes the metrics and has the predictions; the others
+        are told the metrics.
+        """
+        answers = [self._ask(task, params) for task in self.examples]
+        results: list[TaskResult] = []
+        if distributed.is_first():
+            pairs = zip(self.examples, answers, strict=True)
+            results = [self._judge(task, *answer) for task, answer in pairs]
+        metrics = distributed.from_first([result.metrics for result in results])
+        return results or [
+            TaskResult(task.name, found, [])
+            for task, found in zip(self.examples, metrics, strict=True)
+        ]
+
+    def _ask(self, task: TaskExamples, params: Params):
+        """What the model says: outputs or the candidates' scores, and the targets' scores."""
+        provider = self.providers[task.name]
+        answers, scores = None, None
+        if provider.predict_metric_fns:
+            by_rank = self.scoring == "rank"
+            answers = self._rank(task, params) if by_rank else self._predict(task, params)
+        if provider.score_metric_fns:
+            scores = self._score_targets(task, params)
+        return answers, scores
+
+    def _judge(self, task: TaskExamples, answers, scores) -> TaskResult:
         provider = self.providers[task.name]
         targets = self._targets(task)
         metrics: dict[str, Any] = {}
@@ -97,14 +127,14 @@ class Evaluator:
             | {"inputs": self._text(row, "inputs"), "target": target}
             for row, target in zip(task.rows, targets, strict=True)
         ]
-        if provider.predict_metric_fns:
+        if answers is not None:
             if self.scoring == "rank":
-                texts, ranks = self._candidates[task.name].texts, self._rank(task, params)
-                outputs = [row[int(np.argmax(s))] for row, s in zip(texts, ranks, strict=True)]
-                for record, row, s in zip(records, texts, ranks, strict=True):
+                texts = self._candidates[task.name].texts
+                outputs = [row[int(np.argmax(s))] for row, s in zip(texts, answers, strict=True)]
+                for record, row, s in zip(records, texts, answers, strict=True):
                     record |= {"candidates": row, "scores": s}
             else:
-                outputs = self._predict(task, params)
+                outputs = [decode_text(self._vocabulary, tokens) for tokens in answers]
             predictions = [
                 provider.postprocess_fn(text, example=row, is_target=False)
                 for text, row in zip(outputs, task.rows, strict=True)
@@ -113,8 +143,7 @@ class Evaluator:
                 metrics |= fn(targets, predictions)
             for record, output, prediction in zip(records, outputs, predictions, strict=True):
                 record |= {"output": output, "prediction": prediction}
-        if provider.score_metric_fns:
-            scores = self._score_targets(task, params)
+        if scores is not None:
             for fn in provider.score_metric_fns:
                 metrics |= fn(targets, scores)
             for record, score in zip(records, scores, strict=True):
@@ -165,14 +194,15 @@ class Evaluator:
         if best_metric is not None:
             best_value(results, best_metric)
 
-    def _predict(self, task: TaskExamples, params: Params) -> list[str]:
-        outputs: list[str] = [""] * len(task.inputs)
+    def _predict(self, task: TaskExamples, params: Params) -> list[np.ndarray]:
+        """The tokens generated for each row."""
+        outputs: list[np.ndarray] = [np.zeros(0, np.int32)] * len(task.inputs)
         for indices, tokens in self._batches(task):
             with partitioning.activate(self._mesh):
-                batch = partitioning.put_batch({"tokens": tokens}, self._mesh)
+                batch = self._put({"tokens": tokens})
                 generated = np.asarray(self._generate(params, batch["tokens"]))
             for i, row in zip(indices, generated, strict=False):
-                outputs[i] = decode_text(self._vocabulary, row)
+                outputs[i] = row
         return outputs
 
     def _rank(self, task: TaskExamples, params: Params) -> list[np.ndarray]:
@@ -188,7 +218,7 @@ class Evaluator:
         )
         for indices, inputs, candidates in batches:
             with partitioning.activate(self._mesh):
-                batch = partitioning.put_batch({"x": inputs, "y": candidates}, self._mesh)
+                batch = self._put({"x": inputs, "y": candidates})
                 found = np.asarray(self._score(params, batch["x"], batch["y"]))
             for i, row in zip(indices, found, strict=False):
                 scores[i] = row[: len(tokens[i])]
@@ -200,10 +230,14 @@ class Evaluator:
         for indices, tokens in self._batches(task):
             targets = pad([task.targets[i] for i in indices], self._batch_size, length)
             with partitioning.activate(self._mesh):
-                batch = partitioning.put_batch({"x": tokens, "y": targets}, self._mesh)
+                batch = self._put({"x": tokens, "y": targets})
                 found = np.asarray(self._score(params, batch["x"], batch["y"]))
             scores[indices] = found[: len(indices)]
         return scores
+
+    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        rows = partitioning.process_rows(self._mesh, len(next(iter(batch.values()))))
+        return partitioning.put_batch({k: v[rows] for k, v in batch.items()}, self._mesh)
 
     def _batches(self, task: TaskExamples):
         return evaluation_batches(task.inputs, self._batch_size, self._num_buckets)

@@ -54,6 +54,14 @@ class MetricsLog:
         self._tensorboard.close()
 
 
+class Silent:
+    """What the processes other than the first have for a `MetricsLog` and a `Progress`."""
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None: ...
+
+    write = update = say = close = _nothing
+
+
 class Progress:
     """A progress bar on a terminal, plain lines elsewhere: step, loss, steps/s, time left."""
 

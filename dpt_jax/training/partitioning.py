@@ -168,7 +168,31 @@ def state_shardings(
     return state.replace(step=everywhere, params=params, opt_state=slots, rng=everywhere)
 
 
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a batch that this process's devices hold, ascending."""
+    blocks = _process_blocks(mesh)
+    size = batch_size // (mesh.shape["data"] * mesh.shape["fsdp"])
+    return (blocks[:, None] * size + np.arange(size)).reshape(-1)
+
+
+def _process_blocks(mesh: Mesh) -> np.ndarray:
+    """Which of the data x fsdp parts of a batch this process's devices hold, ascending."""
+    owners = np.vectorize(lambda device: device.process_index, otypes=[int])(mesh.devices)
+    return np.flatnonzero((owners == jax.process_index()).any(axis=2).reshape(-1))
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Places this process's rows of a batch on the devices."""
-    sharding = batch_sharding(mesh)
-    return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+    """Places a batch, of which `batch` holds this process's rows (see `process_rows`)."""
+    sharding, blocks = batch_sharding(mesh), _process_blocks(mesh)
+
+    def put(local: np.ndarray) -> jax.Array:
+        size = len(local) // len(blocks)
+        shape = (size * mesh.shape["data"] * mesh.shape["fsdp"], *local.shape[1:])
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            position = np.searchsorted(blocks, (index[0].start or 0) // size)
+            return local[position * size : (position + 1) * size]
+
+        return jax.make_array_from_callback(shape, sharding, rows)
+
+    return {name: put(local) for name, local in batch.items()}

@@ -3,9 +3,14 @@
 import dataclasses
 import json
 import pathlib
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from dpt_jax import __version__
 from dpt_jax.errors import InputError
 from dpt_jax.files import TEMPORARY_MARK, atomic_write
 from dpt_jax.prompts import SoftPrompt
@@ -63,6 +68,27 @@ def identity(config: RunConfig, backbone_fingerprint: int | None = None) -> dict
     return _flatten(parts)
 
 
+def everything(config: RunConfig, backbone_fingerprint: int, examples: int) -> dict[str, Any]:
+    """What must be the same in all processes of a run, as flat JSON.
+
+    Args:
+      config: the run.
+      backbone_fingerprint: of the frozen parameters.
+      examples: a checksum of the training examples.
+    """
+    plain = {
+        field.name: value
+        for field in dataclasses.fields(config)
+        if isinstance(value := getattr(config, field.name), int | float | str | None)
+    }
+    return (
+        identity(config, backbone_fingerprint)
+        | plain
+        | {"mesh": list(config.mesh), "training_examples": examples}
+        | {"dpt_jax": __version__, "jax": jax.__version__}
+    )
+
+
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
@@ -103,6 +129,24 @@ def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -
             "run, or use the saved settings to continue this one."
         )
     return True
+
+
+def check_shared(model_dir: str | pathlib.Path) -> None:
+    """Checks that this process sees what the first one has written.
+
+    Raises:
+      InputError: it does not, also after a minute, which network file systems may take.
+    """
+    path = pathlib.Path(model_dir) / IDENTITY
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"MODEL_DIR = {model_dir} on {socket.gethostname()} is not the folder that process "
+                f"0 writes to: it has no {IDENTITY}. Set --gin.MODEL_DIR to a folder that all "
+                "machines share."
+            )
+        time.sleep(0.5)
 
 
 def _holds_something(path: pathlib.Path) -> bool:

@@ -5,6 +5,7 @@ the devices, slice by slice.
 """
 
 import collections
+import contextlib
 import logging
 import math
 import zlib
@@ -22,7 +23,7 @@ from dpt_jax.interop import open_backbone
 from dpt_jax.interop.tensors import Tensor, as_used, in_memory, unflatten
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import SoftPrompt, bind_vocabulary, shape_only
-from dpt_jax.training import partitioning
+from dpt_jax.training import distributed, partitioning
 from dpt_jax.training.state import Params, TrainState
 
 
@@ -47,7 +48,8 @@ def open_frozen(path: str | None, config: T5Config, seed: int, cache: str | None
         tokens = jnp.zeros((1, 8), jnp.int32)
         init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
         return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
-    return unflatten(open_backbone(path, config, cache).tensors)
+    with distributed.first_before_others() if cache else contextlib.nullcontext():
+        return unflatten(open_backbone(path, config, cache).tensors)
 
 
 def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:

@@ -1,14 +1,12 @@
 """The training loop: everything with a side effect, in the order in which it happens."""
 
-import contextlib
 import dataclasses
-import logging
 import math
 import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +17,15 @@ import optax
 from dpt_jax.errors import NonFiniteLossError, Stopped
 from dpt_jax.interop import save_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.training import checkpoints, data, partitioning, run_folder, setup, strict_json
+from dpt_jax.training import (
+    checkpoints,
+    data,
+    distributed,
+    partitioning,
+    run_folder,
+    setup,
+    strict_json,
+)
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.evaluation import (
     Evaluator,
@@ -28,7 +34,7 @@ from dpt_jax.training.evaluation import (
     best_value,
     write_predictions,
 )
-from dpt_jax.training.loggers import MetricsLog, Progress
+from dpt_jax.training.loggers import MetricsLog, Progress, Silent
 from dpt_jax.training.state import Params, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
 from dpt_jax.training.vocabularies import check_vocabulary
@@ -70,40 +76,49 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
       NonFiniteLossError: when the loss is not finite.
       Stopped: after SIGTERM or SIGINT, when the state has been saved.
     """
-    run_folder.check_identity(config)
-    mesh = partitioning.make_mesh(config.mesh)
-    partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
-    partitioning.check_batch("EVAL_BATCH_SIZE", config.eval_batch_size or config.batch_size, mesh)
-    provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-    vocabulary = data.get_vocabulary(provider)
-    check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-    backbone = setup.open_frozen(
-        config.initial_checkpoint_path,
-        config.model,
-        config.random_seed,
-        config.converted_checkpoint_cache,
-    )
-    fingerprint = setup.fingerprint(backbone)
-    run_folder.check_identity(config, fingerprint)
-    params = dict(backbone)
-    if config.prompt is not None:
-        params["prompt"] = setup.init_prompt(
-            config.prompt, backbone, vocabulary, config.random_seed
+    with distributed.together():
+        run_folder.check_identity(config)
+        mesh = partitioning.make_mesh(config.mesh)
+        eval_batch_size = config.eval_batch_size or config.batch_size
+        partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
+        partitioning.check_batch("EVAL_BATCH_SIZE", eval_batch_size, mesh)
+        provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
+        vocabulary = data.get_vocabulary(provider)
+        check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
+        backbone = setup.open_frozen(
+            config.initial_checkpoint_path,
+            config.model,
+            config.random_seed,
+            config.converted_checkpoint_cache,
         )
-    train_data = _load_training_data(config, provider)
-    model = Transformer(config.model, config.prompt)
-    evaluator = None
-    if config.eval_period != 0:
-        evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
-        evaluator.check_metrics(config.best_metric)
+        fingerprint = setup.fingerprint(backbone)
+        run_folder.check_identity(config, fingerprint)
+        params = dict(backbone)
+        if config.prompt is not None:
+            params["prompt"] = setup.init_prompt(
+                config.prompt, backbone, vocabulary, config.random_seed
+            )
+        train_data = _load_training_data(config, provider)
+        model = Transformer(config.model, config.prompt)
+        evaluator = None
+        if config.eval_period != 0:
+            evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
+            evaluator.check_metrics(config.best_metric)
+    if distributed.process_count() > 1:
+        facts = run_folder.everything(config, fingerprint, train_data.checksum())
+        distributed.check_same("configuration", facts)
 
     with partitioning.activate(mesh):
         run = _Run(config, model, mesh, params, train_data, evaluator)
         if run.is_finished():
             return run.already_finished()
-        run_folder.clear_unfinished(config.model_dir)
-        drawn = data.few_shot_ids(task.name for task in train_data.tasks)
-        run_folder.write_identity(config, fingerprint, gin_config(), drawn)
+        if distributed.is_first():
+            run_folder.clear_unfinished(config.model_dir)
+            drawn = data.few_shot_ids(task.name for task in train_data.tasks)
+            run_folder.write_identity(config, fingerprint, gin_config(), drawn)
+        with distributed.together():
+            distributed.from_first(None)
+            run_folder.check_shared(config.model_dir)
         return run.loop()
 
 
@@ -156,6 +171,8 @@ class _Run:
         evaluator: Evaluator | None,
     ):
         self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
+        # The process that writes what is written once, and talks.
+        self.first = distributed.is_first()
         steps_per_epoch = train_data.schedule.steps_per_epoch
         self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
         asked = config.eval_period
@@ -207,12 +224,13 @@ class _Run:
 
     def already_finished(self) -> dict[str, Any]:
         """Says so, and clears away what a run killed in its last moments left to prune."""
-        print(
-            f"{self.config.model_dir} is finished: step {int(self.state.step)} of "
-            f"{self.total_steps}{', stopped early' if self._has_plateaued() else ''}. Nothing to "
-            "do; raise --gin.TRAIN_STEPS or --gin.EPOCHS to train on.",
-            file=sys.stderr,
-        )
+        if self.first:
+            print(
+                f"{self.config.model_dir} is finished: step {int(self.state.step)} of "
+                f"{self.total_steps}{', stopped early' if self._has_plateaued() else ''}. Nothing "
+                "to do; raise --gin.TRAIN_STEPS or --gin.EPOCHS to train on.",
+                file=sys.stderr,
+            )
         self._prune()
         self.checkpoints.close()
         return run_folder.read_summary(self.config.model_dir)
@@ -220,14 +238,18 @@ class _Run:
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""
         start = int(self.state.step)
-        self.log = MetricsLog(self.config.model_dir, start)
-        self.progress = Progress(self.total_steps, start)
+        self.log: MetricsLog | Silent = Silent()
+        self.progress: Progress | Silent = Silent()
+        if self.first:
+            self.log = MetricsLog(self.config.model_dir, start)
+            self.progress = Progress(self.total_steps, start)
         self._announce(start)
         began, before = time.monotonic(), self.train_seconds
         metrics = self.unlogged
-        batches = self.data.batches(start)
+        rows = partitioning.process_rows(self.mesh, self.config.batch_size)
+        batches = self.data.batches(start, rows)
         try:
-            with _signals() as received:
+            with distributed.stop_signals() as received:
                 for step in range(start + 1, self.total_steps + 1):
                     if self._has_plateaued():
                         self.progress.say(
@@ -239,7 +261,8 @@ class _Run:
                     self.state, metrics[step] = self.train_step(self.state, self.frozen, batch)
                     # The newest step is still being computed; those before it are done.
                     self._check_finite({s: m for s, m in metrics.items() if s < step})
-                    stop = bool(received)  # Asked once: a signal may come at any line below.
+                    # Asked once: a signal may come at any line below.
+                    stop = distributed.should_stop(step, received)
                     last = step == self.total_steps
                     evaluates = bool(self.eval_period) and (step % self.eval_period == 0 or last)
                     saves = evaluates or step % self.save_period == 0 or last
@@ -254,7 +277,7 @@ class _Run:
                         self.train_seconds = before + time.monotonic() - began
                         self._save(step)
                     if stop:
-                        raise Stopped(received[0], step)
+                        raise Stopped(received[0] if received else signal.SIGTERM, step)
             return self._summary()
         finally:
             self.progress.close()
@@ -317,7 +340,8 @@ class _Run:
         folder = pathlib.Path(self.config.model_dir) / "predictions"
         for result in results:
             self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
-            write_predictions(result, folder / f"{result.task}_{step}.jsonl")
+            if self.first:
+                write_predictions(result, folder / f"{result.task}_{step}.jsonl")
             self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")
         value = best_value(results, self.config.best_metric)
         if overall := averages(results):
@@ -337,7 +361,7 @@ class _Run:
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
             raise self._diverged("a trained parameter is not finite", step)
         # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
-        if self.config.prompt is not None and "prompt" in self.state.params:
+        if self.first and self.config.prompt is not None and "prompt" in self.state.params:
             factors = jax.device_get(self.state.params["prompt"])
             save_prompt(
                 checkpoints.numpy_checkpoint(self.config.model_dir, step),
@@ -360,7 +384,8 @@ class _Run:
     def _prune(self) -> None:
         keep = {step for step in (self.saved_step, self.best.step) if step is not None}
         self.checkpoints.prune(keep)
-        checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
+        if self.first:
+            checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
 
     def _summary(self) -> dict[str, Any]:
         summary: dict[str, Any] = {
@@ -374,7 +399,9 @@ class _Run:
         }
         if self._has_plateaued():
             summary["stopped_early"] = True
-        run_folder.write_json(pathlib.Path(self.config.model_dir) / run_folder.SUMMARY, summary)
+        if self.first:
+            path = pathlib.Path(self.config.model_dir) / run_folder.SUMMARY
+            run_folder.write_json(path, summary)
         return strict_json.ready(summary)
 
     def _has_plateaued(self) -> bool:
@@ -387,28 +414,3 @@ def _shown(metrics: dict[str, float]) -> str:
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
         for name, value in metrics.items()
     )
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT in the list it yields; a second one acts as it would have."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def handler(signum, frame):
-        del frame
-        received.append(signum)
-        logging.warning("%s: saving before stopping.", signal.Signals(signum).name)
-        signal.signal(signum, previous[signum])
-
-    try:
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            previous[signum] = signal.signal(signum, handler)
-    except ValueError:
-        # Only a process's main thread may handle signals; elsewhere the caller does.
-        logging.info("Not in the main thread: signals are not handled.")
-    try:
-        yield received
-    finally:
-        for number, action in previous.items():
-            signal.signal(number, action)
