@@ -32,7 +32,8 @@ COMMANDS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and returns the exit status.
 
-    2 is input that cannot be used, 1 a loss that is not finite, 128 + n a stop by signal n.
+    2 is input that cannot be used, 1 a loss that is not finite or a program that does not fit,
+    128 + n a stop by signal n.
     """
     if argv is None:
         restart_with_huge_pages()

@@ -5,10 +5,10 @@ dpt plan --topology=v5e:4x4 --gin_file=runs/prompt_train.gin --gin_file=models/t
       --gin.MESH="(1, 1, 16)" --gin.BATCH_SIZE=32
 
 The gin files and bindings are those of `dpt train`; task and folders need not be set. What is
-compiled are the real training step and the decoding of an evaluation batch (EVAL_PERIOD = 0 leaves
-that out), by libtpu's own compiler, for batches as long as TASK_FEATURE_LENGTHS. Bytes are the
-compiler's; seconds are an estimate from the chip's published rates, which no run beats and most
-stay below. --search ignores MESH and BATCH_SIZE and finds them.
+compiled are the real training step and the decoding of an evaluation batch (where EVAL_PERIOD and
+SCORING ask for any), by libtpu's own compiler, for batches as long as TASK_FEATURE_LENGTHS. Bytes
+are the compiler's; seconds are a roofline estimate from the chip's published rates, and real runs
+stay behind it. --search ignores MESH and BATCH_SIZE and finds them.
 
 The exit status is 1 when the compiler refuses.
 """
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from dpt_jax.training.config import RunConfig
 
     config = gin_utils.build(RunConfig)
-    decoding = config.eval_period != 0
+    decoding = config.eval_period != 0 and config.scoring == "generation"
     if args.search:
         made, candidates = plan.search(config, where, _say, decoding)
     else:

@@ -89,15 +89,15 @@ class Plan:
         return examples and examples * (lengths["inputs"] + lengths["targets"])
 
     def to_json(self) -> dict[str, Any]:
-        """What `dpt plan --json` prints; numbers of refused programs are null."""
-        numbers = dict.fromkeys(
-            (
-                "hbm_bytes_per_chip",
-                "flops_per_chip",
-                "collective_bytes_per_chip",
-                "estimated_step_seconds",
-            )
+        """What `dpt plan --json` prints.
+
+        Of a refused training step, the memory is what the compiler says it asked for, which may
+        leave out its arguments, and the other numbers are null.
+        """
+        numbers: dict[str, Any] = dict.fromkeys(
+            ("flops_per_chip", "collective_bytes_per_chip", "estimated_step_seconds")
         )
+        numbers["hbm_bytes_per_chip"] = _asked(self.refusal)
         return {
             "topology": self.where.name,
             "chips": self.where.chips,
@@ -340,4 +340,6 @@ def _largest_batch(
 def _asked(refusal: str | None) -> float | None:
     """The bytes that a program wanted, where the compiler says so."""
     found = re.search(r"[(\s](\d+(?:\.\d+)?)([KMG])\b", refusal or "")
-    return found and float(found.group(1)) * 1024 ** ("KMG".index(found.group(2)) + 1)
+    if found is None:
+        return None
+    return float(found.group(1)) * 1024 ** ("KMG".index(found.group(2)) + 1)
