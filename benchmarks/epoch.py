@@ -6,9 +6,10 @@ ROWS is a jsonl of `inputs` and `targets`, VOCAB a SentencePiece model. Without 
 few-shot SuperGLUE as T5 text where the data lies beside the checkout, else generated with its
 lengths. T5-Small's shape with random weights, 100 prompt tokens, batches of 16, float32, AdamW,
 dropout 0.1 in training (T5's own rate) unless `--dropout` says otherwise, 2 threads. Ours trains
-and decodes in length buckets; theirs takes random batches, each padded to its own longest row.
-Evaluation decodes exactly 8 tokens a row on both sides. The sides take turns batch by batch, each
-in its own process. What compiles does so in a first pass over the buckets, which is not timed.
+and decodes in 16 length buckets (`NUM_BUCKETS`, 8 by default); theirs takes random batches, each
+padded to its own longest row. Evaluation decodes exactly 8 tokens a row on both sides. The sides
+take turns batch by batch, each in its own process. What compiles does so in a first pass over the
+buckets, which is not timed.
 
 The last line is a JSON object:
   train_examples_per_second, peft_train_examples_per_second, train_ratio
@@ -29,6 +30,7 @@ import rows as row_sources
 from sizes import T5_SMALL, TINY, Size
 
 DECODE_LENGTH = 8
+PHASES = ("train", "generate")
 
 
 class OurPass:
@@ -47,13 +49,15 @@ class OurPass:
         self._train = [next(batches) for _ in range(data.schedule.steps_per_epoch)]
         self._generate = [x for _, x in evaluation_batches(inputs, size.batch_size, num_buckets)]
 
-    def warm_up(self):
+    def warm_up(self, phases):
         """Runs one batch of every shape."""
-        shapes = {batch["encoder_input_tokens"].shape: batch for batch in self._train}
-        for batch in shapes.values():
-            self._model.train(batch)
-        for tokens in {tokens.shape: tokens for tokens in self._generate}.values():
-            self._model.generate(tokens, DECODE_LENGTH)
+        if "train" in phases:
+            shapes = {batch["encoder_input_tokens"].shape: batch for batch in self._train}
+            for batch in shapes.values():
+                self._model.train(batch)
+        if "generate" in phases:
+            for tokens in {tokens.shape: tokens for tokens in self._generate}.values():
+                self._model.generate(tokens, DECODE_LENGTH)
         self._compiled = self._model.compilations
         assert self._compiled, "The count of compilations does not count."
 
@@ -101,10 +105,10 @@ class TheirPass:
             "decoder_target_tokens": stack([y for _, y in rows]),
         }
 
-    def warm_up(self):
+    def warm_up(self, phases):
         """One batch of each kind, for caches and allocators."""
-        self.train(0)
-        self.generate(0)
+        for phase in phases:
+            getattr(self, phase)(0)
 
     def counts(self):
         """How many batches a pass has."""
@@ -141,7 +145,7 @@ def serve(options: argparse.Namespace, size: Size) -> None:
         side = OurPass(rows, size, options.dropout, options.buckets)
     else:
         side = TheirPass(rows, size, options.dropout, options.threads)
-    side.warm_up()
+    side.warm_up(options.phases)
     processes.serve(
         {
             "counts": side.counts,
@@ -157,7 +161,7 @@ def measure(options: argparse.Namespace, source: str, num_rows: int) -> dict[str
     """Runs the pass on both sides, batch by batch in turn."""
     arguments = [] if options.rows is None else [options.rows, options.vocabulary]
     arguments += ["--threads", str(options.threads), "--buckets", str(options.buckets)]
-    arguments += ["--dropout", str(options.dropout)]
+    arguments += ["--dropout", str(options.dropout), "--phases", *options.phases]
     arguments += ["--tiny"] if options.tiny else []
     rate: dict[tuple[str, str], float] = {}
     with contextlib.ExitStack() as stack:
@@ -169,7 +173,7 @@ def measure(options: argparse.Namespace, source: str, num_rows: int) -> dict[str
         }
         # Waits for the compilations, so that they do not run beside what is timed.
         counts = {name: side.ask("counts") for name, side in sides.items()}
-        for phase in ("train", "generate"):
+        for phase in options.phases:
             total = dict.fromkeys(sides, 0.0)
             for i in range(max(count[phase] for count in counts.values())):
                 for name, side in sides.items():
@@ -180,17 +184,16 @@ def measure(options: argparse.Namespace, source: str, num_rows: int) -> dict[str
                 print(f"{phase}: {name} {rate[phase, name]:.2f} examples/s", flush=True)
         recompilations = sides["ours"].ask("recompilations")["count"]
         memory = {name: side.ask("memory")["bytes"] for name, side in sides.items()}
-    return {
-        "rows": source,
-        "examples": num_rows,
-        "train_examples_per_second": rate["train", "ours"],
-        "peft_train_examples_per_second": rate["train", "theirs"],
-        "train_ratio": rate["train", "ours"] / rate["train", "theirs"],
-        "generate_examples_per_second": rate["generate", "ours"],
-        "hf_generate_examples_per_second": rate["generate", "theirs"],
-        "generate_ratio": rate["generate", "ours"] / rate["generate", "theirs"],
+    result: dict[str, object] = {"rows": source, "examples": num_rows}
+    for phase in options.phases:
+        theirs = {"train": "peft", "generate": "hf"}[phase]
+        result[f"{phase}_examples_per_second"] = rate[phase, "ours"]
+        result[f"{theirs}_{phase}_examples_per_second"] = rate[phase, "theirs"]
+        result[f"{phase}_ratio"] = rate[phase, "ours"] / rate[phase, "theirs"]
+    return result | {
         "recompilations": recompilations,
         "dropout": options.dropout,
+        "buckets": options.buckets,
         "peak_memory_bytes": memory["ours"],
         "peft_peak_memory_bytes": memory["theirs"],
     }
@@ -201,7 +204,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="?", metavar="ROWS", help="jsonl of `inputs` and `targets`")
     parser.add_argument("vocabulary", nargs="?", metavar="VOCAB", help="SentencePiece model")
-    parser.add_argument("--buckets", type=int, default=8, help="our padded source lengths, at most")
+    parser.add_argument(
+        "--buckets", type=int, default=16, help="our padded source lengths, at most (NUM_BUCKETS)"
+    )
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: both")
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout rate on both sides")
     parser.add_argument("--threads", type=int, default=2, help="cores and threads of each side")
     parser.add_argument("--tiny", action="store_true", help="a tiny size, to see that it runs")

@@ -41,7 +41,8 @@ class Ours:
         # One XLA device a core, the batch split over them: the mesh of `MESH = (-1, 1, 1)`.
         self._mesh = partitioning.make_mesh()
         # From the host, as in training: the devices of a CPU then share one copy.
-        params = jax.device_put(jax.tree.map(np.asarray, params), partitioning.replicated(self._mesh))
+        params = jax.tree.map(np.asarray, params)
+        params = jax.device_put(params, partitioning.replicated(self._mesh))
         trainable, self._frozen = split_params(params, "prompt/.*")
         optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self._state = jax.device_put(
