@@ -41,6 +41,7 @@ lint: $(FULL)
 bench: $(FULL)
 	$(PY) benchmarks/train_step.py
 	$(PY) benchmarks/epoch.py $(ARGS)
+	$(PY) benchmarks/convert.py
 
 # Checked on every call, because a stamp cannot know that PYTHON changed.
 interpreter:
