@@ -77,12 +77,12 @@ def _chosen(rows: Sequence[Row], values: Mapping[str, Any]) -> list[Row]:
 
 
 def _falls(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
-    curves = [(row.get("curves") or {}).get(claim["falls"]) for row in rows]
-    curves = [curve for curve in curves if curve and curve[1]]
+    named = ((row.get("curves") or {}).get(claim["falls"]) for row in rows)
+    curves = [curve[1] for curve in named if curve and curve[1]]
     if not curves:
         return Verdict(claim["text"], OPEN, "points are missing")
-    first = statistics.fmean(values[0] for _, values in curves)
-    last = statistics.fmean(values[-1] for _, values in curves)
+    first = statistics.fmean(values[0] for values in curves)
+    last = statistics.fmean(values[-1] for values in curves)
     numbers = (
         f"{claim['falls'].replace('_', ' ')}: {first:.1f} at the first evaluation, {last:.1f} "
     )

@@ -34,7 +34,7 @@ def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, 
                 if cell.values:
                     found.append((value, *tables.spread(cell.values)))
             if found:
-                panels.line(axis, *zip(*found, strict=True), look, label)
+                panels.line(axis, found, look, label)
         panels.x_values(axis, [v for (v,) in tables.distinct(rows, [x])], bool(options.get("log")))
         axis.set_xlabel(name(x))
     return drawn.finish(report["score"], tables.ranged(rows, report))
@@ -60,7 +60,7 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
                 rest = zip(report["rows"], key, strict=True)
                 notes.append(", ".join(tables.called(a, v, name) for a, v in rest if a != lines))
         if found:
-            panels.line(axis, *zip(*found, strict=True), look, label, style="", bars=True)
+            panels.line(axis, found, look, label, style="", bars=True)
             for (count, _, mean, _), text in zip(found, notes, strict=True):
                 panels.note(axis, count, mean, text)
     axis.set_xscale("log")
@@ -81,7 +81,7 @@ def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str,
             of_line = [row for row in chosen if tables.axes_of(row, lines) == key]
             series = _mean_curve(of_line, "score", report["scale"])
             if series:
-                panels.line(axis, *series, look, label, marker=None)
+                panels.line(axis, series, look, label, marker=None)
         axis.set_xlabel("training step")
     return drawn.finish(report["score"], tables.ranged(rows, report))
 
@@ -101,7 +101,7 @@ def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, A
             series = _mean_curve(chosen, curve, 1.0)
             if series:
                 style = "--" if curve == "numerical_rank" else "-"
-                panels.line(axis, *series, look, label, marker=None, style=style)
+                panels.line(axis, series, look, label, marker=None, style=style)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("training step")
     return drawn.finish("number of entries", tables.ranged(rows, report))
@@ -125,7 +125,7 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
             columns = [tables.spread(at) for at in zip(*found, strict=False)]
             series = [(n, *at) for n, at in enumerate(columns, 1) if at[0] > _ROUNDING]
             if series:
-                panels.line(axis, *zip(*series, strict=True), look, label, marker=".")
+                panels.line(axis, series, look, label, marker=".")
         axis.set_yscale("log")
         axis.set_xlabel("direction")
     return drawn.finish("singular value, share of the largest", tables.ranged(rows, report))
@@ -203,15 +203,16 @@ def _with(rows: Sequence[Row], axis: str | None, key: tuple) -> list[Row]:
     return [row for row in rows if axis is None or tables.axes_of(row, [axis]) == key]
 
 
-def _mean_curve(rows: Sequence[Row], name: str, scale: float) -> list[tuple] | None:
-    """Steps, and smallest, mean and largest value over the runs, at the steps that all have."""
+def _mean_curve(
+    rows: Sequence[Row], name: str, scale: float
+) -> list[tuple[float, float, float, float]]:
+    """Step, and smallest, mean and largest value over the runs, at the steps that all have."""
     found = [
         dict(zip(*row["curves"][name], strict=True))
         for row in rows
         if name in (row.get("curves") or {})
     ]
     if not found:
-        return None
+        return []
     steps = sorted(set.intersection(*map(set, found)))
-    points = [(s, *tables.spread([scale * curve[s] for curve in found])) for s in steps]
-    return list(zip(*points, strict=True)) if points else None
+    return [(s, *tables.spread([scale * curve[s] for curve in found])) for s in steps]

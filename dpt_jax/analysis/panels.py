@@ -141,10 +141,7 @@ def level(axis: Any, value: float, look: Look) -> None:
 
 def line(
     axis: Any,
-    x: Sequence[Any],
-    low: Sequence[float],
-    mean: Sequence[float],
-    high: Sequence[float],
+    series: Sequence[tuple[Any, float, float, float]],
     look: Look,
     label: str | None = None,
     *,
@@ -156,11 +153,9 @@ def line(
 
     Args:
       axis: the panel.
-      x: positions; texts are put side by side.
-      low: the smallest value at each.
-      mean: the mean.
-      high: the largest.
-      look: its colour and marker.
+      series: position, smallest value, mean and largest value of each point; positions that are
+        texts are put side by side.
+      look: the line's colour and marker.
       label: its text in the legend.
       marker: "" takes that of `look`, None draws none.
       style: of the line; "" leaves it out.
@@ -169,6 +164,8 @@ def line(
     color, own = look
     shape = own if marker == "" else marker
     drawn = {"color": color, "marker": shape, "markersize": 4, "linewidth": 1.4, "linestyle": style}
+    x: list[Any]
+    x, low, mean, high = (list(column) for column in zip(*series, strict=True))
     if not isinstance(x[0], int | float):
         x = [str(value) for value in x]
     if bars:

@@ -95,9 +95,8 @@ def plot(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
         (right, found["energy_curve"][: len(values)], "energy of the first directions"),
     ):
         panels.plain(axis)
-        panels.line(
-            axis, list(directions), series, series, series, panels.looks([(0,)])[0], marker="."
-        )
+        points = [(n, value, value, value) for n, value in zip(directions, series, strict=True)]
+        panels.line(axis, points, panels.looks([(0,)])[0], marker=".")
         axis.set_xlabel("direction")
         axis.set_ylabel(label)
     left.set_yscale("log")
@@ -112,7 +111,8 @@ def plot(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
     names = [(task, metric) for task, of in found["metrics"].items() for metric in of]
     for (task, metric), look in zip(names, panels.looks(names), strict=True):
         scores = [row["metrics"][task][metric] for row in found["truncated"]]
-        panels.line(axis, ranks, scores, scores, scores, look, f"{task} {metric}")
+        points = [(rank, score, score, score) for rank, score in zip(ranks, scores, strict=True)]
+        panels.line(axis, points, look, f"{task} {metric}")
         panels.level(axis, found["metrics"][task][metric], look)
     panels.x_values(axis, ranks, log=len(ranks) > 2)
     axis.set_xlabel("rank kept (dashed: the whole prompt)")

@@ -94,4 +94,5 @@ def spectrum(prompt: Float[Any, "length embed"]) -> Spectrum:
     array = np.asarray(prompt, np.float64)
     if array.ndim != 2 or array.size == 0:
         raise ValueError(f"A prompt is an array [length, width], not one of shape {array.shape}.")
-    return Spectrum(*array.shape, np.linalg.svd(array, compute_uv=False))
+    length, width = array.shape
+    return Spectrum(length, width, np.linalg.svd(array, compute_uv=False))

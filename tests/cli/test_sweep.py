@@ -162,7 +162,7 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
     file = toy_sweeps.write(
         tmp_path / "long.gin",
         backbone,
-        bindings={"TRAIN_STEPS": 400, "EVAL_PERIOD": 5},
+        bindings={"TRAIN_STEPS": 200, "EVAL_PERIOD": 10},
         grid={"RANDOM_SEED": [0]},
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}"]
@@ -180,10 +180,10 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.5)
     saved = json.loads((run / "summary.json").read_text())["last_step"]
-    assert 0 < saved < 400
+    assert 0 < saved < 200
     assert main(argv) == 0
     row = results(folder)["RANDOM_SEED=0"]
-    assert (row["status"], row["last_step"]) == ("done", 400)
+    assert (row["status"], row["last_step"]) == ("done", 200)
     log = (folder / "logs" / "RANDOM_SEED=0.log").read_text()
     assert f"continuing from step {saved}" in log
 

@@ -135,25 +135,30 @@ def _train_together(points: Sequence[Mapping[str, Any]], search_paths: Sequence[
     configuration, trains them into their own run folders, and returns False where they cannot be
     trained together, having written nothing.
     """
+    train_population = population_training()
+    if train_population is None or not train_population(*own_configs(points, search_paths)):
+        raise _NotTogether
+
+
+def own_configs(
+    points: Sequence[Mapping[str, Any]], search_paths: Sequence[str]
+) -> tuple[list[Any], list[str]]:
+    """The RunConfigs of points, each with its own schedule and optimizer, and their gin texts.
+
+    Gin reads a function's bindings when it is called, and by then those of another point are
+    parsed.
+    """
     from dpt_jax import gin_utils
 
     configs, texts = [], []
     for point in points:
         config = _config(point, search_paths)
-        # Gin reads bindings when a function is called, and by then those of another point are
-        # parsed; each configuration takes its own schedule and optimizer along.
+        # What has not been called is not in the text.
         config.optimizer(config.learning_rate(config.train_steps or 1))
         texts.append(gin_utils.operative_config())
-        configs.append(
-            dataclasses.replace(
-                config,
-                learning_rate=_own(point, search_paths, "learning_rate"),
-                optimizer=_own(point, search_paths, "optimizer"),
-            )
-        )
-    train_population = population_training()
-    if train_population is None or not train_population(configs, texts):
-        raise _NotTogether
+        own = {name: _own(point, search_paths, name) for name in ("learning_rate", "optimizer")}
+        configs.append(dataclasses.replace(config, **own))
+    return configs, texts
 
 
 def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> Callable[..., Any]:

@@ -1,0 +1,58 @@
+"""What a process that trains points makes of their descriptions."""
+
+import os
+
+import optax
+import pytest
+
+from dpt_jax.analysis.sweeps import worker
+from tests.support import runs
+
+
+@pytest.fixture
+def points(tmp_path):
+    """Two points that differ in seed, rate and bottleneck."""
+    (tmp_path / "tiny.gin").write_text(runs.GIN)
+
+    def point(seed, rate, bottleneck):
+        bindings = {
+            "INITIAL_CHECKPOINT_PATH": None,
+            "MIXTURE_OR_TASK_NAME": "toy_x",
+            "TRAIN_STEPS": 10,
+            "RANDOM_SEED": seed,
+            "LEARNING_RATE_PEAK": rate,
+            "BOTTLENECK": bottleneck,
+        }
+        return {
+            "name": f"{seed}",
+            "gin_files": ["runs/prompt_train.gin", "tiny.gin", "prompts/decomposed.gin"],
+            "bindings": [f"{name} = {value!r}" for name, value in bindings.items()],
+            "model_dir": str(tmp_path / str(seed)),
+            "log": str(tmp_path / "log"),
+        }
+
+    return [point(0, 0.5, 2), point(1, 0.25, 3)]
+
+
+def test_each_configuration_keeps_its_own_schedule_and_optimizer(points, tmp_path):
+    configs, texts = worker.own_configs(points, [str(tmp_path)])
+    assert [config.random_seed for config in configs] == [0, 1]
+    assert [config.prompt.bottleneck for config in configs] == [2, 3]
+    # Asked for out of order, after the other's bindings were parsed.
+    rates = [float(configs[i].learning_rate(10)(0)) for i in (0, 1, 0)]
+    assert rates == [0.5, 0.25, 0.5]
+    for config, text, rate in zip(configs, texts, (0.5, 0.25), strict=True):
+        assert f"LEARNING_RATE_PEAK = {rate}" in text and "optax.adamw" in text
+        optimizer = config.optimizer(optax.constant_schedule(rate))
+        assert isinstance(optimizer, optax.GradientTransformation)
+
+
+def test_what_a_point_prints_goes_to_its_log(tmp_path, capfd):
+    log = tmp_path / "logs" / "point.log"
+    for text in (b"first\n", b"second\n"):
+        with worker._output_to(str(log)):
+            os.write(1, text)
+            os.write(2, b"as a library\n")
+    os.write(1, b"outside\n")
+    assert capfd.readouterr() == ("outside\n", "")
+    assert log.read_text() == "first\nas a library\nsecond\nas a library\n"
