@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any, TypeVar
 
 import gin
+from gin.resource_reader import system_path_file_exists as _gin_in_package
 
 from dpt_jax.errors import InputError, nearest_names
 
@@ -60,11 +61,27 @@ def parse(
 def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
+    gin.config._FILE_READERS[:] = [
+        (read, _in_package if exists is _gin_in_package else exists)
+        for read, exists in gin.config._FILE_READERS
+    ]
     try:
         with _quiet():
             gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
     except _PARSE_ERRORS as e:
         raise InputError(_explain(e)) from e
+
+
+def _in_package(path: str) -> bool:
+    """Whether gin finds the file in an importable package.
+
+    Gin's own check takes any folder of the working directory for a package, and fails on one
+    without `__init__.py`: on `runs`, where runs are kept, for `runs/prompt_train.gin`.
+    """
+    try:
+        return _gin_in_package(path)
+    except TypeError:
+        return False
 
 
 def _import_seqio() -> None:

@@ -231,3 +231,12 @@ def test_a_runs_config_is_read_by_another_process_from_another_folder(tmp_path, 
         timeout=300,
     )
     assert done.stdout.split() == ["lion", "10", "100"], done.stderr
+
+
+def test_folders_of_the_working_directory_do_not_hide_gin_files(tmp_path, monkeypatch):
+    # Python takes them for packages, and with them gin; runs are kept in one called `runs`.
+    for name in ("runs", "models", "sweeps"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "RANDOM_SEED" in gin_utils.macros_of(["runs/prompt_train.gin", "models/demo.gin"])
