@@ -61,7 +61,7 @@ def judge(claim: Mapping[str, Any], rows: Sequence[Row], report: Mapping[str, An
     if one.mean is None or other.mean is None:
         return Verdict(claim["text"], OPEN, "points are missing")
     holds = one.mean > other.mean + claim.get("by", 0)
-    numbers = f"{_shown(one)} against {_shown(other)}"
+    numbers = f"{one} against {other}"
     if _overlap(one, other):
         numbers += ", closer than their deviation over seeds"
     return Verdict(claim["text"], HOLDS if holds else FAILS, numbers)
@@ -89,10 +89,6 @@ def _falls(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
     return Verdict(
         claim["text"], HOLDS if last < first else FAILS, f"{numbers}at the last, {len(curves)} runs"
     )
-
-
-def _shown(cell: Cell) -> str:
-    return f"{cell.mean:.2f}" + (f" ± {cell.deviation:.2f}" if cell.deviation is not None else "")
 
 
 def _overlap(one: Cell, other: Cell) -> bool:

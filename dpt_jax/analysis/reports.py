@@ -210,6 +210,8 @@ pre { background: #f4f4f4; padding: 0.6rem; overflow-x: auto; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 .holds { color: #006b3c; } .fails { color: #a8320a; } .open { color: #555; }
 """
+# Figures have 150 dots an inch; a page shows about 96 of them.
+_SHOWN = 0.72
 _CLASSES = {claims.HOLDS: "holds", claims.FAILS: "fails", claims.OPEN: "open"}
 
 
@@ -238,7 +240,9 @@ def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
         for kind, png in one.pictures.items():
             data = base64.b64encode(png).decode()
             alt = quoted(f"{one.title}: {kind}")
-            body.append(f'<img alt="{alt}" src="data:image/png;base64,{data}">')
+            # Its header has the width. Text is then of one size in all, about that of the page.
+            width = round(_SHOWN * int.from_bytes(png[16:20]))
+            body.append(f'<img alt="{alt}" width={width} src="data:image/png;base64,{data}">')
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

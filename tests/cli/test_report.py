@@ -75,7 +75,7 @@ def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     assert "failed: Out of memory." in text
     # BOTTLENECK = 4 has scores 40, 50, 60 and a failure; its one whole seed is 40 and 60.
     assert re.search(
-        r"More is better\. <strong class=holds>holds</strong>: 50\.00 against 15", text
+        r"More is better\. <strong class=holds>holds</strong>: 50\.00 \(1 of 2\) against 15", text
     )
 
 
@@ -86,7 +86,7 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
     assert text.startswith("# Results\n\nAs run.\n\n## Made & up\n\n```sh\ndpt sweep made_up\n```")
     [picture] = re.findall(r"!\[.*\]\((.*)\)", text)
     assert (output.parent / picture).read_bytes().startswith(b"\x89PNG")
-    assert "- More is better. **holds**: 50.00 against 15.00" in text
+    assert "- More is better. **holds**: 50.00 (1 of 2) against 15.00" in text
 
 
 def test_a_results_file_of_another_sweep_is_refused(folder, tmp_path, capsys):
