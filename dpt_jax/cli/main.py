@@ -61,11 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         module.add_arguments(subparsers[name])
         subparsers[name].set_defaults(run=module.run)
-    args, unknown = parser.parse_known_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    # Taken out first: argparse reads an unknown flag with a space in it as a positional argument.
+    gin_flags = [a for a in arguments if a.startswith("--gin.")]
+    args, unknown = parser.parse_known_args([a for a in arguments if a not in gin_flags])
     # As with `python -m`: a task module in the working directory can be named.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    args.gin_bindings = _gin_bindings(unknown, subparsers[args.command])
+    args.gin_bindings = _gin_bindings([*unknown, *gin_flags], subparsers[args.command])
 
     from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 
