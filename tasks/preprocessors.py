@@ -32,7 +32,7 @@ and keeps the name in ReCoRD alone. Its RTE is GLUE's, which has the same rows.)
 
 Every example keeps `idx` (the benchmark's ids, an int32 vector), `label` (int32, -1 where it is
 secret; not in ReCoRD), and `candidates`, the answers that are admissible for it: the targets of all
-classes, ReCoRD's entities, and the nouns that WSC proposes for the same pronoun of the same text.
+classes, ReCoRD's entities, and the nouns that WSC itself proposes (`wsc.candidates`).
 """
 
 import functools

@@ -14,6 +14,7 @@ tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 import dpt_jax.tasks as tasks  # noqa: E402
 from dpt_jax.tasks import jsonl as jsonl_files  # noqa: E402
+from dpt_jax.tasks import wsc  # noqa: E402
 from dpt_jax.tasks.benchmark import BENCHMARKS, SPLITS  # noqa: E402
 
 
@@ -83,6 +84,18 @@ def test_wscs_candidates_are_the_nouns_of_the_same_pronoun(jsonl):
     # Rows 2 and 3 are one text, spaced differently.
     assert found[0] == found[1] == [b"Mitchell", b"Tom"]
     assert found[2] == found[3] == [b"They", b"the dog"]
+
+
+def test_a_lone_wsc_row_gets_the_nouns_of_others_that_stand_in_its_text():
+    rows = [
+        ("Bill passed the plate to John because he was full.", 7, "John"),
+        ("Bill passed the plate to John because he was hungry.", 7, "Bill"),
+        ("The plate fell on the board-Bill and it broke.", 7, "The plate"),
+        ("Johnny ate.", 0, "Johnny"),
+    ]
+    found = wsc.candidates(rows)
+    assert found[0] == found[1] == ["Bill", "John", "The plate"]
+    assert found[2:] == [["The plate"], ["Johnny"]]
 
 
 def test_record_trains_on_every_answer_and_evaluates_each_query_once(jsonl):
