@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from dpt_jax.analysis.device_groups import exchanging_group
 from dpt_jax.analysis.hlo import Array, Computation, Instruction, Module, parse
 
 COLLECTIVES = (
@@ -132,8 +133,13 @@ class _Reader:
 
     def read(self, computation: Computation, times: int) -> None:
         """Adds what `computation` costs, run `times` times."""
+        # A TPU spreads one exchange over several fusions, each of which names its channel.
+        channels: set[str] = set()
         for instruction in computation.instructions:
-            self._read_instruction(computation, instruction, times)
+            if instruction.opcode == "fusion":
+                self._read_fusion(computation, instruction, times, channels)
+            else:
+                self._read_instruction(computation, instruction, times)
 
     def _read_instruction(self, computation: Computation, i: Instruction, times: int) -> None:
         opcode = i.opcode
@@ -154,8 +160,6 @@ class _Reader:
             self.read(self.module.computations[str(i.called("calls"))], times)
         elif opcode.endswith("-start"):
             self.work.append(Work(0.0, _moved_beside(computation, i), times, waits=False))
-        elif opcode == "fusion":
-            self._read_fusion(computation, i, times)
         else:
             flops = _matrix_flops(computation, i)
             self.work.append(Work(flops, _bytes_of(computation, i), times))
@@ -173,20 +177,26 @@ class _Reader:
         self.work += dearest.work
         self.collectives += dearest.collectives
 
-    def _read_fusion(self, computation: Computation, i: Instruction, times: int) -> None:
+    def _read_fusion(
+        self, computation: Computation, i: Instruction, times: int, channels: set[str]
+    ) -> None:
         fused = self.module.computations[str(i.called("calls"))]
         flops = 0.0
         for inner, instruction in _walk(self.module, fused):
             flops += _matrix_flops(inner, instruction)
             if instruction.opcode in COLLECTIVES:
-                kind = instruction.opcode
+                kind, channel = instruction.opcode, instruction.attribute("channel_id")
+                if channel in channels:
+                    continue
+                if channel is not None:
+                    channels.add(channel)
                 if kind == "all-reduce" and inner.name.startswith("all-reduce-scatter"):
                     kind = "reduce-scatter"
                 self._add_collective(kind, inner, instruction, times)
         self.work.append(Work(flops, _fusion_bytes(computation, i, fused), times))
 
     def _add_collective(self, kind: str, computation: Computation, i: Instruction, times: int):
-        group = _group(i, self.module.num_partitions)
+        group = exchanging_group(i, self.module.num_partitions)
         operand = sum(a.bytes for operand in computation.shapes(i) for a in operand)
         n = len(group)
         share = {"all-reduce": 2 * (n - 1) / n, "all-gather": n - 1.0}.get(kind, (n - 1) / n)
@@ -238,19 +248,33 @@ def _fusion_bytes(computation: Computation, i: Instruction, fused: Computation) 
         for operand in instruction.operands:
             users[operand].append(instruction)
     parameters = {int(p.literal): p.name for p in fused.instructions if p.opcode == "parameter"}
+    root = next((x for x in reversed(fused.instructions) if x.is_root), fused.instructions[-1])
     total = 0.0
     for number, arrays in enumerate(computation.shapes(i)):
-        if not _memory(arrays):
-            continue
-        parts = _parts_read(parameters.get(number, ""), users)
-        total += _memory(arrays) if parts is None else min(parts, _memory(arrays))
-    root = next((x for x in reversed(fused.instructions) if x.is_root), fused.instructions[-1])
+        if _memory(arrays):
+            parts = _parts_read(parameters.get(number, ""), users)
+            total += _memory(arrays) if parts is None else min(parts, _memory(arrays))
     while root.opcode in _VIEWS and root.operands and root.operands[0] in fused.by_name:
         root = fused.by_name[root.operands[0]]
     if root.opcode == "dynamic-update-slice" and _memory(i.result):
         # In place: the update alone is written.
         return total + sum(a.bytes for a in fused.shapes(root)[1])
+    if _only_carries(root):
+        return total
+    if root.opcode == "tuple" and len(root.operands) == len(i.result):
+        made = [fused.by_name[name] for name in root.operands]
+        written = [a for a, x in zip(i.result, made, strict=True) if not _only_carries(x)]
+        return total + _memory(written)
     return total + _memory(i.result)
+
+
+def _only_carries(i: Instruction) -> bool:
+    """Whether what `i` gives was there before, or comes over the links."""
+    return (
+        i.opcode in ("parameter", "get-tuple-element")
+        or i.opcode in COLLECTIVES
+        or (i.opcode == "custom-call" and "AsyncCollective" in i.attributes)
+    )
 
 
 def _parts_read(name: str, users: dict[str, list[Instruction]]) -> float | None:
@@ -260,6 +284,8 @@ def _parts_read(name: str, users: dict[str, list[Instruction]]) -> float | None:
         if user.opcode in _SLICES and user.operands[0] == name:
             total += sum(a.bytes for a in user.result)
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+            continue
+        elif user.opcode == "tuple" or _only_carries(user):
             continue
         elif user.opcode == "bitcast":
             inner = _parts_read(user.name, users)
@@ -342,42 +368,3 @@ def _trip_count(module: Module, loop: Instruction) -> int:
         if i.opcode == "constant" and re.fullmatch(r"-?\d+", i.literal) and i.result[0].dims == ()
     ]
     return max(bounds) if compares and bounds and max(bounds) > 0 else 1
-
-
-def _group(i: Instruction, partitions: int) -> tuple[int, ...]:
-    """One of the groups that exchange, in any of the forms in which XLA writes them."""
-    pairs = i.attribute("source_target_pairs")
-    if pairs:
-        return tuple(int(n) for n in re.findall(r"\d+", pairs)[:2])
-    text = i.attribute("replica_groups") or "{}"
-    listed = re.match(r"\{\{([\d,]+)\}", text)
-    if listed:
-        return tuple(int(n) for n in listed.group(1).split(","))
-    counted = re.match(r"\[([\d,]+)\]<=(.*)", text)
-    if counted:
-        shape = [int(n) for n in counted.group(1).split(",")]
-        return tuple(_iota(counted.group(2)).reshape(shape)[0].reshape(-1).tolist())
-    if text.startswith("mesh["):
-        return _mesh_group(i.attributes[i.attributes.index("replica_groups=mesh[") :])
-    return tuple(range(partitions))
-
-
-def _iota(text: str) -> np.ndarray:
-    """Reads `[4,4]T(1,0)`: the numbers from 0 in that shape, transposed."""
-    shape = [int(n) for n in re.findall(r"\d+", text[: text.index("]")])]
-    order = re.search(r"T\(([\d,]+)\)", text)
-    ids = np.arange(math.prod(shape)).reshape(shape)
-    return ids.transpose([int(n) for n in order.group(1).split(",")]) if order else ids
-
-
-def _mesh_group(text: str) -> tuple[int, ...]:
-    """Reads `mesh['a'=4,'b'=2], device_ids=([4,2]T(1,0)) {'a'}`: the devices along `a`."""
-    sizes = re.findall(r"'([^']+)'=(\d+)", text[: text.index("]")])
-    rest = text[text.index("]") :]
-    axes = re.findall(r"'([^']+)'", rest[rest.index("{") : rest.index("}")])
-    names = [name for name, _ in sizes]
-    shape = [int(n) for _, n in sizes]
-    order = re.match(r"\], device_ids=\(([^{]*)\) ", rest)
-    ids = _iota(order.group(1)) if order else np.arange(math.prod(shape))
-    index = tuple(slice(None) if name in axes else 0 for name in names)
-    return tuple(ids.reshape(shape)[index].reshape(-1).tolist())

@@ -162,7 +162,7 @@ def test_a_started_collective_in_a_loop_without_a_known_count_is_counted_by_its_
   %b = (s32[]{:T(128)}, f32[1024]{0}) parameter(0)
   %x = f32[1024]{0} get-tuple-element(%b), index=1
   %i.1 = s32[]{:T(128)} get-tuple-element(%b), index=0
-  %s = (f32[1024]{0}, f32[1024]{0}) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
+  %s = (f32[1024]{0}, f32[1024]{0}) collective-permute-start(%x), source_target_pairs={{0,0},{1,2}}
   %d = f32[1024]{0} collective-permute-done(%s)
   ROOT %t = (s32[]{:T(128)}, f32[1024]{0}) tuple(%i.1, %d)
 }
@@ -175,6 +175,42 @@ def test_a_started_collective_in_a_loop_without_a_known_count_is_counted_by_its_
         )
     )
     assert costs.by_kind() == {"collective-permute": {"count": 6, "bytes": 6 * 4096}}
+    assert {c.group for c in costs.collectives} == {(1, 2)}
+
+
+def test_an_exchange_that_is_spread_over_fusions_counts_once_and_moves_no_memory():
+    # Start, and a product that goes on beside it, as libtpu writes them.
+    fused = """%start (a: f32[256]) -> (f32[256], f32[1024]) {
+  %a = f32[256]{0} parameter(0)
+  %g = f32[1024]{0} all-gather(%a), channel_id=7, replica_groups=[4,4]<=[16], dimensions={0}
+  ROOT %c = (f32[256]{0}, f32[1024]{0}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+}
+
+%step (a: f32[256], g: f32[1024], x: f32[64,64]) -> (f32[64,64], f32[256], f32[1024]) {
+  %a = f32[256]{0} parameter(0)
+  %g.1 = f32[1024]{0} parameter(1)
+  %x = f32[64,64]{1,0} parameter(2)
+  %g = f32[1024]{0} all-gather(%a), channel_id=7, replica_groups=[4,4]<=[16], dimensions={0}
+  %d = f32[64,64]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (f32[64,64]{1,0}, f32[256]{0}, f32[1024]{0}) tuple(%d, %a, %g.1)
+}
+"""
+    costs = read_costs(
+        program(
+            "%w = f32[256]{0} parameter(0)",
+            "%x = f32[64,64]{1,0} parameter(1)",
+            "%s = (f32[256]{0}, f32[1024]{0}) fusion(%w), kind=kCustom, calls=%start",
+            "%a = f32[256]{0} get-tuple-element(%s), index=0",
+            "%g = f32[1024]{0} get-tuple-element(%s), index=1",
+            "ROOT %f = (f32[64,64]{1,0}, f32[256]{0}, f32[1024]{0}) fusion(%a, %g, %x), "
+            "kind=kOutput, calls=%step",
+            others=fused,
+        )
+    )
+    assert costs.by_kind() == {"all-gather": {"count": 1, "bytes": 3 * 4 * 256}}
+    assert costs.flops == 2 * 64**3
+    # One operand, read by both sides of the product, and the product.
+    assert costs.bytes == 4 * 2 * 64 * 64
 
 
 def test_text_without_a_program_is_refused():
