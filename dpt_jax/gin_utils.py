@@ -50,7 +50,8 @@ def parse(
       InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
         a macro that nothing uses, or one that had to be set and is not.
     """
-    if any(_imports_tasks(file) for file in gin_files):
+    folders = ["", *gin_search_paths, str(gin_configs())]
+    if any(_imports_tasks(file, folders) for file in gin_files):
         _import_seqio()
     _parse_files(gin_files, gin_search_paths)
     for binding in gin_bindings:
@@ -90,10 +91,11 @@ def _import_seqio() -> None:
     import_seqio()
 
 
-def _imports_tasks(file: str) -> bool:
-    # As the config.gin of a run on our tasks does: TensorFlow comes with them, and its chatter.
-    path = pathlib.Path(file)
-    return path.is_file() and "dpt_jax.tasks" in path.read_text(errors="replace")
+def _imports_tasks(file: str, folders: Sequence[str]) -> bool:
+    # TensorFlow comes with our tasks, and its chatter at start-up.
+    paths = (pathlib.Path(folder, file) for folder in folders)
+    found = next((path for path in paths if path.is_file()), None)
+    return found is not None and "dpt_jax.tasks" in found.read_text(errors="replace")
 
 
 _PARSE_ERRORS = (
