@@ -189,7 +189,8 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         size = len(local) // len(blocks)
         shape = (size * mesh.shape["data"] * mesh.shape["fsdp"], *local.shape[1:])
 
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
+        def rows(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None  # The sharding is a NamedSharding, which cuts every array.
             position = np.searchsorted(blocks, (index[0].start or 0) // size)
             return local[position * size : (position + 1) * size]
 

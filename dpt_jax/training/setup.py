@@ -93,10 +93,11 @@ def _place(tensor: Tensor, sharding: Sharding) -> jax.Array:
     On a CPU a slice that lies in a mapped file as it is used stays there, and devices that hold
     the same slice share it. So neither files nor replicas cost memory of their own.
     """
-    devices = collections.defaultdict(list)
+    devices: dict[Any, list[Any]] = collections.defaultdict(list)
     for device, index in sharding.addressable_devices_indices_map(tensor.shape).items():
-        spans = zip(index, tensor.shape, strict=True)
-        devices[tuple(part.indices(size)[:2] for part, size in spans)].append(device)
+        assert index is not None  # Every device of a mesh holds a slice.
+        axes = zip(index, tensor.shape, strict=True)
+        devices[tuple(part.indices(size)[:2] for part, size in axes)].append(device)
     # The smallest rectangle around all slices.
     bounds = [
         (min(a for a, _ in axis), max(b for _, b in axis)) for axis in zip(*devices, strict=True)
