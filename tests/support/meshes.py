@@ -10,20 +10,33 @@ import sys
 
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.training import trainer
+from dpt_jax.training import setup, trainer
 from tests.support import runs
 
-MESHES = ((8, 1, 1), (2, 2, 2), (1, 1, 8), (1, 4, 2))
+MESHES = ((8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 1, 8))
+STEPS = 20
+# The same run as `config` on the command line.
+MACROS = {
+    "TRAIN_STEPS": STEPS,
+    "EVAL_PERIOD": STEPS,
+    "config.RunConfig.checkpoint_period": 2,
+    "config.RunConfig.log_period": 1,
+    "NUM_BUCKETS": 1,
+    "MICROBATCHES": 2,
+    "MIXTURE_OR_TASK_NAME": "toy_mixture",
+    "optax.adamw.weight_decay": 1e-4,
+}
 
 
 def config(folder, backbone, mesh):
-    """Ten steps in one bucket, with an evaluation at the end."""
+    """Twenty steps in one bucket, with an evaluation at the end."""
     return runs.run_config(
         folder,
         backbone,
         mesh=mesh,
-        train_steps=10,
-        eval_period=10,
+        train_steps=STEPS,
+        eval_period=STEPS,
+        checkpoint_period=2,
         log_period=1,
         num_buckets=1,
         microbatches=2,
@@ -32,21 +45,22 @@ def config(folder, backbone, mesh):
 
 
 if __name__ == "__main__":
-    made = []
+    placed = []
+    place = setup.place
 
-    class Spy(trainer._Run):
-        def __init__(self, *args):
-            super().__init__(*args)
-            made.append(self)
+    def noted(*args):
+        placed.append(place(*args))
+        return placed[-1]
 
-    trainer._Run = Spy
+    setup.place = noted
     shards = {}
     for mesh in MESHES:
         name = "x".join(map(str, mesh))
+        placed.clear()
         trainer.train(config(pathlib.Path(sys.argv[1]) / name, sys.argv[2], mesh))
-        run = made.pop()
-        everything = flatten_dict({"frozen": run.frozen, "trained": run.state.params}, sep="/")
         shards[name] = {
-            key: list(array.addressable_shards[0].data.shape) for key, array in everything.items()
+            key: list(array.addressable_shards[0].data.shape)
+            for tree in placed
+            for key, array in flatten_dict(tree, sep="/").items()
         }
     print(json.dumps(shards))

@@ -7,6 +7,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from dpt_jax import interop
@@ -120,6 +121,14 @@ def prompt(model_dir, step) -> np.ndarray:
     """An exported prompt of a run."""
     folder = pathlib.Path(model_dir) / "numpy_checkpoints" / f"checkpoint_{step}"
     return np.load(folder / "prompt.npy")
+
+
+def same_results(model_dir, expected, step) -> None:
+    """Asserts losses and metrics within 1e-5, line by line, and a prompt within 1e-4."""
+    for ours, theirs in zip(metrics(model_dir), metrics(expected), strict=True):
+        for key in ("step", "task", "loss", "learning_rate", "accuracy"):
+            assert ours.get(key) == pytest.approx(theirs.get(key), abs=1e-5), (model_dir, key)
+    np.testing.assert_allclose(prompt(model_dir, step), prompt(expected, step), atol=1e-4)
 
 
 def contents(folder) -> dict[str, tuple[int, bytes]]:

@@ -1,6 +1,7 @@
 import pytest
 
-from tests.support import runs
+from dpt_jax.training import trainer
+from tests.support import meshes, runs
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +13,11 @@ def backbone(tmp_path_factory):
 def _quick_compilation(tmp_path_factory):
     with runs.quick_compilation(tmp_path_factory.mktemp("programs")):
         yield
+
+
+@pytest.fixture(scope="package")
+def one_device(backbone, tmp_path_factory, _quick_compilation):
+    """The run of `meshes.config` on one device."""
+    folder = tmp_path_factory.mktemp("one_device")
+    trainer.train(meshes.config(folder, backbone, (1, 1, 1)))
+    return folder
