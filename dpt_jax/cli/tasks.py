@@ -126,9 +126,9 @@ def examples(task: Any, split: str, count: int) -> list[dict[str, Any]]:
 def _examples(task: Any, split: str) -> Iterator[dict[str, Any]]:
     import tensorflow as tf
 
-    from dpt_jax.training import data
+    from dpt_jax.training import reading
 
-    with data.task_errors(task.name, split):
+    with reading.task_errors(task.name, split):
         for raw in task.source.get_dataset(split=split, shuffle=False):
             # One row at a time, because a row may give no example, or several.
             made = task.preprocess_precache(tf.data.Dataset.from_tensors(raw))

@@ -5,13 +5,11 @@ training examples take 150 MB): a hundred epochs cost one pass through TensorFlo
 batch can be formed without replaying those before it.
 """
 
-import contextlib
 import dataclasses
 import importlib
 import itertools
 import logging
 import os
-import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.training import distributed, reading
 from dpt_jax.training.batching import Sampler, Schedule, choose_buckets, plan_batches
 
 OVERLENGTH = ("error", "truncate", "drop")
@@ -52,7 +51,8 @@ class TaskExamples:
       name: the SeqIO task.
       inputs: source token ids, one int32 array an example.
       targets: target token ids, one int32 array an example.
-      rows: all features of every example, for postprocessors.
+      rows: all features of every example, for postprocessors; of a split that several processes
+        have read together, the tokens alone.
     """
 
     name: str
@@ -133,8 +133,8 @@ def get_vocabulary(provider: Any) -> Any:
         _ = vocabulary.vocab_size  # Its file is read when it is first needed.
     except Exception as e:
         raise InputError(
-            f"The vocabulary of {provider.name!r} cannot be read: {_message(e)} Set DPT_VOCAB to "
-            "the model's SentencePiece file, where the task reads it."
+            f"The vocabulary of {provider.name!r} cannot be read: {reading.message(e)} Set "
+            "DPT_VOCAB to the model's SentencePiece file, where the task reads it."
         ) from e
     return vocabulary
 
@@ -144,6 +144,7 @@ def load_split(
     split: str,
     feature_lengths: Mapping[str, int],
     overlength: str = "error",
+    together: bool = False,
 ) -> list[TaskExamples]:
     """Tokenizes a split of a task, or of every task of a mixture, into memory.
 
@@ -153,6 +154,8 @@ def load_split(
       feature_lengths: longest allowed `inputs` and `targets`, in tokens with EOS.
       overlength: what to do with longer examples: `error`, `truncate` or `drop`; the last two
         are counted and logged.
+      together: the processes of the run share the work and exchange the tokens, see
+        `reading.read_together`; all must call this. Otherwise this process reads everything.
 
     Raises:
       InputError: for an unknown split, an empty one, or examples that are too long.
@@ -164,15 +167,8 @@ def load_split(
     loaded = []
     for task in tasks:
         check_split(task, split)
-        with task_errors(task.name, split):
-            dataset = task.get_dataset(
-                sequence_length=None if _cuts(task) else dict(feature_lengths),
-                split=split,
-                shuffle=False,
-                num_epochs=1,
-                trim_output_features=False,
-            )
-            rows = list(dataset.as_numpy_iterator())
+        read = reading.read_together if together else reading.read
+        rows = read(task, split, None if _cuts(task) else dict(feature_lengths))
         rows = _enforce_lengths(task.name, split, rows, feature_lengths, overlength)
         if not rows:
             raise InputError(f"Split {split!r} of task {task.name!r} has no examples.")
@@ -202,32 +198,6 @@ def check_split(task: Any, split: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def task_errors(task: str, split: str) -> Iterator[None]:
-    """Turns what a task refuses in its data into an InputError.
-
-    That is a ValueError, or what TensorFlow makes of an error inside a `tf.data` pipeline.
-    """
-    import tensorflow as tf
-
-    try:
-        yield
-    except InputError:
-        raise
-    except (ValueError, OSError, tf.errors.OpError) as e:
-        raise InputError(f"Split {split!r} of task {task!r}: {_message(e)}") from e
-
-
-# How TensorFlow wraps an exception of Python code that it has called.
-_RAISED_IN_TENSORFLOW = re.compile(r"(?:[\w.]*(?:Error|Exception)): (.*?)\s*\nTraceback", re.DOTALL)
-
-
-def _message(error: Exception) -> str:
-    text = str(getattr(error, "message", error)).strip()
-    wrapped = _RAISED_IN_TENSORFLOW.search(text)
-    return " ".join((wrapped.group(1) if wrapped else text.split("\n\t [[")[0]).split())
-
-
 def _enforce_lengths(name, split, rows, feature_lengths, overlength):
     longest = {f: max((len(row[f]) for row in rows), default=0) for f in ("inputs", "targets")}
     too_long = [
@@ -244,7 +214,8 @@ def _enforce_lengths(name, split, rows, feature_lengths, overlength):
             f"{found}. Raise --gin.TASK_FEATURE_LENGTHS, or accept the loss with "
             "--gin.OVERLENGTH=\"'truncate'\" or \"'drop'\"."
         )
-    logging.warning("%s: %s.", found, {"truncate": "cut", "drop": "dropped"}[overlength])
+    if distributed.is_first():
+        logging.warning("%s: %s.", found, {"truncate": "cut", "drop": "dropped"}[overlength])
     if overlength == "drop":
         return [row for row, long in zip(rows, too_long, strict=True) if not long]
     return [_truncate(row, feature_lengths) for row in rows]
@@ -258,6 +229,15 @@ def _truncate(row, feature_lengths):
             # The last token is EOS, which the model was trained to see at the end.
             row[feature] = np.concatenate([tokens[: limit - 1], tokens[-1:]])
     return row
+
+
+def checksum(tasks: Iterable[TaskExamples]) -> int:
+    """Tells one set of tokenized examples, in one order, from another."""
+    crc = 0
+    for task in tasks:
+        for row in itertools.chain(task.inputs, task.targets):
+            crc = zlib.crc32(row.tobytes(), crc)
+    return crc
 
 
 def pad(rows: list[np.ndarray], count: int, length: int) -> np.ndarray:
@@ -305,14 +285,6 @@ class TrainData:
         sampler = Sampler(tuple(len(task.inputs) for task in tasks), tuple(rates), seed)
         schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size)
         return cls(tasks, buckets, round_up(longest_target, 8), schedule)
-
-    def checksum(self) -> int:
-        """Tells one set of tokenized examples, in one order, from another."""
-        crc = 0
-        for task in self.tasks:
-            for row in itertools.chain(task.inputs, task.targets):
-                crc = zlib.crc32(row.tobytes(), crc)
-        return crc
 
     def batches(
         self, first_step: int, rows: np.ndarray | None = None

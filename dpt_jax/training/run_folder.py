@@ -74,7 +74,7 @@ def everything(config: RunConfig, backbone_fingerprint: int, examples: int) -> d
     Args:
       config: the run.
       backbone_fingerprint: of the frozen parameters.
-      examples: a checksum of the training examples.
+      examples: a checksum of the tokenized examples.
     """
     plain = {
         field.name: value
@@ -84,7 +84,7 @@ def everything(config: RunConfig, backbone_fingerprint: int, examples: int) -> d
     return (
         identity(config, backbone_fingerprint)
         | plain
-        | {"mesh": list(config.mesh), "training_examples": examples}
+        | {"mesh": list(config.mesh), "examples": examples}
         | {"dpt_jax": __version__, "jax": jax.__version__}
     )
 

@@ -105,7 +105,8 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
             evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
             evaluator.check_metrics(config.best_metric)
     if distributed.process_count() > 1:
-        facts = run_folder.everything(config, fingerprint, train_data.checksum())
+        examples = data.checksum(train_data.tasks + (evaluator.examples if evaluator else []))
+        facts = run_folder.everything(config, fingerprint, examples)
         distributed.check_same("configuration", facts)
 
     with partitioning.activate(mesh):
@@ -125,7 +126,11 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
 def _load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
     seqio = data.import_seqio()
     tasks = data.load_split(
-        provider, config.train_split, config.task_feature_lengths, config.overlength
+        provider,
+        config.train_split,
+        config.task_feature_lengths,
+        config.overlength,
+        together=True,
     )
     rates = [1.0]
     if isinstance(provider, seqio.Mixture):
@@ -140,7 +145,8 @@ def make_evaluator(
 ) -> Evaluator:
     """The evaluator of a configuration's task and split."""
     seqio = data.import_seqio()
-    # Evaluation reads whole targets for its metrics; only the sources meet the model.
+    # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs all
+    # features of every row, so that every process reads the whole split.
     examples = data.load_split(
         provider, config.eval_split, config.task_feature_lengths, config.overlength
     )
