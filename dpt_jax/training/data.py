@@ -19,7 +19,7 @@ import numpy as np
 
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.training import distributed, reading
-from dpt_jax.training.batching import Sampler, Schedule, choose_buckets, plan_batches
+from dpt_jax.training.batching import Sampler, Schedule, choose_buckets
 
 OVERLENGTH = ("error", "truncate", "drop")
 
@@ -331,14 +331,17 @@ def make_batch(
 def evaluation_batches(
     inputs: list[np.ndarray], batch_size: int, num_buckets: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """`(indices, encoder_input_tokens)` pairs that cover every example once, by length.
+    """`(indices, encoder_input_tokens)` pairs that cover every example once, the longest first.
 
-    The rows of the last batch beyond `len(indices)` are padding.
+    Sorted by length, and only the batch of the shortest may be short: the least padding there is.
+    Its rows beyond `len(indices)` are padding. Batches are padded to at most `num_buckets` lengths.
     """
     lengths = np.asarray([len(x) for x in inputs])
-    buckets = choose_buckets(lengths, num_buckets)
-    plan = plan_batches(np.searchsorted(buckets, lengths), np.arange(len(inputs)), batch_size)
+    order = np.argsort(-lengths, kind="stable")
+    plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    longest = lengths[[indices[0] for indices in plan]]
+    buckets = choose_buckets(longest, num_buckets)
     return [
         (indices, pad([inputs[i] for i in indices], batch_size, buckets[bucket]))
-        for bucket, indices in plan
+        for indices, bucket in zip(plan, np.searchsorted(buckets, longest), strict=True)
     ]

@@ -128,3 +128,14 @@ def test_evaluation_reads_every_example_once_unchanged():
             found[i] = row[row > 0]
     assert len(found) == 29
     assert all((found[i] == inputs[i]).all() for i in found)
+
+
+def test_evaluation_pads_as_little_as_sorted_rows_can():
+    inputs = [np.ones(n, np.int32) for n in (9, 30, 1, 17, 2, 25, 8)]
+    plan = evaluation_batches(inputs, 3, 8)
+    assert [(list(indices), tokens.shape) for indices, tokens in plan] == [
+        ([1, 5, 3], (3, 32)),
+        ([0, 6, 4], (3, 16)),
+        ([2], (3, 8)),
+    ]
+    assert {tokens.shape for _, tokens in evaluation_batches(inputs, 3, 1)} == {(3, 32)}
