@@ -23,7 +23,7 @@ from dpt_jax.training.ahead_of_time import (
 from dpt_jax.training.config import RunConfig
 
 # A search gives up growing or shrinking a batch after this many compilations of the whole model.
-_WHOLE_COMPILATIONS = 5
+_WHOLE_COMPILATIONS = 4
 # Activations that say how memory grows: well above what stays in a chip's fast memory.
 _SEEN = GIBIBYTE // 2
 
@@ -219,22 +219,25 @@ def search(
 def meshes(config: RunConfig, where: Slice) -> Iterator[tuple[int, int, int]]:
     """The meshes worth trying on a slice: those that divide the model and hold its weights.
 
-    Weights are split over the fsdp axis only where the model axis alone leaves too much of them on
-    a chip: to gather them costs more than to keep them.
+    To gather weights over the fsdp axis costs more than to keep them. So for every model axis there
+    is one fsdp axis: the smallest that leaves half of a chip's memory to the activations, or the
+    largest there is.
     """
     chips, limit = where.chips, where.chip.usable_hbm_bytes
     for model in (n for n in range(1, chips + 1) if chips % n == 0):
         rest = chips // model
+        found = None
         for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
             shape = (rest // fsdp, fsdp, model)
             try:
                 weights = frozen_bytes(config, AbstractMesh(shape, partitioning.MESH_AXES))
             except InputError:
                 continue
-            if weights < limit:
-                yield shape
-            if weights < limit / 4:
+            found = shape if weights < limit else None
+            if weights < limit / 2:
                 break
+        if found is not None:
+            yield found
 
 
 def _with(config: RunConfig, mesh: tuple[int, int, int], batch_size: int, units: int = 0):
@@ -275,7 +278,8 @@ def _expect(config: RunConfig, where: Slice, mesh: Mesh) -> Candidate:
         return program.compiled.memory.total, program.estimate.total
 
     try:
-        batch = unit * -(-2 * where.chips // unit)
+        rows = 1.5 * _SEEN * where.chips / _bytes_of_a_row(config)
+        batch = unit * math.ceil(rows / unit)
         while (at := compiled(few, batch))[0] - _weights(config, mesh, few) < _SEEN:
             batch *= 4
         found = {(few, batch): at, (few, 2 * batch): compiled(few, 2 * batch)}
@@ -299,6 +303,14 @@ def _expect(config: RunConfig, where: Slice, mesh: Mesh) -> Candidate:
     if largest < unit:
         return Candidate(shape, 0, 0.0)
     return Candidate(shape, largest, largest / whole(1, largest))
+
+
+def _bytes_of_a_row(config: RunConfig) -> float:
+    """About what one encoder layer keeps of a row: scores, MLP, and arrays of the model's width."""
+    model = config.model
+    length = config.task_feature_lengths["inputs"] + getattr(config.prompt, "length", 0)
+    width = model.mlp_dim + 3 * model.num_heads * model.head_dim + 4 * model.emb_dim
+    return model.dtype.itemsize * length * (width + model.num_heads * length)
 
 
 def _weights(config: RunConfig, mesh: Mesh, units: int) -> int:
