@@ -33,7 +33,7 @@ def refused(backbone, tmp_path, monkeypatch, capfd):
         def too_late(*_):
             raise AssertionError("went on to compile and train")
 
-        monkeypatch.setattr(trainer._Run, "__init__", too_late)
+        monkeypatch.setattr(trainer.Run, "__init__", too_late)
         argv = runs.arguments(tmp_path / "run", path or backbone, prompt, **macros)
         capfd.readouterr()
         status = main([*argv, *more])

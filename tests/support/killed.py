@@ -20,7 +20,7 @@ def arm(place: str, step: int) -> None:
     from orbax.checkpoint import CheckpointManager
 
     from dpt_jax import files
-    from dpt_jax.training import checkpoints, trainer
+    from dpt_jax.training import checkpoints, loggers
 
     if place == "before_checkpoint":  # The prompt is exported, the summary is written.
         save = checkpoints.Checkpoints.save
@@ -61,7 +61,7 @@ def arm(place: str, step: int) -> None:
 
         CheckpointManager.delete = dying_delete
     elif place == "in_log":  # A line of the log is cut short.
-        write = trainer.MetricsLog.write
+        write = loggers.MetricsLog.write
 
         def dying_write(self, at, *args, **kwargs):
             if at == step:
@@ -70,7 +70,7 @@ def arm(place: str, step: int) -> None:
                 die()
             write(self, at, *args, **kwargs)
 
-        trainer.MetricsLog.write = dying_write
+        loggers.MetricsLog.write = dying_write
     else:
         raise ValueError(place)
 

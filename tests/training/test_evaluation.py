@@ -27,7 +27,7 @@ def test_a_best_metric_that_does_not_exist_is_refused_before_anything_is_compile
     def too_late(*_):
         raise AssertionError("went on to compile and train")
 
-    monkeypatch.setattr(trainer._Run, "__init__", too_late)
+    monkeypatch.setattr(trainer.Run, "__init__", too_late)
     config = runs.run_config(tmp_path / "run", backbone, best_metric="acuracy")
     with pytest.raises(InputError) as error:
         trainer.train(config)

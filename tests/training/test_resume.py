@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, Stopped
 from dpt_jax.models import T5Config
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.training import trainer
@@ -157,7 +157,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.partitioning, "put_batch", put_batch)
-        with pytest.raises(trainer.Stopped, match=f"SIGTERM after saving step {stop}"):
+        with pytest.raises(Stopped, match=f"SIGTERM after saving step {stop}"):
             trainer.train(config(broken))
     assert latest(broken) == stop
     found = trainer.train(config(broken))

@@ -9,25 +9,25 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, NonFiniteLossError
 from dpt_jax.interop import load_backbone
 from dpt_jax.prompts import VanillaPrompt
-from dpt_jax.training import schedules, trainer
+from dpt_jax.training import loggers, schedules, trainer
 from dpt_jax.training.evaluation import TaskResult
 from tests.support import runs
 
 
 @pytest.fixture
 def spied(monkeypatch):
-    """The `_Run` objects of the trainings in a test."""
+    """The `Run` objects of the trainings in a test."""
     made = []
 
-    class Spy(trainer._Run):
+    class Spy(trainer.Run):
         def __init__(self, *args):
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(trainer, "_Run", Spy)
+    monkeypatch.setattr(trainer, "Run", Spy)
     return made
 
 
@@ -107,7 +107,7 @@ def test_the_same_trainer_trains_everything(backbone, tmp_path, spied, prompted)
 
 def test_the_logged_learning_rate_is_the_one_used(backbone, tmp_path, monkeypatch):
     # With plain gradient descent a step moves the prompt by rate times gradient norm.
-    monkeypatch.setattr(trainer._Run, "_prune", lambda self: None)
+    monkeypatch.setattr(trainer.Run, "_prune", lambda self: None)
     config = runs.run_config(
         tmp_path,
         backbone,
@@ -132,7 +132,7 @@ def test_the_logged_learning_rate_is_the_one_used(backbone, tmp_path, monkeypatc
 
 
 def test_a_large_gradient_is_cut_to_clip_norm(backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer._Run, "_prune", lambda self: None)
+    monkeypatch.setattr(trainer.Run, "_prune", lambda self: None)
     config = runs.run_config(
         tmp_path,
         backbone,
@@ -160,13 +160,13 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
     )
-    update = trainer.Progress.update
+    update = loggers.Progress.update
 
     def count(self, step, loss):
         seen.append((step, len(compiled)))
         update(self, step, loss)
 
-    monkeypatch.setattr(trainer.Progress, "update", count)
+    monkeypatch.setattr(loggers.Progress, "update", count)
     trainer.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
     [run] = spied
     assert len(run.data.buckets) == 2
@@ -300,7 +300,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backb
         tmp_path, backbone, optimizer=explodes, learning_rate=half, eval_period=0,
         checkpoint_period=3,
     )  # fmt: skip
-    with pytest.raises(trainer.NonFiniteLossError) as error:
+    with pytest.raises(NonFiniteLossError) as error:
         trainer.train(config)
     # The seventh update spoils the prompt; the eighth step's loss shows it.
     for part in ("loss is nan at step 8", "learning rate 0.5", str(tmp_path / "checkpoints" / "6")):
@@ -327,7 +327,7 @@ def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
     config = runs.run_config(
         tmp_path, backbone, optimizer=spoils, eval_period=0, checkpoint_period=1, num_buckets=1
     )
-    with pytest.raises(trainer.NonFiniteLossError, match="step 1,.*there is no checkpoint yet"):
+    with pytest.raises(NonFiniteLossError, match="step 1,.*there is no checkpoint yet"):
         trainer.train(config)
     assert not list((tmp_path / "checkpoints").iterdir())
 

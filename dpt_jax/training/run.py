@@ -1,0 +1,348 @@
+"""One run as it goes: its state, its best evaluation, and the files that it writes."""
+
+import dataclasses
+import math
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpt_jax.errors import NonFiniteLossError, Stopped
+from dpt_jax.interop import save_prompt
+from dpt_jax.models import Transformer
+from dpt_jax.training import (
+    checkpoints,
+    data,
+    distributed,
+    partitioning,
+    run_folder,
+    setup,
+    strict_json,
+)
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.evaluation import TaskResult, averages, best_value, write_predictions
+from dpt_jax.training.loggers import MetricsLog, Progress, Silent
+from dpt_jax.training.state import Params, merge_params, split_params
+from dpt_jax.training.step import make_loss_fn, make_train_step
+
+
+@dataclasses.dataclass
+class BestSoFar:
+    """The best evaluation of a run; part of every checkpoint."""
+
+    step: int | None = None
+    value: float | None = None
+    metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    evaluations_since: int = 0
+
+    def update(self, step: int, value: float, results: list[TaskResult]) -> None:
+        """Takes note of an evaluation; on a tie the earlier step stays the best."""
+        # A metric may be undefined (not a number), and then any other value is better.
+        if self.value is None or math.isnan(self.value) or value > self.value:
+            self.step, self.value, self.evaluations_since = step, value, 0
+            self.metrics = {result.task: result.metrics for result in results}
+        else:
+            self.evaluations_since += 1
+
+
+class Run:
+    """The mutable part of a run: state, best evaluation, open files.
+
+    `loop` takes its steps; `dpt_jax.training.population` takes those of several runs together.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Transformer,
+        mesh: Any,
+        params: Params,
+        train_data: data.TrainData,
+        evaluator: Callable[[Params], list[TaskResult]] | None,
+        frozen: Params | None = None,
+    ):
+        """Takes the run up where its folder left it.
+
+        Args:
+          config: the run.
+          model: the network, with the prompt.
+          mesh: the devices.
+          params: all parameters.
+          train_data: examples and their order.
+          evaluator: evaluates merged parameters; None where there is no evaluation.
+          frozen: the frozen parameters, where they are on their devices already.
+        """
+        self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
+        # The process that writes what is written once, and talks.
+        self.first = distributed.is_first()
+        steps_per_epoch = train_data.schedule.steps_per_epoch
+        self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
+        asked = config.eval_period
+        self.eval_period = steps_per_epoch if isinstance(asked, str) else asked
+        self.save_period = config.checkpoint_period or self.eval_period or steps_per_epoch
+        self.schedule = config.learning_rate(self.total_steps)
+        self.optimizer = config.optimizer(self.schedule)
+        if config.clip_norm is not None:
+            self.optimizer = optax.chain(
+                optax.clip_by_global_norm(config.clip_norm), self.optimizer
+            )
+
+        shardings = partitioning.parameter_shardings(setup.abstract_variables(model), mesh)
+        trainable, stored = split_params(params, config.trainable_pattern)
+        train_shardings, frozen_shardings = split_params(shardings, config.trainable_pattern)
+        if frozen is None:
+            frozen = setup.place(stored, frozen_shardings, config.frozen_dtype)
+        self.frozen = frozen
+        self.state = setup.make_state(
+            setup.place(trainable, train_shardings),
+            train_shardings,
+            self.optimizer,
+            config.random_seed,
+            mesh,
+        )
+        self.trainable_parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
+        state_shardings = jax.tree.map(lambda x: x.sharding, self.state)
+        self.train_step = jax.jit(
+            make_train_step(
+                make_loss_fn(model, config.z_loss), self.optimizer, config.microbatches
+            ),
+            donate_argnums=0,
+            out_shardings=(state_shardings, partitioning.replicated(mesh)),
+        )
+        self.best = BestSoFar()
+        self.train_seconds = 0.0
+        # Metrics of the steps since the last line of the log, so that a run which a signal stops
+        # between two lines goes on to write the lines of an unbroken one.
+        self.unlogged: dict[int, dict[str, Any]] = {}
+        self.checkpoints = checkpoints.Checkpoints(config.model_dir)
+        self.saved_step = self.checkpoints.latest_step()
+        if self.saved_step is not None:
+            self.state, progress = self.checkpoints.restore(checkpoints.abstract(self.state))
+            self.best = BestSoFar(**progress["best"])
+            self.train_seconds = progress["train_seconds"]
+            self.unlogged = {int(step): m for step, m in progress["unlogged"].items()}
+
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return int(self.state.step) >= self.total_steps or self.has_plateaued()
+
+    def already_finished(self) -> dict[str, Any]:
+        """Says so, and clears away what a run killed in its last moments left to prune."""
+        if self.first:
+            print(
+                f"{self.config.model_dir} is finished: step {int(self.state.step)} of "
+                f"{self.total_steps}{', stopped early' if self.has_plateaued() else ''}. Nothing "
+                "to do; raise --gin.TRAIN_STEPS or --gin.EPOCHS to train on.",
+                file=sys.stderr,
+            )
+        self._prune()
+        self.checkpoints.close()
+        return run_folder.read_summary(self.config.model_dir)
+
+    def loop(self) -> dict[str, Any]:
+        """Trains from the state's step to the last one."""
+        start = int(self.state.step)
+        self.open(Progress(self.total_steps, start) if self.first else Silent())
+        self._announce(start)
+        rows = partitioning.process_rows(self.mesh, self.config.batch_size)
+        batches = self.data.batches(start, rows)
+        try:
+            with distributed.stop_signals() as received:
+                for step in range(start + 1, self.total_steps + 1):
+                    if self.has_plateaued():
+                        self.progress.say(
+                            f"stopped early: {self.best.evaluations_since} evaluations without "
+                            f"improvement over step {self.best.step}"
+                        )
+                        break
+                    batch = partitioning.put_batch(next(batches), self.mesh)
+                    self.state, metrics = self.train_step(self.state, self.frozen, batch)
+                    # Asked once: a signal may come at any line below.
+                    stop = distributed.should_stop(step, received)
+                    self.after_step(step, metrics, stop)
+                    if stop:
+                        raise Stopped(received[0] if received else signal.SIGTERM, step)
+            return self.summary()
+        finally:
+            self.progress.close()
+            self.close()
+
+    def open(self, progress: Any, share: float = 1.0) -> None:
+        """Opens the log; of the time from here on, `share` counts as this run's."""
+        self.log: MetricsLog | Silent = Silent()
+        if self.first:
+            self.log = MetricsLog(self.config.model_dir, int(self.state.step))
+        self.progress = progress
+        self._share, self._began, self._before = share, time.monotonic(), self.train_seconds
+
+    def close(self) -> None:
+        """Closes the log and the checkpoints."""
+        self.log.close()
+        self.checkpoints.close()
+
+    def after_step(self, step: int, metrics: dict[str, Any], stop: bool = False) -> None:
+        """Logs, evaluates and saves as is due, once `state` is that of `step`.
+
+        Args:
+          step: updates made.
+          metrics: the step's, as `make_train_step` gives them; anything that `float` takes.
+          stop: saves in any case, as the run is about to be stopped.
+
+        Raises:
+          NonFiniteLossError: when the loss is not finite, at this step or at one before it.
+        """
+        self.unlogged[step] = metrics
+        # The newest step is still being computed; those before it are done.
+        self._check_finite({s: m for s, m in self.unlogged.items() if s < step})
+        last = step == self.total_steps
+        evaluates = bool(self.eval_period) and (step % self.eval_period == 0 or last)
+        saves = evaluates or step % self.save_period == 0 or last
+        if step % self.config.log_period == 0 or saves:
+            self._log_metrics(self.unlogged)
+            self.unlogged = {}
+        if evaluates:
+            self._evaluate(step)
+        if saves or stop:
+            self._check_finite(self.unlogged)
+            self.train_seconds = self._before + self._share * (time.monotonic() - self._began)
+            self._save(step)
+
+    def _announce(self, start: int) -> None:
+        examples = sum(self.data.schedule.sampler.sizes)
+        frozen = sum(x.size for x in jax.tree.leaves(self.frozen))
+        self.progress.say(
+            f"{self.config.mixture_or_task_name}: {examples:,} examples, "
+            f"{self.data.schedule.steps_per_epoch:,} steps an epoch, source buckets "
+            f"{', '.join(map(str, self.data.buckets))}, target length {self.data.target_length}\n"
+            f"{self.trainable_parameters:,} trainable and {frozen:,} frozen parameters; "
+            f"mesh {dict(self.mesh.shape)}\n"
+            + (f"continuing from step {start}" if start else f"run folder {self.config.model_dir}")
+        )
+
+    def _check_finite(self, metrics: dict[int, dict[str, Any]]) -> None:
+        """Fetches the metrics, in place, and stops the run when they are not finite."""
+        for step, values in metrics.items():
+            if isinstance(values["loss"], float):
+                continue  # Fetched and found finite before.
+            values.update({name: float(value) for name, value in values.items()})
+            # A gradient that is not finite has already spoiled the parameters.
+            bad = [name for name in ("loss", "grad_norm") if not math.isfinite(values[name])]
+            if bad:
+                raise self._diverged(f"{bad[0]} is {values[bad[0]]}", step)
+
+    def _diverged(self, what: str, step: int) -> NonFiniteLossError:
+        good = "there is no checkpoint yet"
+        if self.saved_step is not None:
+            folder = self.checkpoints.directory / str(self.saved_step)
+            good = f"the last good checkpoint is {folder}"
+        return NonFiniteLossError(
+            f"{what} at step {step}, learning rate {float(self.schedule(step - 1)):.3g}; {good}. "
+            "Lower --gin.LEARNING_RATE_PEAK, or set --gin.CLIP_NORM."
+        )
+
+    def _log_metrics(self, metrics: dict[int, dict[str, Any]]) -> None:
+        self._check_finite(metrics)
+        step = max(metrics)
+        values = list(metrics.values())
+        tokens = sum(m["target_tokens"] for m in values)
+        loss = sum(m["loss"] * m["target_tokens"] for m in values) / tokens
+        self.log.write(
+            step,
+            "train",
+            {
+                "loss": loss,
+                "grad_norm": float(np.mean([m["grad_norm"] for m in values])),
+                "learning_rate": float(self.schedule(step - 1)),
+            },
+        )
+        self.progress.update(step, loss)
+
+    def _evaluate(self, step: int) -> None:
+        assert self.evaluator is not None  # There is a period, so there is an evaluator.
+        results = self.evaluator(merge_params(self.state.params, self.frozen))
+        folder = pathlib.Path(self.config.model_dir) / "predictions"
+        for result in results:
+            self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
+            if self.first:
+                write_predictions(result, folder / f"{result.task}_{step}.jsonl")
+            self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")
+        value = best_value(results, self.config.best_metric)
+        if overall := averages(results):
+            name = self.config.mixture_or_task_name
+            self.log.write(step, self.config.eval_split, overall, task=name)
+            self.progress.say(f"step {step}  {name}: {_shown(overall)}")
+            results = [*results, TaskResult(name, overall, [])]
+        self.best.update(step, value, results)
+        if self.config.prompt is not None and "prompt" in self.state.params:
+            factors = jax.device_get(self.state.params["prompt"])
+            if diagnostics := self.config.prompt.diagnostics(factors):
+                self.log.write(step, run_folder.PROMPT_SPLIT, diagnostics)
+                self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
+
+    def _save(self, step: int) -> None:
+        # The loss is that of the parameters before the update.
+        if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
+            raise self._diverged("a trained parameter is not finite", step)
+        # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
+        if self.first and self.config.prompt is not None and "prompt" in self.state.params:
+            factors = jax.device_get(self.state.params["prompt"])
+            save_prompt(
+                checkpoints.numpy_checkpoint(self.config.model_dir, step),
+                self.config.prompt.fold(factors),
+                factors,
+            )
+        self.summary()
+        if step != self.saved_step:
+            self.checkpoints.save(
+                self.state,
+                {
+                    "best": dataclasses.asdict(self.best),
+                    "train_seconds": self.train_seconds,
+                    "unlogged": self.unlogged,
+                },
+            )
+            self.saved_step = step
+        self._prune()
+
+    def _prune(self) -> None:
+        keep = {step for step in (self.saved_step, self.best.step) if step is not None}
+        self.checkpoints.prune(keep)
+        if self.first:
+            checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
+
+    def summary(self) -> dict[str, Any]:
+        """Writes `summary.json`, and returns its contents."""
+        summary: dict[str, Any] = {
+            "best_step": self.best.step,
+            "best_value": self.best.value,
+            "metrics": self.best.metrics,
+            "last_step": int(self.state.step),
+            "train_steps": self.total_steps,
+            "trainable_parameters": self.trainable_parameters,
+            "train_seconds": round(self.train_seconds, 3),
+        }
+        if self.has_plateaued():
+            summary["stopped_early"] = True
+        if self.first:
+            path = pathlib.Path(self.config.model_dir) / run_folder.SUMMARY
+            run_folder.write_json(path, summary)
+        return strict_json.ready(summary)
+
+    def has_plateaued(self) -> bool:
+        """Whether the patience for evaluations without a new best has run out."""
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.best.evaluations_since >= patience
+
+
+def _shown(metrics: dict[str, float]) -> str:
+    return "  ".join(
+        f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
+        for name, value in metrics.items()
+    )
