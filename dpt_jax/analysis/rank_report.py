@@ -124,7 +124,7 @@ def plot(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
 def plot_probe(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
     """Draws `rank` of a run of the probe: the signs of Σ and the rank over training."""
     row = {"axes": {}, "curves": results.read_curves(model_dir)}
-    report = {"title": "", "rows": [], "columns": None, "seeds": [], "names": {}}
+    report: dict[str, Any] = {"title": "", "rows": [], "columns": None, "seeds": [], "names": {}}
     _save(figures.rank([row], report, {}), folder / "rank", model_dir.name)
 
 

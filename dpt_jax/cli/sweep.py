@@ -8,6 +8,8 @@ r"""Run the points of a sweep, each in a folder of its own, and put their result
 
 The results are in OUTPUT/<sweep>: results.jsonl, results.csv, table.md and figures. The same
 command goes on where it was stopped: finished points are not run again, failed ones are.
+Points that differ only in seed, learning rate, bottleneck or few-shot draw train together, against
+one copy of the frozen weights; their results are those of points trained alone.
 --gin.NAME=VALUE sets a binding of every point, --gin.Sweep.FIELD=VALUE changes the sweep.
 
 --launcher=commands prints what is left to run. For a Slurm array, run line SLURM_ARRAY_TASK_ID:
@@ -64,6 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="local processes, ray, or commands, which prints them (default: local)",
     )
     parser.add_argument(
+        "--members_at_once",
+        type=int,
+        metavar="N",
+        help="of points that train together, how many hold their activations in memory at a time; "
+        "0 trains every point alone (default: as many as help and the memory has room for)",
+    )
+    parser.add_argument(
         "--resources", metavar="LIST", help="what a point needs of Ray, as in TPU=4,CPU=8"
     )
 
@@ -78,6 +87,11 @@ def run(args: argparse.Namespace) -> int:
     resources = on_ray.parse_resources(args.resources)
     if args.jobs < 1:
         raise InputError(f"--jobs is {args.jobs}; it must be at least 1.")
+    if args.members_at_once is not None and args.members_at_once < 0:
+        raise InputError(
+            f"--members_at_once is {args.members_at_once}; it must be at least 1, or 0 to train "
+            "every point alone."
+        )
     if resources and args.launcher != "ray":
         raise InputError("--resources is for --launcher=ray; local points share this machine.")
     named = [file for name in args.sweeps for file in _matching(name)]
@@ -162,10 +176,12 @@ def _run_sweep(
         return 0
     launcher: Any
     if args.launcher == "ray":
-        launcher = Ray(folder, paths, args.jobs, resources)
+        launcher = Ray(folder, paths, args.jobs, resources, args.members_at_once)
     else:
-        launcher = Local(folder, paths, args.jobs)
-    work = jobs.group(left)
+        launcher = Local(folder, paths, args.jobs, args.members_at_once)
+    work = [[point] for point in left]
+    if args.members_at_once != 0:
+        work = jobs.group(left, args.jobs)
     progress = SweepProgress(folder, len(points), len(points) - len(left), work)
     for point in left:
         folder.forget_failure(point)

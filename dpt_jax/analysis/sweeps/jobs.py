@@ -4,7 +4,6 @@ A launcher is called with jobs, each a list of points that may be trained togeth
 every point's `Outcome` as it ends. It does not raise for a point that fails.
 """
 
-import importlib.util
 import re
 import shlex
 import signal
@@ -19,7 +18,7 @@ from dpt_jax.errors import InputError, nearest_names
 Report = Callable[[Outcome], None]
 
 LAUNCHERS = ("local", "ray", "commands")
-# What points may differ in and still be trained in one program. Of a few-shot task only the draw.
+# What points may differ in and still be trained together. Of a few-shot task only the draw.
 _TOGETHER = ("RANDOM_SEED", "LEARNING_RATE_PEAK", "BOTTLENECK")
 _FEW_SHOT = re.compile(r"(_k\d+_s)\d+(?='$)")
 
@@ -45,17 +44,23 @@ def require_launcher(name: str) -> None:
             ) from e
 
 
-def group(points: Sequence[Point]) -> list[list[Point]]:
-    """Puts points that may be trained in one program into one job.
+def group(points: Sequence[Point], at_least: int = 1) -> list[list[Point]]:
+    """Puts points that may be trained together into one job.
 
-    Each is a job of its own where `dpt_jax.training.population`, which trains them so, is missing.
+    Args:
+      points: the points.
+      at_least: how many jobs there is work for side by side; where there would be fewer, the
+        largest are halved.
     """
-    if importlib.util.find_spec("dpt_jax.training.population") is None:
-        return [[point] for point in points]
     groups: dict[str, list[Point]] = {}
     for point in points:
         groups.setdefault(_alike(point), []).append(point)
-    return list(groups.values())
+    jobs = list(groups.values())
+    while len(jobs) < at_least and len(largest := max(jobs, key=len, default=[])) > 1:
+        half = len(largest) // 2
+        where = jobs.index(largest)
+        jobs[where : where + 1] = [largest[:half], largest[half:]]
+    return jobs
 
 
 def _alike(point: Point) -> str:
@@ -71,7 +76,10 @@ def _alike(point: Point) -> str:
 
 
 def job_of(
-    points: Sequence[Point], folder: SweepFolder, search_paths: Sequence[str]
+    points: Sequence[Point],
+    folder: SweepFolder,
+    search_paths: Sequence[str],
+    members_at_once: int | None,
 ) -> dict[str, Any]:
     """A job for `worker.train_points`, ready for JSON."""
     return {
@@ -86,6 +94,7 @@ def job_of(
             for point in points
         ],
         "search_paths": list(search_paths),
+        "members_at_once": members_at_once,
     }
 
 

@@ -20,8 +20,15 @@ from dpt_jax.analysis.sweeps.worker import Outcome
 class Local:
     """Points in processes of this machine, `jobs` side by side."""
 
-    def __init__(self, folder: SweepFolder, search_paths: Sequence[str], jobs: int):
+    def __init__(
+        self,
+        folder: SweepFolder,
+        search_paths: Sequence[str],
+        jobs: int,
+        members_at_once: int | None = None,
+    ):
         self._folder, self._search_paths, self._jobs = folder, search_paths, jobs
+        self._members_at_once = members_at_once
         self._programs = folder.path / ".programs"
         self._waiting: queue.SimpleQueue[list[Point]] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen] = set()
@@ -100,7 +107,8 @@ class Local:
         """Hands a job to a process; returns the process, or None when it died over it."""
         left = {point.name: point for point in job}
         try:
-            process.stdin.write(json.dumps(job_of(job, self._folder, self._search_paths)) + "\n")
+            described = job_of(job, self._folder, self._search_paths, self._members_at_once)
+            process.stdin.write(json.dumps(described) + "\n")
             process.stdin.flush()
             for line in process.stdout:
                 if not line.strip():

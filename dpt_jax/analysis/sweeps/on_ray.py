@@ -27,12 +27,14 @@ class Ray:
       search_paths: further folders to look for gin files in.
       jobs: how many points share this machine's cores, where `resources` does not say.
       resources: what a point needs, by Ray's names: CPU, GPU, TPU, or the cluster's own.
+      members_at_once: of points trained together, how many take a step at a time.
     """
 
     folder: SweepFolder
     search_paths: Sequence[str]
     jobs: int
     resources: Mapping[str, float]
+    members_at_once: int | None = None
 
     def __call__(self, jobs: Sequence[list[Point]], report: Report) -> None:
         """Runs all points."""
@@ -73,20 +75,29 @@ class Ray:
         task = ray.remote(max_calls=1)(_ray_points).options(
             num_cpus=cpus, num_gpus=needed.pop("GPU", 0), resources=needed, max_retries=0
         )
-        running = {}
-        for job in jobs:
-            described = job_of(job, self.folder, self.search_paths)
-            for point in described["points"]:
+        running: dict[Any, list[Point]] = {}
+
+        def submit(points: list[Point]) -> None:
+            job = job_of(points, self.folder, self.search_paths, self.members_at_once)
+            for point in job["points"]:
                 point["model_dir"] = str(pathlib.Path(point["model_dir"]).absolute())
                 point["log"] = str(pathlib.Path(point["log"]).absolute())
-            running[task.remote(described, os.getcwd(), list(sys.path))] = job
+            running[task.remote(job, os.getcwd(), list(sys.path))] = points
+
+        for points in jobs:
+            submit(points)
         while running:
             [ready], _ = ray.wait(list(running))
-            job = running.pop(ready)
+            points = running.pop(ready)
             try:
                 outcomes = [Outcome(**fields) for fields in ray.get(ready)]
             except ray.exceptions.RayError as e:
-                outcomes = [_ray_failure(ray, point, e) for point in job]
+                if len(points) > 1:
+                    # Together they may have been too much; whose fault it is, alone will show.
+                    for point in points:
+                        submit([point])
+                    continue
+                outcomes = [_ray_failure(ray, points[0], e)]
             for outcome in outcomes:
                 report(outcome)
 

@@ -36,7 +36,7 @@ class SweepProgress:
         together = sum(len(job) for job in work if len(job) > 1)
         text = f"{folder.sweep.name}: {total} points, {done} of them done before"
         if together:
-            text += f"; {together} may be trained together, {len(work)} programs in all"
+            text += f"; {together} may be trained together, {len(work)} jobs in all"
         self._say(f"{text}. Logs are in {folder.path / 'logs'}")
 
     def ended(self, outcome: Outcome, row: Mapping[str, Any]) -> None:

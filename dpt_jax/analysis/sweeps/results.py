@@ -78,7 +78,7 @@ def read_curves(folder: pathlib.Path, metric: str | None = None) -> dict[str, li
     means = {step: sum(values) / len(values) for step, values in scores.items()} | named
     if means:
         steps = sorted(means)
-        curves["score"] = [steps, [means[step] for step in steps]]
+        curves["score"] = [[*steps], [means[step] for step in steps]]
     return curves
 
 

@@ -8,6 +8,7 @@ small point does.
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +23,8 @@ from typing import Any
 
 OUT_OF_MEMORY = (
     "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
-    "--gin.TASK_FEATURE_LENGTHS, set --gin.FROZEN_DTYPE=\"'bfloat16'\", or lower --jobs."
+    "--gin.TASK_FEATURE_LENGTHS, set --gin.FROZEN_DTYPE=\"'bfloat16'\", or lower --jobs or "
+    "--members_at_once."
 )
 _MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 
@@ -36,7 +38,7 @@ class Outcome:
       status: "done", "failed" or "stopped" (by a signal, after saving).
       seconds: wall time of the attempt; of points trained together, their share.
       error: why it failed.
-      together: how many points were trained in one program; 1 is alone.
+      together: how many points were trained together; 1 is alone.
     """
 
     point: str
@@ -51,25 +53,32 @@ def train_points(job: Mapping[str, Any]) -> Iterator[Outcome]:
 
     Args:
       job: `points`, each a mapping with `name`, `gin_files`, `bindings`, `model_dir` and `log`;
-        and `search_paths`.
+        `search_paths`; and `members_at_once`, how many of them take a step at a time.
     """
-    points = job["points"]
+    points, search_paths = job["points"], job["search_paths"]
     if len(points) > 1:
         began = time.monotonic()
+        for point in points[1:]:
+            with _output_to(point["log"]):
+                print(f"Trains together with {points[0]['name']}, whose log tells of both.")
+        ends: list[Outcome] = []
         with _output_to(points[0]["log"]):
-            done = _guarded(lambda: _train_together(points, job["search_paths"]))
-        if done == "stopped":
+            error = _guarded(
+                lambda: ends.extend(_train_together(points, search_paths, job["members_at_once"]))
+            )
+            if error not in (None, "stopped"):
+                print(f"Each of the {len(points)} points goes on alone.", file=sys.stderr)
+        if error == "stopped":
             yield from (Outcome(point["name"], "stopped") for point in points)
             return
-        if done is None:
+        if error is None:
             share = (time.monotonic() - began) / len(points)
-            for point in points:
-                yield Outcome(point["name"], "done", share, together=len(points))
+            yield from (dataclasses.replace(end, seconds=share) for end in ends)
             return
     for point in points:
         began = time.monotonic()
         with _output_to(point["log"]):
-            error = _guarded(lambda point=point: _train(point, job["search_paths"]))
+            error = _guarded(functools.partial(_train, point, search_paths))
         status = {None: "done", "stopped": "stopped"}.get(error, "failed")
         text = error if status == "failed" else ""
         yield Outcome(point["name"], status, time.monotonic() - began, text or "")
@@ -87,25 +96,23 @@ def _guarded(train: Callable[[], None]) -> str | None:
     except Stopped as e:
         print(e, file=sys.stderr)
         return "stopped"
-    except _NotTogether:
-        print("Not trained together; each point is trained alone.", file=sys.stderr)
-        return "not together"
     except (InputError, NonFiniteLossError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        return str(e)
+        error = str(e)
     except Exception as e:
         # A point that fails in a way nobody foresaw must not take the others with it.
         traceback.print_exc()
         message = str(e).strip() or type(e).__name__
+        error = f"{type(e).__name__}: {message}"
         if isinstance(e, MemoryError) or any(sign in message for sign in _MEMORY_SIGNS):
             first = message.splitlines()[0]
-            return f"Out of memory ({type(e).__name__}: {first}). {OUT_OF_MEMORY}"
-        return f"{type(e).__name__}: {message}"
+            error = f"Out of memory ({type(e).__name__}: {first}). {OUT_OF_MEMORY}"
     finally:
         import jax
 
         # Programs of one point are of no use to the next, whose functions are other ones.
         jax.clear_caches()
+    print(f"error: {error}", file=sys.stderr)
+    return error
 
 
 def _config(point: Mapping[str, Any], search_paths: Sequence[str]) -> Any:
@@ -124,20 +131,18 @@ def _train(point: Mapping[str, Any], search_paths: Sequence[str]) -> None:
     trainer.train(_config(point, search_paths), gin_utils.operative_config)
 
 
-class _NotTogether(Exception):
-    """The points cannot be trained in one program."""
+def _train_together(
+    points: Sequence[Mapping[str, Any]], search_paths: Sequence[str], members_at_once: int | None
+) -> list[Outcome]:
+    from dpt_jax.training.population import train_population
 
-
-def _train_together(points: Sequence[Mapping[str, Any]], search_paths: Sequence[str]) -> None:
-    """Trains points in one program, through `dpt_jax.training.population`.
-
-    Its `train_population(configs, gin_configs)` takes the runs and the text of each one's
-    configuration, trains them into their own run folders, and returns False where they cannot be
-    trained together, having written nothing.
-    """
-    train_population = population_training()
-    if train_population is None or not train_population(*own_configs(points, search_paths)):
-        raise _NotTogether
+    configs, texts = own_configs(points, search_paths)
+    outcomes = []
+    ends = train_population(configs, texts, members_at_once)
+    for point, end in zip(points, ends, strict=True):
+        status, error = ("done", "") if isinstance(end, dict) else ("failed", str(end))
+        outcomes.append(Outcome(point["name"], status, error=error, together=len(points)))
+    return outcomes
 
 
 def own_configs(
@@ -166,17 +171,6 @@ def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> C
         return getattr(_config(point, search_paths), field)(*args)
 
     return call
-
-
-def population_training() -> Callable[..., Any] | None:
-    """`dpt_jax.training.population.train_population`, or None where there is none."""
-    try:
-        import dpt_jax.training.population as population  # type: ignore[import-not-found]
-    except ModuleNotFoundError as e:
-        if e.name != "dpt_jax.training.population":
-            raise
-        return None
-    return population.train_population
 
 
 @contextlib.contextmanager
