@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dpt_jax.errors import InputError
+from dpt_jax.training import watch
 from dpt_jax.training.state import Params, TrainState
 
 CHECKPOINTS = "checkpoints"
@@ -54,6 +55,7 @@ class Checkpoints:
                 state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
             ),
         )
+        watch.note_checkpoint(self.directory / str(step))
 
     def restore(
         self, abstract_state: TrainState, step: int | None = None
@@ -83,6 +85,7 @@ class Checkpoints:
                 f"Checkpoint {self.directory / str(step)} does not hold this run's state ({e}). "
                 "Was the optimizer changed? Use another --gin.MODEL_DIR for another run."
             ) from e
+        watch.note_checkpoint(self.directory / str(step))
         return restored["state"], restored["progress"]
 
     def restore_params(self, step: int) -> Params:

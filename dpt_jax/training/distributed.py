@@ -5,6 +5,7 @@ them is compared before anything is compiled, and what is wrong in one of them i
 single process every function here does what its name says of that one process.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import glob
@@ -13,6 +14,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -24,6 +26,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.training import watch
 
 # Waiting ends at once when the other process dies, which JAX's runtime finds out by itself.
 _A_DAY_IN_MS = 24 * 60 * 60 * 1000
@@ -98,7 +101,7 @@ def start(launch: Launch | None = None) -> None:
     They are there when `launch` or JAX's environment variables say so, in a Slurm or Open MPI step
     of several tasks, in an indexed Kubernetes job and on a Cloud TPU; otherwise, and where
     `num_processes` is 1, nothing is done. Where not all processes come in time this process ends
-    with status 2 and says so.
+    with status 2 and says so. From then on the processes watch over each other, see `watch`.
 
     Raises:
       InputError: when the values given cannot be used, or are not enough.
@@ -119,23 +122,32 @@ def start(launch: Launch | None = None) -> None:
             f"{', '.join(f'--{name}' for name in sorted(missing))}; outside Cloud TPU, Kubernetes, "
             "Slurm and Open MPI all three are needed, in every process."
         )
-    watch = threading.Timer(launch.initialization_timeout, _give_up, [launch])
-    watch.daemon = True
-    watch.start()
+    alarm = threading.Timer(launch.initialization_timeout, _give_up, [launch])
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
             **given,
+            local_device_ids=_gpus() if cluster == "slurm" else None,
             initialization_timeout=launch.initialization_timeout + _GRACE_SECONDS,
             heartbeat_timeout_seconds=launch.heartbeat_timeout,
             shutdown_timeout_seconds=launch.heartbeat_timeout,
         )
-    except ValueError:
-        if given or cluster != "tpu":
-            raise
-        # TPU chips, but none of the services of Cloud TPU: one machine.
+    except (ValueError, RuntimeError) as error:
+        if cluster != "tpu" or given or isinstance(error, RuntimeError):
+            remedy = "Give"
+            if cluster == "kubernetes" and importlib.util.find_spec("kubernetes") is None:
+                remedy = "In Kubernetes, JAX needs the package 'kubernetes': install it, or give"
+            raise InputError(
+                f"The processes of this run cannot be brought together: {error} {remedy} "
+                "--coordinator_address, --num_processes and --process_id in every process, or "
+                "--num_processes=1 to run alone."
+            ) from error
         logging.info("TPU chips without Cloud TPU's metadata: taken for a single machine.")
+        return
     finally:
-        watch.cancel()
+        alarm.cancel()
+    atexit.register(watch.Watch().end, launch.heartbeat_timeout)
 
 
 def _cluster() -> str | None:
@@ -155,6 +167,21 @@ def _cluster() -> str | None:
             return "tpu"
     if "KUBERNETES_SERVICE_HOST" in os.environ and "JOB_COMPLETION_INDEX" in os.environ:
         return "kubernetes"
+    return None
+
+
+def _gpus() -> list[int] | None:
+    """The GPUs of this Slurm task among those it sees; None is JAX's choice, one by its number.
+
+    That is not it where a task sees its own GPU alone, or has its node for itself.
+    """
+    if os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = len(visible.split(",")) if visible else 0
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if count == 1 or (count and re.fullmatch(r"1(\(x\d+\))?", tasks)):
+        return list(range(count))
     return None
 
 
@@ -190,6 +217,8 @@ def running(launch: Launch | None = None) -> Iterator[None]:
     except BaseException as error:
         if process_count() == 1:
             raise
+        if watch.is_loss(error):
+            watch.end_after_loss(error)
         traceback.print_exc()
         print(
             f"Process {jax.process_index()} of {process_count()} ends with this error "
@@ -227,6 +256,7 @@ def _exchange(value: Any, refusal: str | None = None) -> list[Any]:
     from jax._src.distributed import global_state  # JAX has no public name for its client.
 
     client, number = global_state.client, next(_messages)
+    assert client is not None  # There are several processes.
     me, count = jax.process_index(), process_count()
 
     def key(process: int | str) -> str:
@@ -293,11 +323,9 @@ def check_same(what: str, facts: Mapping[str, Any]) -> None:
     lines = []
     for process, other in enumerate(everyone):
         for name in sorted(first.keys() | other.keys()):
-            if first.get(name) != other.get(name):
-                lines.append(
-                    f"  {name}: process 0 has {first.get(name)!r}, process {process} "
-                    f"{other.get(name)!r}"
-                )
+            ours, theirs = (facts.get(name, "nothing") for facts in (first, other))
+            if ours != theirs:
+                lines.append(f"  {name}: process 0 has {ours}, process {process} {theirs}")
     if lines:
         shown = lines[:20] + ([f"  and {len(lines) - 20} more"] if lines[20:] else [])
         raise _Agreed(

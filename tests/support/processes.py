@@ -21,12 +21,13 @@ def free_port() -> int:
 def start(argv, devices: int, module: str = "dpt_jax", **variables: str) -> subprocess.Popen:
     """Starts a process with `devices` virtual devices; it compiles as this one does."""
     environment = os.environ | {
-        name.upper(): str(jax.config.values[name])
+        name.upper(): str(value)
         for name in (
             "jax_disable_most_optimizations",
             "jax_compilation_cache_dir",
             "jax_persistent_cache_min_compile_time_secs",
         )
+        if (value := jax.config.values[name]) is not None
     }
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
