@@ -130,24 +130,8 @@ def make_state(
         return TrainState.create(params, optimizer, seed)
 
     abstract = jax.eval_shape(create, params)
-    everywhere = partitioning.replicated(mesh)
-
-    def slot_sharding(slot, param, sharding):
-        # Adafactor's factored slots have another shape than their parameter.
-        return sharding if slot.shape == param.shape else everywhere
-
-    opt_shardings = optax.tree_utils.tree_map_params(
-        optimizer,
-        slot_sharding,
-        abstract.opt_state,
-        abstract.params,
-        shardings,
-        transform_non_params=lambda _: everywhere,
-    )
-    out: Any = abstract.replace(
-        step=everywhere, params=shardings, opt_state=opt_shardings, rng=everywhere
-    )
-    return jax.jit(create, out_shardings=out)(params)
+    placed = partitioning.state_shardings(abstract, shardings, optimizer, mesh)
+    return jax.jit(create, out_shardings=placed)(params)
 
 
 def fingerprint(params: Params) -> int:
