@@ -127,6 +127,7 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
             if series:
                 panels.line(axis, series, look, label, marker=".")
         axis.set_yscale("log")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("direction")
     return drawn.finish("singular value, share of the largest", tables.ranged(rows, report))
 

@@ -83,16 +83,21 @@ class Panels:
                 entries.setdefault(label, handle)
         if entries:
             # The title is the legend's, since constrained layout would put both in one place.
-            figure.legend(
-                entries.values(),
-                entries.keys(),
-                loc="outside upper center",
-                ncols=min(len(entries), 5),
-                frameon=False,
-                fontsize=8,
-                title=self._title,
-                title_fontsize=11,
-            )
+            for lines in range(-(-len(entries) // 5), len(entries) + 1):
+                columns = -(-len(entries) // lines)
+                legend = figure.legend(
+                    entries.values(),
+                    entries.keys(),
+                    loc="outside upper center",
+                    ncols=columns,
+                    frameon=False,
+                    fontsize=8,
+                    title=self._title,
+                    title_fontsize=11,
+                )
+                if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+                    break
+                legend.remove()  # Wider than the figure.
         else:
             figure.suptitle(self._title, fontsize=11)
         return figure

@@ -152,3 +152,16 @@ def test_results_without_a_score_draw_nothing(tmp_path):
 def test_a_figure_that_cannot_be_drawn_is_refused(wanted, message):
     with pytest.raises(InputError, match=message):
         figures.check(report(figures=wanted), AXES)
+
+
+def test_a_legend_of_many_lines_stays_inside_its_figure():
+    rows = [result("DPT", b, task, 0) for b in range(100_000, 100_007) for task in TASKS]
+    drawn = figures.curves(rows, report(), {"lines": "BOTTLENECK"})
+    (legend,) = drawn.legends
+    assert len(legend.get_texts()) == 7
+    assert legend.get_window_extent().width <= drawn.bbox.width
+
+
+def test_directions_are_counted_in_whole_numbers():
+    panel = shown(figures.spectra(ROWS, report(), {"lines": "method"}))[0]
+    assert all(tick == int(tick) for tick in panel.get_xticks())
