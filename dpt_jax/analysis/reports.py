@@ -178,6 +178,11 @@ def to_markdown(
       named: whether a picture's file is called `<section>_<kind>.png`, and not `<kind>.png`.
     """
     parts = [f"# {title}", *([text] if text else [])]
+    if len(sections) > 1 and any(one.verdicts for one in sections):
+        lines = (
+            f"| {one.title} | {v.text} | {v.verdict} |" for one in sections for v in one.verdicts
+        )
+        parts.append("\n".join(["| | claim | |", "| --- | --- | --- |", *lines]))
     for one in sections:
         parts.append(f"## {one.title}")
         if one.command:
@@ -222,7 +227,12 @@ def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
     if text:
         body.append(f"<p>{quoted(text)}</p>")
     if len(sections) > 1:
-        links = (f'<li><a href="#{one.name}">{quoted(one.title)}</a></li>' for one in sections)
+        links = (
+            f'<li><a href="#{one.name}">{quoted(one.title)}</a><ul>'
+            + "".join(f"<li>{quoted(v.text)} {_html_verdict(v)}</li>" for v in one.verdicts)
+            + "</ul></li>"
+            for one in sections
+        )
         body.append(f"<ul>{''.join(links)}</ul>")
     for one in sections:
         body.append(f'<h2 id="{one.name}">{quoted(one.title)}</h2>')
@@ -232,8 +242,7 @@ def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
         body.append(f'<p class="facts">{quoted(one.facts)}</p>')
         if one.verdicts:
             items = (
-                f"<li>{quoted(v.text)} <strong class={_CLASSES[v.verdict]}>{v.verdict}</strong>: "
-                f"{quoted(v.numbers)}.</li>"
+                f"<li>{quoted(v.text)} {_html_verdict(v)}: {quoted(v.numbers)}.</li>"
                 for v in one.verdicts
             )
             body.append(f"<ul>{''.join(items)}</ul>")
@@ -250,6 +259,10 @@ def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
         + "\n".join(body)
         + "\n</body></html>\n"
     )
+
+
+def _html_verdict(verdict: claims.Verdict) -> str:
+    return f"<strong class={_CLASSES[verdict.verdict]}>{verdict.verdict}</strong>"
 
 
 def _html_table(table: tables.Table) -> str:

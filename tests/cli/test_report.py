@@ -1,11 +1,13 @@
 """dpt report: one page from results files, without anything else."""
 
+import dataclasses
 import html.parser
 import json
 import re
 
 import pytest
 
+from dpt_jax.analysis import reports
 from dpt_jax.analysis.sweeps import Report, Sweep
 from dpt_jax.analysis.sweeps.folder import SweepFolder
 from dpt_jax.cli.main import main
@@ -87,6 +89,15 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
     [picture] = re.findall(r"!\[.*\]\((.*)\)", text)
     assert (output.parent / picture).read_bytes().startswith(b"\x89PNG")
     assert "- More is better. **holds**: 50.00 (1 of 2) against 15.00" in text
+
+
+def test_the_claims_of_several_sweeps_are_listed_first(folder):
+    [one] = reports.gather([folder])
+    two = [one, dataclasses.replace(one, name="other", title="Other")]
+    beginning = reports.to_markdown(two, "Results", "results").split("## Made & up")[0]
+    assert "| Made & up | More is better. | holds |\n| Other | More is" in beginning
+    page = Page(reports.to_html(two, "Results"))
+    assert page.open == [] and {"#made_up", "#other"} <= set(page.addresses)
 
 
 def test_a_results_file_of_another_sweep_is_refused(folder, tmp_path, capsys):
