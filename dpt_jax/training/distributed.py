@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -122,6 +123,8 @@ def start(launch: Launch | None = None) -> None:
             f"{', '.join(f'--{name}' for name in sorted(missing))}; outside Cloud TPU, Kubernetes, "
             "Slurm and Open MPI all three are needed, in every process."
         )
+    if launch.process_id == 0 and launch.coordinator_address:
+        _check_port(launch.coordinator_address)
     alarm = threading.Timer(launch.initialization_timeout, _give_up, [launch])
     alarm.daemon = True
     alarm.start()
@@ -183,6 +186,22 @@ def _gpus() -> list[int] | None:
     if count == 1 or (count and re.fullmatch(r"1(\(x\d+\))?", tasks)):
         return list(range(count))
     return None
+
+
+def _check_port(address: str) -> None:
+    """Raises InputError when another program listens where the coordinator is to: JAX crashes."""
+    if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return
+    port = int(address.rpartition(":")[2])
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=both).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--coordinator_address is {address}, but process 0 cannot listen on port {port} of "
+            f"this machine ({error}); give every process another port, or end what listens there."
+        ) from error
 
 
 def _give_up(launch: Launch) -> None:

@@ -18,7 +18,10 @@ import jax
 # As long as the runtime's 32 bits of milliseconds let it: 24 days. A longer run goes on unwatched.
 _FOR_EVER_IN_MS = 2_000_000_000
 # How the runtime, Gloo (CPU) and NCCL (GPU) speak of a process that is gone.
-_LOSS = re.compile(r"heartbeat|coordination service|Barrier failed|gloo|NCCL", re.IGNORECASE)
+_LOSS = re.compile(
+    r"heartbeat|coordination service|Barrier failed|gloo|NCCL.*(remote process|network|connect)",
+    re.IGNORECASE | re.DOTALL,
+)
 _NUMBER = re.compile(r"Task (\d+) heartbeat timeout")
 _speaking = threading.Lock()
 _checkpoint: str | None = None

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import signal
+import socket
 
 import jax
 import numpy as np
@@ -198,6 +199,13 @@ def test_a_coordinator_that_does_not_answer_is_named(backbone, tmp_path):
 def test_a_launch_that_cannot_be_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         distributed.start(distributed.Launch(**values))
+
+
+def test_a_coordinators_port_that_is_in_use_is_refused():
+    with socket.create_server(("", 0)) as other:
+        address = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"{address}, but process 0 cannot listen"):
+            distributed.start(distributed.Launch(address, num_processes=2, process_id=0))
 
 
 def test_flags_come_before_the_environment(monkeypatch):
