@@ -103,6 +103,7 @@ def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, A
                 style = "--" if curve == "numerical_rank" else "-"
                 panels.line(axis, series, look, label, marker=None, style=style)
         axis.set_ylim(bottom=0)
+        axis.yaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("training step")
     return drawn.finish("number of entries", tables.ranged(rows, report))
 
