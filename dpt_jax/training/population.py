@@ -8,11 +8,11 @@ have alone, so its results are those of `trainer.train` up to rounding, and each
 folder of its own: a population that is stopped continues from those, together or one by one.
 """
 
-import collections
+import concurrent.futures
 import contextlib
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -270,7 +270,10 @@ class _Population:
         )
         share = jax.jit(functools.partial(population_step.share, prompts), out_shardings=everywhere)
         self._shared = share(states)
-        self._running: collections.deque[jax.Array] = collections.deque()
+        self._compiled: dict[str, Any] = {}
+        # A CPU runs what one thread asks for one after the other. With a thread a program they run
+        # side by side, and no more of them than the layout says.
+        self._threads = concurrent.futures.ThreadPoolExecutor(layout.programs)
 
     def train(self, received: list[int]) -> list[End]:
         """Trains every run from its own step to its last; gives summaries, or why a run diverged.
@@ -284,6 +287,7 @@ class _Population:
         progress = Progress(max(run.total_steps for run in runs), min(steps))
         with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
+            stack.enter_context(self._threads)
             self._announce(progress)
             voices = []
             for run, start in zip(runs, steps, strict=True):
@@ -327,19 +331,15 @@ class _Population:
         members = list(batches)
         lengths = [batches[i]["encoder_input_tokens"].shape[1] for i in members]
         rows, active = np.zeros(len(runs), np.int32), np.zeros(len(runs), bool)
-        chunks: list[population_step.Sums] = []
+        running: list[concurrent.futures.Future[population_step.Sums]] = []
         for places in population_step.plan_chunks(lengths, width):
             chosen = [members[place] for place in places]
             for i in chosen:
-                rows[i], active[i] = len(chunks) * width + chosen.index(i), True
+                rows[i], active[i] = len(running) * width + chosen.index(i), True
             stacked = population_step.stack_batches([batches[i] for i in chosen], width)
             chunk = np.asarray([*chosen, *[chosen[-1]] * (width - len(chosen))], np.int32)
-            placed = {k: jax.device_put(v, self._batches) for k, v in stacked.items()}
-            # A program's activations live as long as it runs: no more of them than was asked for.
-            while len(self._running) >= self._layout.programs:
-                self._running.popleft().block_until_ready()
-            chunks.append(self._gradients(self._shared, chunk, self._frozen, placed))
-            self._running.append(chunks[-1].loss)
+            running.append(self._threads.submit(self._sums(chunk, stacked)))
+        chunks = [future.result() for future in running]
         # Always as many, so that there is one program however many runs are still trained.
         chunks += [chunks[-1]] * (-(-len(runs) // width) - len(chunks))
         states = tuple(run.state for run in runs)
@@ -347,3 +347,21 @@ class _Population:
         for run, state in zip(runs, states, strict=True):
             run.state = state
         return metrics
+
+    def _sums(
+        self, members: np.ndarray, batches: dict[str, np.ndarray]
+    ) -> Callable[[], population_step.Sums]:
+        """The call that gives a chunk's sums; its program is compiled here, under the mesh."""
+        key = repr([(name, x.shape) for name, x in batches.items()])
+        if key not in self._compiled:
+            placed = jax.device_put(batches, self._batches)
+            lowered = self._gradients.lower(self._shared, members, self._frozen, placed)
+            self._compiled[key] = lowered.compile()
+
+        def call() -> population_step.Sums:
+            placed = jax.device_put(batches, self._batches)
+            sums = self._compiled[key](self._shared, members, self._frozen, placed)
+            # Its activations live as long as it runs, and the thread is the next chunk's.
+            return jax.block_until_ready(sums) if self._layout.programs > 1 else sums
+
+        return call

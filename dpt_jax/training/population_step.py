@@ -84,8 +84,12 @@ def make_chunk_gradients(
         return Sums(loss, count, grads["prompt"]["prompt"])
 
     def chunk_gradients(shared, members, frozen, batches):
-        mapped = jax.vmap(of_one, in_axes=(0, 0, None, 0))
-        return mapped(shared.prompts[members], shared.keys[members], frozen, batches)
+        prompts, keys = shared.prompts[members], shared.keys[members]
+        if len(members) == 1:
+            # A CPU multiplies plain matrices faster than a batch of one.
+            one = jax.tree.map(lambda x: x[0], batches)
+            return jax.tree.map(lambda x: x[None], of_one(prompts[0], keys[0], frozen, one))
+        return jax.vmap(of_one, in_axes=(0, 0, None, 0))(prompts, keys, frozen, batches)
 
     return chunk_gradients
 
