@@ -1,5 +1,6 @@
 """What a process that trains points makes of their descriptions."""
 
+import json
 import os
 
 import optax
@@ -18,7 +19,12 @@ def points(tmp_path):
         bindings = {
             "INITIAL_CHECKPOINT_PATH": None,
             "MIXTURE_OR_TASK_NAME": "toy_x",
+            "MIXTURE_OR_TASK_MODULE": "tests.support.toy_tasks",
+            "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 6},
+            "PROMPT_LENGTH": runs.PROMPT_LENGTH,
+            "NUM_BUCKETS": 1,
             "TRAIN_STEPS": 10,
+            "EVAL_PERIOD": 5,
             "RANDOM_SEED": seed,
             "LEARNING_RATE_PEAK": rate,
             "BOTTLENECK": bottleneck,
@@ -28,7 +34,7 @@ def points(tmp_path):
             "gin_files": ["runs/prompt_train.gin", "tiny.gin", "prompts/decomposed.gin"],
             "bindings": [f"{name} = {value!r}" for name, value in bindings.items()],
             "model_dir": str(tmp_path / str(seed)),
-            "log": str(tmp_path / "log"),
+            "log": str(tmp_path / f"{seed}.log"),
         }
 
     return [point(0, 0.5, 2), point(1, 0.25, 3)]
@@ -56,3 +62,30 @@ def test_what_a_point_prints_goes_to_its_log(tmp_path, capfd):
     os.write(1, b"outside\n")
     assert capfd.readouterr() == ("outside\n", "")
     assert log.read_text() == "first\nas a library\nsecond\nas a library\n"
+
+
+def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tmp_path, capfd):
+    # One backbone, and a rate of which a prompt's products overflow.
+    for point, rate in zip(points, (1e30, 0.25), strict=True):
+        point["bindings"] += ["RANDOM_SEED = 0", f"LEARNING_RATE_PEAK = {rate}"]
+    job = {"points": points, "search_paths": [str(tmp_path)], "members_at_once": 1}
+    with runs.quick_compilation(tmp_path / "programs"):
+        diverged, done = worker.train_points(job)
+    assert (diverged.status, done.status) == ("failed", "done")
+    assert "is nan at step 2, learning rate 1e+30" in diverged.error
+    assert diverged.together == done.together == 2
+    assert json.loads((tmp_path / "1" / "summary.json").read_text())["last_step"] == 10
+    # Pytest has Python's own streams; in a process of a sweep these lines are in the logs.
+    out, err = capfd.readouterr()
+    assert "Trains together with 0" in out
+    assert "2 runs train together: 1 at a time" in err and "The others go on." in err
+
+
+def test_points_that_cannot_be_trained_together_are_trained_alone(points, tmp_path, capfd):
+    job = {"points": points, "search_paths": [str(tmp_path)], "members_at_once": None}
+    with runs.quick_compilation(tmp_path / "programs"):
+        outcomes = list(worker.train_points(job))
+    assert [(end.status, end.together) for end in outcomes] == [("done", 1)] * 2
+    err = capfd.readouterr().err
+    assert "cannot be trained together: their random backbones differ" in err
+    assert "Each of the 2 points goes on alone." in err
