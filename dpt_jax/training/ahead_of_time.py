@@ -6,6 +6,7 @@ an evaluation batch. libtpu's compiler works without a TPU, so it says here what
 
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -222,4 +223,17 @@ def _compile(program: Any, args: tuple, mesh: Mesh, state: Any, frozen: Any, tok
         outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
         program=found.generated_code_size_in_bytes,
     )
-    return Compiled(memory, read_costs(compiled.as_text()), seconds)
+    return Compiled(memory, read_costs(_text(compiled)), seconds)
+
+
+def _text(compiled: Any) -> str:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:
+        wanted = next(
+            (r for r in importlib.metadata.requires("jax") or () if r.startswith("libtpu")), ""
+        ).split(";")[0]
+        raise InputError(
+            f"jaxlib cannot read the program that this libtpu compiled ({str(e).splitlines()[0]}). "
+            f"They have to be of one release: pip install '{wanted}'"
+        ) from e

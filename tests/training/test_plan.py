@@ -189,3 +189,13 @@ def test_tpu_memory_and_work_are_those_of_the_shapes():
     assert found.decoding.compiled.costs.flops > 0
     assert found.train.compiled.costs.collective_bytes > 0
     assert found.tokens_per_second == pytest.approx(found.examples_per_second * (64 + 6))
+
+
+def test_a_libtpu_of_another_release_than_jaxlib_is_named():
+    class Unreadable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\n*** stack trace ***")
+
+    with pytest.raises(InputError, match="RET_CHECK failure.*pip install 'libtpu") as caught:
+        ahead_of_time._text(Unreadable())
+    assert "stack" not in str(caught.value)
