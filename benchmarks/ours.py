@@ -9,9 +9,10 @@ import numpy as np
 import optax
 from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 
-from dpt_jax.models import T5Config, Transformer, decoding
+from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import DecomposedPrompt
 from dpt_jax.training import partitioning
+from dpt_jax.training.generation import Generator
 from dpt_jax.training.state import TrainState, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
 
@@ -50,17 +51,7 @@ class Ours:
         )
         self._traceable_step = make_train_step(make_loss_fn(self.model), optimizer)
         self._step = jax.jit(self._traceable_step, donate_argnums=0)
-        self._generate = jax.jit(
-            lambda trainable, frozen, tokens, length: decoding.greedy_decode(
-                # No token is the end: both sides decode every position.
-                self.model,
-                merge_params(trainable, frozen),
-                tokens,
-                length,
-                eos_id=-1,
-            ),
-            static_argnums=3,
-        )
+        self._generators: dict[int, Generator] = {}
         self.compilations = 0
         jax.monitoring.register_event_duration_secs_listener(self._count_compilations)
 
@@ -76,9 +67,13 @@ class Ours:
 
     def generate(self, tokens: np.ndarray, length: int) -> np.ndarray:
         """Greedy decoding of exactly `length` tokens a row."""
+        if length not in self._generators:
+            # No token is the end: both sides decode every position.
+            self._generators[length] = Generator(self.model, self._mesh, length, eos_id=-1)
+        params = merge_params(self._state.params, self._frozen)
         with partitioning.activate(self._mesh):
             placed = partitioning.put_batch({"tokens": tokens}, self._mesh)["tokens"]
-            return np.asarray(self._generate(self._state.params, self._frozen, placed, length))
+            return np.asarray(self._generators[length](params, placed))
 
     def matmul_flop(self, batch: dict[str, np.ndarray]) -> int:
         """Operations in the matrix products of one step."""

@@ -30,15 +30,27 @@ def shift_right(targets: Int[Array, "... target"]) -> Int[Array, "... target"]:
     return jnp.concatenate([start, targets[..., :-1]], axis=-1)
 
 
+def encode(
+    model: Transformer, params: PyTree, encoder_input_tokens: Int[Array, "batch source"]
+) -> Float[Array, "batch prompt+source embed"]:
+    """The encoder's output for prompt and text, without dropout."""
+    variables = {"params": params}
+    return model.apply(  # type: ignore[return-value]
+        variables, encoder_input_tokens, enable_dropout=False, method="encode"
+    )
+
+
 class _Decoder:
     """An encoded batch and the means to decode it one position after the other."""
 
-    def __init__(self, model: Transformer, params: PyTree, encoder_input_tokens, queries: int):
+    def __init__(
+        self, model: Transformer, params: PyTree, encoder_input_tokens, encoded, queries: int
+    ):
         """`queries` is how many target positions one input will be attended from in all."""
         self._model = model
         self._variables = {"params": params}
         self._inputs = encoder_input_tokens
-        self._encoded = self._apply("encode", encoder_input_tokens, enable_dropout=False)
+        self._encoded = encode(model, params, encoder_input_tokens) if encoded is None else encoded
         # Below `head_dim` queries it costs more to form a source's keys and values than to attend
         # without them (`MultiHeadAttention.attend_unprojected`), in operations and in memory read.
         self._projected = None
@@ -63,11 +75,13 @@ class _Greedy(struct.PyTreeNode):
     caches: list[KeysValues]
 
 
-def _greedy(model, params, encoder_input_tokens, max_decode_length, eos_id) -> _Greedy:
+def _greedy(
+    model, params, encoder_input_tokens, max_decode_length, eos_id, encoded=None
+) -> _Greedy:
     """The state after the last step that was needed; its `index` is how many were taken."""
     _check_length(max_decode_length)
     batch = encoder_input_tokens.shape[0]
-    decoder = _Decoder(model, params, encoder_input_tokens, max_decode_length)
+    decoder = _Decoder(model, params, encoder_input_tokens, encoded, max_decode_length)
 
     def unfinished(state: _Greedy):
         return (state.index < max_decode_length) & ~jnp.all(state.ended)
@@ -103,6 +117,7 @@ def greedy_decode(
     encoder_input_tokens: Int[Array, "batch source"],
     max_decode_length: int,
     eos_id: int = EOS_ID,
+    encoded: Float[Array, "batch prompt+source embed"] | None = None,
 ) -> Int[Array, "batch target"]:
     """The most probable token at every position, until every sequence has ended.
 
@@ -113,6 +128,7 @@ def greedy_decode(
       max_decode_length: positions to decode at most.
       eos_id: the token that ends a sequence; a negative one never does, so that all
         `max_decode_length` positions are decoded.
+      encoded: what `encode` gives for these inputs, where it is known; None computes it.
 
     Returns:
       int32 token ids with the end token, 0 after it.
@@ -120,7 +136,7 @@ def greedy_decode(
     Raises:
       ValueError: `max_decode_length` is below 1.
     """
-    return _greedy(model, params, encoder_input_tokens, max_decode_length, eos_id).tokens
+    return _greedy(model, params, encoder_input_tokens, max_decode_length, eos_id, encoded).tokens
 
 
 def brevity_penalty(length: Array | int, alpha: float) -> Float[Array, "..."]:
@@ -143,7 +159,14 @@ class _Beams(struct.PyTreeNode):
 
 
 def _beam_search(
-    model, params, encoder_input_tokens, max_decode_length, beam_size, length_penalty, eos_id
+    model,
+    params,
+    encoder_input_tokens,
+    max_decode_length,
+    beam_size,
+    length_penalty,
+    eos_id,
+    encoded=None,
 ) -> _Beams:
     """The state after the last step that was needed; its `index` is how many were taken."""
     _check_length(max_decode_length)
@@ -153,7 +176,8 @@ def _beam_search(
         # The early stop counts on a longer hypothesis never being divided by less.
         raise ValueError(f"length_penalty is {length_penalty}; it must be 0 or more.")
     batch, vocabulary = encoder_input_tokens.shape[0], model.config.vocab_size
-    decoder = _Decoder(model, params, encoder_input_tokens, max_decode_length * beam_size)
+    queries = max_decode_length * beam_size
+    decoder = _Decoder(model, params, encoder_input_tokens, encoded, queries)
 
     def unfinished(state: _Beams):
         # Log-probabilities only fall and the penalty only grows: no continuation of a live
@@ -220,6 +244,7 @@ def beam_search(
     beam_size: int,
     length_penalty: float = 0.6,
     eos_id: int = EOS_ID,
+    encoded: Float[Array, "batch prompt+source embed"] | None = None,
 ) -> tuple[Int[Array, "batch beams target"], Float[Array, "batch beams"]]:
     """The most probable hypotheses a beam search finds, best first.
 
@@ -235,6 +260,7 @@ def beam_search(
       beam_size: live hypotheses, and hypotheses returned.
       length_penalty: alpha of `brevity_penalty`, 0 for none.
       eos_id: the token that ends a hypothesis.
+      encoded: what `encode` gives for these inputs, where it is known; None computes it.
 
     Returns:
       int32 token ids with the end token, 0 after it, and the penalized scores. Where nothing ended
@@ -246,7 +272,14 @@ def beam_search(
       ValueError: `max_decode_length` or `beam_size` is below 1, or `length_penalty` below 0.
     """
     state = _beam_search(
-        model, params, encoder_input_tokens, max_decode_length, beam_size, length_penalty, eos_id
+        model,
+        params,
+        encoder_input_tokens,
+        max_decode_length,
+        beam_size,
+        length_penalty,
+        eos_id,
+        encoded,
     )
     any_ended = state.ended_scores[:, :1] > _NEVER / 2
     live_scores = state.live_logprobs / brevity_penalty(max_decode_length, length_penalty)
@@ -273,11 +306,10 @@ def score_targets(
     Returns:
       float32 sums of the log-probabilities of the target tokens, padding left out.
     """
-    variables = {"params": params}
-    encoded = model.apply(variables, encoder_input_tokens, enable_dropout=False, method="encode")
+    encoded = encode(model, params, encoder_input_tokens)
     targets = decoder_target_tokens.reshape(-1, decoder_target_tokens.shape[-1])
     logits: Any = model.apply(
-        variables,
+        {"params": params},
         encoded,
         encoder_input_tokens,
         shift_right(targets),

@@ -379,7 +379,10 @@ class MultiHeadAttention(nn.Module):
         weights = self.weights_dropout(weights, deterministic)
         mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
         mixed = mixed.reshape(batch, self.num_heads, length, width) / total
-        return self._merge_heads(jnp.einsum("bhqd,dhk->bhqk", mixed, value_kernel))
+        # Heads first, and the kernel second: so it is read as it lies.
+        mixed = mixed.swapaxes(0, 1).reshape(self.num_heads, batch * length, width)
+        y = jnp.matmul(mixed, value_kernel.swapaxes(0, 1))
+        return self._merge_heads(y.reshape(self.num_heads, batch, length, -1).swapaxes(0, 1))
 
     def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
         batch, _, length, _ = x.shape

@@ -24,7 +24,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
 from dpt_jax.training import partitioning, setup
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.evaluation import generator
+from dpt_jax.training.generation import generator
 from dpt_jax.training.state import TrainState, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
 
@@ -145,13 +145,12 @@ def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
 
     Args and errors are those of `compile_train_step`.
     """
-    rows = config.eval_batch_size or config.batch_size
     model = Transformer(config.model, config.prompt)
     params, frozen, shardings = _abstract_params(config, model, mesh)
     params = _placed(params, shardings)
     lengths = config.task_feature_lengths
     decode = jax.jit(generator(model, lengths["targets"], config.beam_size))
-    tokens = _tokens(rows, lengths["inputs"], mesh)
+    tokens = _tokens(config.decode_batch_size, lengths["inputs"], mesh)
     return _compile(decode, (merge_params(params, frozen), tokens), mesh, params, frozen, tokens)
 
 

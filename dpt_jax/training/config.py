@@ -180,6 +180,11 @@ class RunConfig:
             )
 
     @property
+    def decode_batch_size(self) -> int:
+        """Examples decoded at once."""
+        return self.eval_batch_size or self.batch_size
+
+    @property
     def trainable_pattern(self) -> str:
         """Regular expression of the names of the trained parameters."""
         if self.trainable is not None:

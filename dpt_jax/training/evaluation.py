@@ -16,6 +16,7 @@ from dpt_jax.files import atomic_write
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.training import distributed, partitioning, ranking, strict_json
 from dpt_jax.training.data import TaskExamples, evaluation_batches, pad, round_up
+from dpt_jax.training.generation import Generator
 from dpt_jax.training.state import Params
 
 
@@ -69,13 +70,11 @@ class Evaluator:
         self._mesh = mesh
         self._batch_size = batch_size
         self._num_buckets = num_buckets
-        # Every process gets all rows: they are few numbers, and NumPy reads what is all here.
-        everywhere = partitioning.replicated(mesh)
-        self._generate = jax.jit(
-            generator(model, max_decode_length, beam_size), out_shardings=everywhere
-        )
+        self._generate = Generator(model, mesh, max_decode_length, beam_size)
+        # To every process, as in `Generator`.
         self._score = jax.jit(
-            functools.partial(decoding.score_targets, model), out_shardings=everywhere
+            functools.partial(decoding.score_targets, model),
+            out_shardings=partitioning.replicated(mesh),
         )
         self._candidates: dict[str, ranking.Candidates] = {}
         for task in self.examples:
@@ -247,20 +246,6 @@ class Evaluator:
         if text is None:
             return decode_text(self._vocabulary, row[feature])
         return text.decode() if isinstance(text, bytes) else str(text)
-
-
-def generator(model: Transformer, max_decode_length: int, beam_size: int = 1):
-    """Returns `generate(params, encoder_input_tokens) -> tokens [batch, max_decode_length]`."""
-    if beam_size == 1:
-        return functools.partial(decoding.greedy_decode, model, max_decode_length=max_decode_length)
-
-    def best_beam(params, encoder_input_tokens):
-        tokens, _ = decoding.beam_search(
-            model, params, encoder_input_tokens, max_decode_length, beam_size
-        )
-        return tokens[:, 0]
-
-    return best_beam
 
 
 def decode_text(vocabulary: Any, tokens: Iterable[int]) -> str:

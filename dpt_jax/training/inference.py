@@ -17,9 +17,9 @@ from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.training import data, partitioning, run_folder, setup, trainer
 from dpt_jax.training.checkpoints import Checkpoints
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.evaluation import TaskResult, decode_text, generator
+from dpt_jax.training.evaluation import TaskResult, decode_text
+from dpt_jax.training.generation import Generator
 from dpt_jax.training.state import Params, merge_params
-from dpt_jax.training.vocabularies import check_vocabulary
 
 PromptArray = Float[np.ndarray, "length embed"]
 
@@ -67,27 +67,14 @@ class Backbone:
     def load(cls, config: RunConfig) -> "Backbone":
         """Loads what `config` names; raises InputError as training does."""
         mesh = partitioning.make_mesh(config.mesh)
-        batch_size = config.eval_batch_size or config.batch_size
-        partitioning.check_batch("EVAL_BATCH_SIZE", batch_size, mesh)
-        provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-        vocabulary = data.get_vocabulary(provider)
-        check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-        params = setup.open_frozen(
-            config.initial_checkpoint_path,
-            config.model,
-            config.random_seed,
-            config.converted_checkpoint_cache,
-        )
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
+        provider, vocabulary = setup.open_task(config)
+        params = setup.frozen_of(config)
         shardings = partitioning.parameter_shardings(
             setup.abstract_variables(Transformer(config.model)), mesh
         )
         placed = setup.place(params, shardings, config.frozen_dtype)
         return cls(config, mesh, placed, provider, vocabulary)
-
-    @property
-    def batch_size(self) -> int:
-        """Rows decoded at once."""
-        return self.config.eval_batch_size or self.config.batch_size
 
     def with_trained(self, model_dir: str | pathlib.Path, step: int) -> "Backbone":
         """The backbone with the parameters that a run without a prompt has trained."""
@@ -122,7 +109,7 @@ class Predictor:
     def __init__(self, backbone: Backbone, prompts: Mapping[str, PromptArray | None]):
         self.prompts = dict(prompts)
         self._backbone = backbone
-        self._programs: dict[int, Any] = {}
+        self._programs: dict[int, Generator] = {}
 
     def __call__(self, texts: Sequence[str], prompt_names: Sequence[str]) -> list[str]:
         """Greedy (or beam) outputs for `texts`, in their order.
@@ -176,12 +163,13 @@ class Predictor:
     ) -> list[str]:
         backbone = self._backbone
         outputs = [""] * len(tokens)
-        plan = data.evaluation_batches(tokens, backbone.batch_size, backbone.config.num_buckets)
+        size = backbone.config.decode_batch_size
+        plan = data.evaluation_batches(tokens, size, backbone.config.num_buckets)
         for indices, batch in plan:
             params = backbone.params
             if prompt_length:
                 # Padding rows repeat the last prompt; what they give is dropped.
-                rows = [*indices] + [indices[-1]] * (backbone.batch_size - len(indices))
+                rows = [*indices] + [indices[-1]] * (size - len(indices))
                 chosen = np.stack([np.asarray(self.prompts[names[i]]) for i in rows])
                 params = params | {"prompt": {"prompts": chosen}}
             with partitioning.activate(backbone.mesh):
@@ -191,17 +179,19 @@ class Predictor:
                 outputs[i] = decode_text(backbone.vocabulary, row)
         return outputs
 
-    def _program(self, prompt_length: int):
+    def _program(self, prompt_length: int) -> Generator:
         if prompt_length not in self._programs:
             config = self._backbone.config
             prompt = None
             if prompt_length:
-                prompt = PromptPerRow(
-                    prompt_length, config.model.emb_dim, self._backbone.batch_size
-                )
+                size = config.decode_batch_size
+                prompt = PromptPerRow(prompt_length, config.model.emb_dim, size)
             model = Transformer(config.model, prompt)
-            self._programs[prompt_length] = jax.jit(
-                generator(model, config.task_feature_lengths["targets"], config.beam_size)
+            self._programs[prompt_length] = Generator(
+                model,
+                self._backbone.mesh,
+                config.task_feature_lengths["targets"],
+                config.beam_size,
             )
         return self._programs[prompt_length]
 

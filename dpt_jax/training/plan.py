@@ -132,8 +132,7 @@ def make_plan(config: RunConfig, where: Slice, decoding: bool = True) -> Plan:
     frozen_bytes(config, abstract)
     partitioning.check_batch("BATCH_SIZE", config.batch_size, abstract, config.microbatches)
     if decoding:
-        rows = config.eval_batch_size or config.batch_size
-        partitioning.check_batch("EVAL_BATCH_SIZE", rows, abstract)
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, abstract)
     mesh = partitioning.make_mesh(sizes, tpu_devices(where))
     train = None
     try:

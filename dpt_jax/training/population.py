@@ -36,7 +36,6 @@ from dpt_jax.training.loggers import Progress
 from dpt_jax.training.population_memory import Layout, choose_layout
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import Params
-from dpt_jax.training.vocabularies import check_vocabulary
 
 # What members must have in common: the backbone, and the shape of its programs.
 _SHARED = (
@@ -154,24 +153,16 @@ def _prepare(
     first = configs[0]
     for config in configs:
         run_folder.check_identity(config)
-        eval_batch_size = config.eval_batch_size or config.batch_size
         partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
-        partitioning.check_batch("EVAL_BATCH_SIZE", eval_batch_size, mesh)
-    backbone = setup.open_frozen(
-        first.initial_checkpoint_path,
-        first.model,
-        first.random_seed,
-        first.converted_checkpoint_cache,
-    )
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
+    backbone = setup.frozen_of(first)
     fingerprint = setup.fingerprint(backbone)
     training: dict[str, data.TrainData] = {}
     evaluators: dict[str, Evaluator] = {}
     parts = []
     for config in configs:
         run_folder.check_identity(config, fingerprint)
-        provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-        vocabulary = data.get_vocabulary(provider)
-        check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
+        provider, vocabulary = setup.open_task(config)
         prompt: Any = config.prompt
         initial = setup.init_prompt(prompt, backbone, vocabulary, config.random_seed)
         evaluate = None

@@ -23,8 +23,10 @@ from dpt_jax.interop import open_backbone
 from dpt_jax.interop.tensors import Tensor, as_used, in_memory, unflatten
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import SoftPrompt, bind_vocabulary, shape_only
-from dpt_jax.training import distributed, partitioning
+from dpt_jax.training import data, distributed, partitioning
+from dpt_jax.training.config import RunConfig
 from dpt_jax.training.state import Params, TrainState
+from dpt_jax.training.vocabularies import check_vocabulary
 
 
 def abstract_variables(model: Transformer) -> Any:
@@ -50,6 +52,28 @@ def open_frozen(path: str | None, config: T5Config, seed: int, cache: str | None
         return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
     with distributed.first_before_others() if cache else contextlib.nullcontext():
         return unflatten(open_backbone(path, config, cache).tensors)
+
+
+def frozen_of(config: RunConfig) -> Params:
+    """The backbone that a configuration names, as `open_frozen` gives it."""
+    return open_frozen(
+        config.initial_checkpoint_path,
+        config.model,
+        config.random_seed,
+        config.converted_checkpoint_cache,
+    )
+
+
+def open_task(config: RunConfig) -> tuple[Any, Any]:
+    """The SeqIO task or mixture that a configuration names, and its vocabulary.
+
+    Raises:
+      InputError: when there is no such task, or its vocabulary is not that of the model.
+    """
+    provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
+    vocabulary = data.get_vocabulary(provider)
+    check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
+    return provider, vocabulary
 
 
 def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:

@@ -8,7 +8,6 @@ from dpt_jax.training import data, distributed, partitioning, run_folder, setup
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.evaluation import Evaluator
 from dpt_jax.training.run import Run
-from dpt_jax.training.vocabularies import check_vocabulary
 
 
 def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:
@@ -31,18 +30,10 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
     with distributed.together():
         run_folder.check_identity(config)
         mesh = partitioning.make_mesh(config.mesh)
-        eval_batch_size = config.eval_batch_size or config.batch_size
         partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
-        partitioning.check_batch("EVAL_BATCH_SIZE", eval_batch_size, mesh)
-        provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-        vocabulary = data.get_vocabulary(provider)
-        check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
-        backbone = setup.open_frozen(
-            config.initial_checkpoint_path,
-            config.model,
-            config.random_seed,
-            config.converted_checkpoint_cache,
-        )
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
+        provider, vocabulary = setup.open_task(config)
+        backbone = setup.frozen_of(config)
         fingerprint = setup.fingerprint(backbone)
         run_folder.check_identity(config, fingerprint)
         params = dict(backbone)
@@ -109,7 +100,7 @@ def make_evaluator(
         examples,
         vocabulary,
         mesh=mesh,
-        batch_size=config.eval_batch_size or config.batch_size,
+        batch_size=config.decode_batch_size,
         num_buckets=config.num_buckets,
         max_decode_length=config.task_feature_lengths["targets"],
         beam_size=config.beam_size,
