@@ -2,8 +2,10 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-EXTRAS ?= test,interop
+EXTRAS ?= test,interop,ray
 ARGS   ?=
+# Tests of one file stay in one process, and share what the file sets up.
+WORKERS ?= 2
 
 comma  := ,
 PY     := $(VENV)/bin/python
@@ -19,7 +21,8 @@ BUSY   := $(VENV)/.installing
 
 help:
 	@echo "make demo    train prompts on the shipped backbone and show what they learned (runs/demo)"
-	@echo "make test    run the tests               ARGS='-k prompt' is passed to pytest"
+	@echo "make test    run the tests, in two processes (WORKERS=0: in one, as a debugger needs it);"
+	@echo "             ARGS='-k prompt' is passed to pytest"
 	@echo "make lint    check format, style and types"
 	@echo "make bench   measure against PEFT and print one JSON object each"
 	@echo
@@ -31,7 +34,7 @@ demo: $(BASE)
 	$(VENV)/bin/dpt demo $(ARGS)
 
 test: $(FULL)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
 
 lint: $(FULL)
 	$(PY) -m ruff format --check .
