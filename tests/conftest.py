@@ -10,7 +10,7 @@ import pytest
 # Before anything imports JAX or TensorFlow, which read these once. A test of another device sets
 # JAX_PLATFORMS itself; a test of several devices starts its own process with virtual ones.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Nothing here may depend on the network: without these, the libraries look for newer files first.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_GCE_CHECK", "true")

@@ -78,4 +78,4 @@ def _mesh_to_decode_on(mesh: Mesh) -> Mesh | None:
     replicated = mesh.shape["fsdp"] == mesh.shape["model"] == 1
     if not (shares_memory and replicated and mesh.size > 1):
         return None
-    return partitioning.make_mesh((1, 1, 1), mesh.devices.flat[:1])
+    return partitioning.make_mesh((1, 1, 1), [mesh.devices.flat[0]])
