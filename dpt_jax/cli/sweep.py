@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
         prepared.append(_prepare(args, files, paths))
     status = 0
     for folder, points in prepared:
-        status = max(status, _run_sweep(args, folder, points, paths, resources))
+        with contextlib.closing(folder):
+            status = max(status, _run_sweep(args, folder, points, paths, resources))
         if status > 128:
             break
     return status

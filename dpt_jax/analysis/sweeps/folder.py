@@ -98,7 +98,7 @@ class SweepFolder:
                 )
 
     def open(self) -> None:
-        """Makes the folder, and keeps other sweeps out of it until this process ends.
+        """Makes the folder, and keeps other sweeps out of it until `close`.
 
         Raises:
           InputError: when another process runs a sweep in it.
@@ -116,6 +116,11 @@ class SweepFolder:
             pass  # A file system without locks.
         with atomic_write(self.path / SWEEP) as temporary:
             temporary.write_text(json.dumps(self._identity, indent=2) + "\n")
+
+    def close(self) -> None:
+        """Lets other sweeps in, once the processes that were given the lock have ended as well."""
+        if self._lock is not None:
+            self._lock.close()
 
     @property
     def lock(self) -> int:
