@@ -48,14 +48,18 @@ def quick_compilation(folder):
     }
     before = {name: jax.config.values[name] for name in settings}
     try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+        _compile_with(settings)
         yield
     finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
+        _compile_with(before)
+
+
+def _compile_with(settings):
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    # A program compiled under the old settings stays in memory, and rounds differently.
+    jax.clear_caches()
 
 
 def random_parameters(seed: int = 3):
