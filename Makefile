@@ -66,7 +66,8 @@ ifneq ($(origin PYTHON),file)
 endif
 
 # An environment that cannot be trusted is made anew; pip's own cache keeps that cheap.
-# A folder that is not an environment is never cleared.
+# A folder that is not an environment is never cleared. Byte code is made on all cores, which pip
+# does not do; it fails for files that some packages ship for other versions of Python.
 define install
 	@if [ -e "$(BUSY)" ] || ! { "$(PY)" -m pip --version || "$(PY)" -m ensurepip; } >/dev/null 2>&1; then \
 	  if [ -e "$(VENV)" ] && [ ! -e "$(VENV)/pyvenv.cfg" ]; then \
@@ -76,7 +77,8 @@ define install
 	  "$(PYTHON)" -m venv --clear "$(VENV)" || exit 1; \
 	fi; \
 	trap 'exit 130' INT; touch "$(BUSY)" && \
-	"$(PY)" -m pip install --disable-pip-version-check --editable "$(1)"; status=$$?; \
+	"$(PY)" -m pip install --disable-pip-version-check --no-compile --editable "$(1)"; status=$$?; \
+	if [ $$status = 0 ]; then "$(PY)" -m compileall -qq -j 0 "$(VENV)/lib" || true; fi; \
 	rm -f "$(BUSY)"; exit $$status
 	@touch "$(BASE)" "$@"
 endef
