@@ -59,7 +59,8 @@ def make(size: str, folder: pathlib.Path) -> int:
     import numpy as np
 
     from dpt_jax.interop.hugging_face import write_folder
-    from dpt_jax.interop.tensors import Tensor, parameter_shapes
+    from dpt_jax.interop.parameters import parameter_shapes
+    from dpt_jax.tensors import Tensor
 
     def random(name, shape):
         def draw():
@@ -80,14 +81,16 @@ def load(size: str, folder: str) -> float:
     import jax
     import jax.numpy as jnp
 
+    from dpt_jax.devices import partitioning
     from dpt_jax.models import Transformer
-    from dpt_jax.training import partitioning, setup
+    from dpt_jax.models.network import abstract_variables
+    from dpt_jax.training import setup
 
     start = time.perf_counter()
     model = config(size)
     params = setup.open_frozen(folder, model, 0)
     mesh = partitioning.make_mesh((-1, 1, 1))
-    abstract = setup.abstract_variables(Transformer(model))
+    abstract = abstract_variables(Transformer(model))
     placed = setup.place(params, partitioning.parameter_shardings(abstract, mesh))
     del params
     total = jax.jit(lambda tree: sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(tree)))

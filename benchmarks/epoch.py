@@ -39,7 +39,8 @@ class OurPass:
     def __init__(self, rows, size: Size, dropout: float, num_buckets: int):
         from ours import Ours
 
-        from dpt_jax.training.data import TaskExamples, TrainData, evaluation_batches
+        from dpt_jax.data.batches import TrainData, evaluation_batches
+        from dpt_jax.data.examples import TaskExamples
 
         inputs, targets = [x for x, _ in rows], [y for _, y in rows]
         task = TaskExamples("rows", inputs, targets, rows=[{} for _ in rows])

@@ -36,7 +36,7 @@ GIN_FILES = ["prompts/decomposed_uniform.gin", "runs/demo.gin"]
 GRID = {"RANDOM_SEED": [0, 1], "LEARNING_RATE_PEAK": [0.1, 0.3], "BOTTLENECK": [2, 4]}
 SWEEP = """
 from __gin__ import dynamic_registration
-from dpt_jax.analysis import sweeps
+from dpt_jax import sweeps
 sweeps.Sweep:
   name = "population"
   gin_files = {gin_files}

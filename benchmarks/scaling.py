@@ -61,9 +61,9 @@ NAMES = {
 def compile_row(model: str, topology: str, mesh: tuple[int, ...], batch: int) -> dict:
     """What `dpt plan --json` says of a row, decoding left out."""
     from dpt_jax import gin_utils
-    from dpt_jax.analysis.tpus import parse_topology
+    from dpt_jax.planning.plan import make_plan
+    from dpt_jax.planning.tpus import parse_topology
     from dpt_jax.training.config import RunConfig
-    from dpt_jax.training.plan import make_plan
 
     files = ["runs/prompt_train.gin", f"models/{model}.gin", "recipes/paper.gin"]
     bindings = [*BINDINGS, f"MESH = {mesh}", f"BATCH_SIZE = {batch}"]

@@ -1,13 +1,21 @@
-"""Writing files and folders so that a crash never leaves a half-written one under its name."""
+"""Writing files and folders so that a crash never leaves a half-written one under its name.
+
+JSON is written for any parser: what is not a number becomes null, arrays become lists.
+"""
 
 import contextlib
 import fcntl
 import glob
+import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 # Names of unfinished work carry this, so that readers can tell what an interrupted writer left.
 TEMPORARY_MARK = ".tmp-"
@@ -123,3 +131,35 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def json_ready(value: Any) -> Any:
+    """`value` in terms of dicts, lists, texts, finite numbers, booleans and None.
+
+    NaN and infinities, which JSON does not have, become None; arrays become nested lists, bytes
+    text, and whatever else JSON cannot hold its `str`.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Mapping):
+        return {str(k): json_ready(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(v) for v in value]
+    if isinstance(value, set | frozenset):
+        return sorted((json_ready(v) for v in value), key=str)
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def json_dumps(value: Any, **kwargs: Any) -> str:
+    """`json.dumps` of what `json_ready` makes of `value`."""
+    return json.dumps(json_ready(value), allow_nan=False, **kwargs)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file atomically; what is not a number becomes null."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json_dumps(value, indent=2, sort_keys=True) + "\n")

@@ -86,7 +86,7 @@ def _in_package(path: str) -> bool:
 
 
 def _import_seqio() -> None:
-    from dpt_jax.training.data import import_seqio
+    from dpt_jax.data.tasks import import_seqio
 
     import_seqio()
 

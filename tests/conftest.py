@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import tempfile
 
 import pytest
 
@@ -14,6 +15,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Nothing here may depend on the network: without these, the libraries look for newer files first.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_GCE_CHECK", "true")
+# Programs are compiled once for all tests and the processes they start, and quickly: none of them
+# runs for long. One setting for all, since other optimizations round differently.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dpt-jax-programs-")
 
 
 @functools.cache
@@ -44,3 +51,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # Asked only for tests with the marker: importing T5X takes seconds.
             if item.get_closest_marker(marker) and (reason := reason_to_skip()):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory):
+    from tests.support import runs
+
+    return runs.save_backbone(tmp_path_factory.mktemp("backbone"))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dpt_jax.analysis import figures, panels
+from dpt_jax.analysis import figures, panels, results
 from dpt_jax.analysis.spectrum import spectrum
-from dpt_jax.analysis.sweeps import results
 from dpt_jax.analysis.truncation import Truncation, energy_curve
 from dpt_jax.files import atomic_write
 

@@ -12,9 +12,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.analysis import claims, figures, tables
-from dpt_jax.analysis.sweeps import folder, results
-from dpt_jax.analysis.sweeps.definition import Report
+from dpt_jax.analysis import claims, figures, results, tables
+from dpt_jax.analysis.report import Report
+from dpt_jax.analysis.results import RESULTS, SWEEP, read_results
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 
@@ -73,19 +73,19 @@ def read_sweep(path: pathlib.Path, pictures: pathlib.Path) -> Section:
       InputError: when a file is missing or damaged, or the results are those of another sweep.
     """
     where = path.parent if path.is_file() else path
-    if not (where / folder.SWEEP).exists():
+    if not (where / SWEEP).exists():
         raise InputError(
-            f"{where} has {folder.RESULTS}, but no {folder.SWEEP} that says what to show of it. "
+            f"{where} has {RESULTS}, but no {SWEEP} that says what to show of it. "
             "Name the folder that dpt sweep wrote."
         )
-    sweep = json.loads((where / folder.SWEEP).read_text())
-    rows = folder.read_results(where)
+    sweep = json.loads((where / SWEEP).read_text())
+    rows = read_results(where)
     for row in rows:
         known = sweep["points"].get(row["point"])
         if row["sweep"] != sweep["name"] or known is None or known["axes"] != row["axes"]:
             raise InputError(
-                f"{where / folder.RESULTS} is the results file of another sweep than "
-                f"{where / folder.SWEEP}: it has the point {row['point']} of {row['sweep']}, and "
+                f"{where / RESULTS} is the results file of another sweep than "
+                f"{where / SWEEP}: it has the point {row['point']} of {row['sweep']}, and "
                 f"that is the sweep {sweep['name']}."
             )
     return section(sweep["name"], rows, sweep["report"], pictures, sweep.get("command", ""))
@@ -114,13 +114,13 @@ def gather(paths: Sequence[pathlib.Path]) -> list[Section]:
     """
     sweeps, runs = [], []
     for path in paths:
-        if path.name == folder.RESULTS or (path / folder.RESULTS).exists():
+        if path.name == RESULTS or (path / RESULTS).exists():
             sweeps.append(path)
         elif (path / "run.json").exists():
             runs.append(path)
         else:
             raise InputError(
-                f"{path} is neither the folder of dpt sweep (with {folder.RESULTS}) nor the "
+                f"{path} is neither the folder of dpt sweep (with {RESULTS}) nor the "
                 "MODEL_DIR of a run." + ("" if path.exists() else " It does not exist.")
             )
     names = [path.name for path in runs]

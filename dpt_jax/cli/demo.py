@@ -42,11 +42,11 @@ def run(args: argparse.Namespace) -> None:
     """Trains every method on every task, then writes and prints the results."""
     import dataclasses
 
-    from dpt_jax import demo, gin_utils
+    from dpt_jax import demo, gin_utils, inference
     from dpt_jax.analysis.curves import plot_curves, read_curve
-    from dpt_jax.training import inference, trainer
+    from dpt_jax.files import write_json
+    from dpt_jax.training import trainer
     from dpt_jax.training.config import RunConfig
-    from dpt_jax.training.run_folder import write_json
 
     methods = _chosen("--methods", args.methods, list(METHODS))
     tasks = _chosen("--tasks", args.tasks or ",".join(demo.TASKS), list(demo.TASKS))

@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> None:
 
     import dataclasses
 
-    from dpt_jax.training import checkpoints, inference, strict_json
-    from dpt_jax.training.evaluation import averages, write_predictions
-    from dpt_jax.training.ranking import SCORINGS
+    from dpt_jax import inference, run_files
+    from dpt_jax.evaluation.evaluator import averages, write_predictions
+    from dpt_jax.evaluation.rank_classification import SCORINGS
+    from dpt_jax.files import json_dumps
 
     if args.split:
         config = dataclasses.replace(config, eval_split=args.split)
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
         if config.prompt is None:
             trained_step = step
         else:
-            prompt = load_prompt(checkpoints.numpy_checkpoint(args.model_dir, step))
+            prompt = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
     backbone = inference.Backbone.load(config)
     if trained_step is not None:
         backbone = backbone.with_trained(args.model_dir, trained_step)
@@ -79,4 +80,4 @@ def run(args: argparse.Namespace) -> None:
     metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall
-    print(strict_json.dumps({"prompt": name, "metrics": metrics}))
+    print(json_dumps({"prompt": name, "metrics": metrics}))

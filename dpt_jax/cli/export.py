@@ -74,11 +74,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _from_run(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str, Any]:
     """The prompt of a run's step, its factors, where it is from, and what is known of its T5."""
+    from dpt_jax import inference
     from dpt_jax.cli import runs
     from dpt_jax.errors import InputError
-    from dpt_jax.interop import load_factors, load_prompt, numpy_checkpoints
+    from dpt_jax.interop import load_factors, load_prompt
     from dpt_jax.interop.peft_adapter import BaseModel
-    from dpt_jax.training import inference
+    from dpt_jax.run_files import numpy_checkpoints
 
     step = inference.step_of_run(args.model_dir, args.step or "best")
     folder = numpy_checkpoints(args.model_dir).get(step)

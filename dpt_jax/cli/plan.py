@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compiles and prints."""
     from dpt_jax import gin_utils
-    from dpt_jax.analysis.tpus import parse_topology
     from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
+    from dpt_jax.planning.tpus import parse_topology
 
     where = parse_topology(args.topology)
     if not args.gin_file:
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
     # A machine's own accelerators have no part in this.
     jax.config.update("jax_platforms", "cpu")
-    from dpt_jax.training import plan
+    from dpt_jax.planning import plan
     from dpt_jax.training.config import RunConfig
 
     config = gin_utils.build(RunConfig)

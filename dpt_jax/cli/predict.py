@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--input = {args.input}: there is no such file.")
     config = runs.load_config(args)
 
+    from dpt_jax import inference, run_files
     from dpt_jax.interop import load_prompt
-    from dpt_jax.training import checkpoints, inference
 
     prompts: dict[str, Any] = {}
     prompts |= inference.load_prompts(_named(args.prompt), config.model.emb_dim)
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         if config.prompt is None:
             trained_step, prompts[OWN] = step, None
         else:
-            prompts[OWN] = load_prompt(checkpoints.numpy_checkpoint(args.model_dir, step))
+            prompts[OWN] = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
     backbone = inference.Backbone.load(config)

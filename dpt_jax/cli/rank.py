@@ -57,9 +57,8 @@ def _measure(args: argparse.Namespace) -> None:
     from dpt_jax.analysis.rank_report import measured, plot, print_table
     from dpt_jax.analysis.truncation import ranks_for, truncate
     from dpt_jax.errors import InputError
+    from dpt_jax.files import json_dumps, write_json
     from dpt_jax.interop import load_prompt
-    from dpt_jax.training import strict_json
-    from dpt_jax.training.run_folder import write_json
 
     if args.model_dir is None and not args.gin_file:
         if (pathlib.Path(args.prompt) / "config.gin").is_file():
@@ -80,19 +79,19 @@ def _measure(args: argparse.Namespace) -> None:
         write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
         plot(pathlib.Path(args.output), found, title=args.prompt)
     if args.json:
-        print(strict_json.dumps({"prompt": args.prompt, **found}))
+        print(json_dumps({"prompt": args.prompt, **found}))
     else:
         print_table(args.prompt, found)
 
 
 def _prompt_path(args: argparse.Namespace) -> Any:
     """The prompt's path; of a run, that of the step which `--step` names."""
-    from dpt_jax.interop import numpy_checkpoints
-    from dpt_jax.training import checkpoints, inference
+    from dpt_jax import inference, run_files
+    from dpt_jax.run_files import numpy_checkpoints
 
     if not numpy_checkpoints(args.prompt):
         return args.prompt
-    return checkpoints.numpy_checkpoint(args.prompt, inference.step_of_run(args.prompt, args.step))
+    return run_files.numpy_checkpoint(args.prompt, inference.step_of_run(args.prompt, args.step))
 
 
 def _ranks(text: str, most: int) -> list[int]:
@@ -112,7 +111,7 @@ def _ranks(text: str, most: int) -> list[int]:
 
 def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[dict[str, dict[str, float]]]:
     """The metrics by task of the whole prompt, and then of each cut one."""
-    from dpt_jax.training.inference import Backbone
+    from dpt_jax.inference import Backbone
 
     backbone = Backbone.load(config)
     return [

@@ -79,9 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sweeps; 1 when a point failed, 128 + n after signal n."""
-    from dpt_jax.analysis.sweeps import jobs, loading, on_ray
     from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
+    from dpt_jax.sweeps import jobs, loading, on_ray
 
     jobs.require_launcher(args.launcher)
     resources = on_ray.parse_resources(args.resources)
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _matching(name: str) -> list[str]:
-    from dpt_jax.analysis.sweeps import loading
+    from dpt_jax.sweeps import loading
 
     if any(mark in name for mark in "*?["):
         found = fnmatch.filter(loading.known_sweeps(), name)
@@ -127,9 +127,9 @@ def _prepare(
     import dataclasses
 
     from dpt_jax.analysis import claims, figures
-    from dpt_jax.analysis.sweeps import loading
-    from dpt_jax.analysis.sweeps.definition import select
-    from dpt_jax.analysis.sweeps.folder import SweepFolder
+    from dpt_jax.sweeps import loading
+    from dpt_jax.sweeps.definition import select
+    from dpt_jax.sweeps.folder import SweepFolder
 
     sweep, bindings = loading.load(files, args.gin_bindings, paths)
     points = sweep.expand(bindings)
@@ -157,10 +157,10 @@ def _run_sweep(
     paths: Sequence[str],
     resources: dict[str, float],
 ) -> int:
-    from dpt_jax.analysis.sweeps import jobs
-    from dpt_jax.analysis.sweeps.local import Local
-    from dpt_jax.analysis.sweeps.on_ray import Ray
-    from dpt_jax.analysis.sweeps.progress import SweepProgress
+    from dpt_jax.sweeps import jobs
+    from dpt_jax.sweeps.local import Local
+    from dpt_jax.sweeps.on_ray import Ray
+    from dpt_jax.sweeps.progress import SweepProgress
 
     folder.open()
     left = [point for point in points if folder.row(point)["status"] != "done"]
@@ -220,11 +220,10 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
     import dataclasses
 
     from dpt_jax.analysis import reports
-    from dpt_jax.files import atomic_write
-    from dpt_jax.training import strict_json
+    from dpt_jax.files import atomic_write, json_ready
 
     rows = folder.write()
-    report = strict_json.ready(dataclasses.asdict(folder.report))
+    report = json_ready(dataclasses.asdict(folder.report))
     made = reports.section(folder.sweep.name, rows, report, folder.path / reports.FIGURES)
     with atomic_write(folder.path / "table.md") as temporary:
         temporary.write_text(

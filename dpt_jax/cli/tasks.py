@@ -39,8 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Lists, shows or measures."""
+    from dpt_jax.data.tasks import (
+        check_split,
+        get_provider,
+        get_vocabulary,
+        import_seqio,
+        import_tasks,
+    )
     from dpt_jax.errors import InputError, nearest_names
-    from dpt_jax.training import data, strict_json
+    from dpt_jax.files import json_dumps
 
     if args.action not in ACTIONS:
         raise InputError(
@@ -54,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     if args.n < 1:
         raise InputError(f"--n is {args.n}; it must be at least 1.")
     for module in args.module or MODULES:
-        data.import_tasks(module, "--module")
+        import_tasks(module, "--module")
     if args.gin_bindings:
         from dpt_jax import gin_utils
 
@@ -63,15 +70,15 @@ def run(args: argparse.Namespace) -> None:
         found: Any = listing()
         show: Callable[[Any], None] = _print_listing
     else:
-        provider = data.get_provider(
+        provider = get_provider(
             args.name, remedy="dpt tasks lists them; --module names the module of your own."
         )
-        tasks = data.import_seqio().get_subtasks(provider)
+        tasks = import_seqio().get_subtasks(provider)
         split = args.split or ("train" if all("train" in t.splits for t in tasks) else None)
         split = split or next(iter(tasks[0].splits))
         for task in tasks:
-            data.check_split(task, split)
-        data.get_vocabulary(provider)
+            check_split(task, split)
+        get_vocabulary(provider)
         if args.action == "show":
             found = [ex for task in tasks for ex in examples(task, split, args.n)]
             show = _print_examples
@@ -79,16 +86,18 @@ def run(args: argparse.Namespace) -> None:
             found = measure(provider, split)
             show = _print_lengths
     if args.json:
-        print(strict_json.dumps(found, ensure_ascii=False))
+        print(json_dumps(found, ensure_ascii=False))
     else:
         show(found)
 
 
 def listing() -> list[dict[str, Any]]:
     """Every registered task and mixture: name, splits with sizes (None: not known), subtasks."""
-    from dpt_jax.training import data
+    from dpt_jax.data.tasks import (
+        import_seqio,
+    )
 
-    seqio = data.import_seqio()
+    seqio = import_seqio()
     found: list[dict[str, Any]] = []
     for name in sorted(seqio.TaskRegistry.names()):
         task = seqio.TaskRegistry.get(name)
@@ -126,7 +135,7 @@ def examples(task: Any, split: str, count: int) -> list[dict[str, Any]]:
 def _examples(task: Any, split: str) -> Iterator[dict[str, Any]]:
     import tensorflow as tf
 
-    from dpt_jax.training import reading
+    from dpt_jax.data import reading
 
     with reading.task_errors(task.name, split):
         for raw in task.source.get_dataset(split=split, shuffle=False):
@@ -153,10 +162,11 @@ def measure(provider: Any, split: str) -> dict[str, Any]:
     """Percentiles of the lengths, in tokens with EOS, of every task, and the cost of padding."""
     import dataclasses
 
-    from dpt_jax.training import data, lengths
+    from dpt_jax.data import lengths
+    from dpt_jax.data.examples import load_split
 
     unlimited = {"inputs": 1 << 30, "targets": 1 << 30}
-    tasks = data.load_split(provider, split, unlimited)
+    tasks = load_split(provider, split, unlimited)
     sources = [len(x) for task in tasks for x in task.inputs]
     return {
         "name": provider.name,
@@ -177,7 +187,7 @@ def measure(provider: Any, split: str) -> dict[str, Any]:
 
 
 def _statistics(rows: list[Any]) -> dict[str, Any]:
-    from dpt_jax.training import lengths
+    from dpt_jax.data import lengths
 
     counts = [len(row) for row in rows]
     found = lengths.percentiles(counts)
@@ -247,7 +257,7 @@ def _shots(drawn: list[tuple[int, int]]) -> str:
 def _print_examples(found: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
-    from dpt_jax.training import strict_json
+    from dpt_jax.files import json_dumps, json_ready
 
     console = _console()
     if not found:
@@ -256,24 +266,24 @@ def _print_examples(found: list[dict[str, Any]]) -> None:
         console.print(Text(f"{example['task']} {example['split']} {number}", style="bold"))
         raw = example["raw"] if isinstance(example["raw"], dict) else {"": example["raw"]}
         for name, value in raw.items():
-            shown = strict_json.ready(value)
+            shown = json_ready(value)
             if not isinstance(shown, str):
-                shown = strict_json.dumps(shown, ensure_ascii=False)
+                shown = json_dumps(shown, ensure_ascii=False)
             console.print(f"  raw {name}: {shown}".replace("\n", "\\n"), soft_wrap=True)
         for name, value in example.items():
             if isinstance(value, dict) and name != "raw":
-                text = strict_json.ready(value["text"]).replace("\n", "\\n")
+                text = json_ready(value["text"]).replace("\n", "\\n")
                 ids = " ".join(map(str, value["tokens"]))
                 console.print(f"  {name}: {text}", soft_wrap=True)
                 console.print(f"  {name}, {value['count']} tokens: {ids}", soft_wrap=True)
         if "candidates" in example:
-            shown = " | ".join(strict_json.ready(example["candidates"]))
+            shown = " | ".join(json_ready(example["candidates"]))
             console.print(f"  candidates: {shown}", soft_wrap=True)
         console.print()
 
 
 def _print_lengths(found: dict[str, Any]) -> None:
-    from dpt_jax.training.lengths import PERCENTILES
+    from dpt_jax.data.lengths import PERCENTILES
 
     console = _console()
     console.print(f"{found['name']}, {found['split']}: tokens with EOS")

@@ -83,19 +83,20 @@ def run(args: argparse.Namespace) -> None:
             "--gin_file=prompts/....gin (see dpt train --help)."
         )
 
-    from dpt_jax.training import distributed
+    from dpt_jax.devices import agreement
+    from dpt_jax.devices.launch import Launch, running
 
-    names = [field.name for field in dataclasses.fields(distributed.Launch)]
-    launch = distributed.Launch(**{name: getattr(args, name) for name in names})
-    with distributed.running(launch):
-        with distributed.together():
+    names = [field.name for field in dataclasses.fields(Launch)]
+    launch = Launch(**{name: getattr(args, name) for name in names})
+    with running(launch):
+        with agreement.raise_everywhere():
             gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
 
             from dpt_jax.training import trainer
             from dpt_jax.training.config import RunConfig
 
             config = gin_utils.build(RunConfig)
-        distributed.check_same("gin bindings", gin_utils.bindings())
+        agreement.check_same("gin bindings", gin_utils.bindings())
         summary = trainer.train(config, gin_utils.operative_config)
-        if distributed.is_first():
+        if agreement.is_first():
             print(json.dumps(summary))

@@ -18,13 +18,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import unflatten_dict
+
 from dpt_jax.errors import InputError
 from dpt_jax.files import TEMPORARY_MARK
 from dpt_jax.interop import hugging_face, orbax_checkpoint, own_folder, t5x_checkpoint
 from dpt_jax.interop.converted_copies import converted_copy
 from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
-from dpt_jax.interop.tensors import Tensor, check_parameters, unflatten
+from dpt_jax.interop.parameters import check_parameters
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import Tensor
 
 # How writers name folders that they have not finished: ours, Orbax's, T5X's.
 _UNFINISHED = (TEMPORARY_MARK, ".orbax-checkpoint-tmp", ".tmp")
@@ -76,7 +79,7 @@ def load_backbone(
     """
     backbone = open_backbone(path, config, cache)
     params = {name: tensor.load() for name, tensor in backbone.tensors.items()}
-    return backbone.config, unflatten(params)
+    return backbone.config, unflatten_dict(params, sep="/")
 
 
 def open_backbone(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop.own_folder import CONFIG, stored_sizes, write_backbone
-from dpt_jax.interop.tensors import Tensor
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import Tensor
 
 
 def converted_copy(

@@ -9,12 +9,13 @@ from typing import Any
 from jaxtyping import Float32
 from numpy import ndarray
 
+from dpt_jax import run_files
 from dpt_jax.errors import InputError
 from dpt_jax.interop import peft_adapter, stored_prompt
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
-from dpt_jax.interop.tensors import Tensor, in_memory
+from dpt_jax.tensors import Tensor, in_memory
 
 IDENTITY = "run.json"
 _BACKBONES = {
@@ -121,13 +122,13 @@ def _prompt(path: Path) -> Description:
 
 def _run(folder: Path) -> Description:
     identity = read_json(folder / IDENTITY)
-    steps = stored_prompt.numpy_checkpoints(folder)
+    steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
         "method": identity.get("prompt.method"),
         "steps with a saved prompt": list(steps),
     }
-    best = stored_prompt.best_step(folder)
+    best = run_files.best_step(folder)
     shown = best if best in steps else max(steps, default=None)
     details["best step"] = best
     details["shown step"] = shown

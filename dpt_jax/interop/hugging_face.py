@@ -15,15 +15,11 @@ import numpy as np
 from dpt_jax.errors import InputError
 from dpt_jax.interop.hugging_face_config import config_from_hugging_face, config_to_hugging_face
 from dpt_jax.interop.new_folder import new_folder
+from dpt_jax.interop.parameters import check_both_stacks, check_parameters, parameter_shapes
 from dpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
-from dpt_jax.interop.tensors import (
-    Tensor,
-    check_both_stacks,
-    check_parameters,
-    parameter_shapes,
-)
 from dpt_jax.interop.torch_weights import open_torch_weights
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import Tensor
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"

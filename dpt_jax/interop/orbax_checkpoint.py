@@ -10,7 +10,7 @@ from typing import Any
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop.t5x_checkpoint import open_array, open_store, tensorstore_context
-from dpt_jax.interop.tensors import Tensor
+from dpt_jax.tensors import Tensor
 
 # T5X's TrainState, Flax's, and a bare tree of parameters.
 _PREFIXES = ("target.", "params.", "")

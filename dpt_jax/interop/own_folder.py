@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from dpt_jax.errors import InputError
 from dpt_jax.interop.new_folder import new_folder
+from dpt_jax.interop.parameters import check_parameters
 from dpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
-from dpt_jax.interop.tensors import Tensor, check_parameters, flatten, in_memory
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import Tensor, in_memory
 
 CONFIG = "backbone.json"
 WEIGHTS = "model.safetensors"
@@ -91,7 +94,7 @@ def save_backbone(
     Raises:
       InputError: `path` holds something already, or the parameters do not fit `config`.
     """
-    tensors = {name: in_memory(array) for name, array in flatten(params).items()}
+    tensors = {name: in_memory(array) for name, array in flatten_dict(params, sep="/").items()}
     write_backbone(path, config, tensors, {Path(file).name: file for file in files})
 
 

@@ -18,8 +18,8 @@ from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
-from dpt_jax.interop.tensors import Tensor
 from dpt_jax.interop.torch_weights import open_torch_weights
+from dpt_jax.tensors import Tensor
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError
@@ -12,8 +13,8 @@ from dpt_jax.files import TEMPORARY_MARK, atomic_folder, atomic_write
 from dpt_jax.interop import peft_adapter
 from dpt_jax.interop.peft_adapter import BaseModel
 from dpt_jax.interop.prompts import save_prompt
-from dpt_jax.interop.stored_prompt import FACTOR_PREFIX, FACTORS, PROMPT, SAFETENSORS, TENSOR
-from dpt_jax.interop.tensors import flatten, unflatten
+from dpt_jax.interop.stored_prompt import FACTOR_PREFIX, SAFETENSORS, TENSOR
+from dpt_jax.run_files import FACTORS, PROMPT
 
 FORMATS = ("npy", "peft", "safetensors")
 README = "README.md"
@@ -57,7 +58,7 @@ def export_prompt(
             f"--output = {path} ends in .{suffix}, but --format is {format}. Give a folder"
             f"{'' if format == 'peft' else f' or a name that ends in .{format}'}."
         )
-    factors = flatten(factors or {})
+    factors = flatten_dict(factors or {}, sep="/")
     base = base or BaseModel()
     if suffix == format:
         if path.is_dir():
@@ -71,7 +72,7 @@ def export_prompt(
     with _folder(path, format) as folder:
         _write(folder / README, _readme(path, prompt, format, base, origin))
         if format == "npy":
-            save_prompt(folder, prompt, unflatten(factors) if factors else None)
+            save_prompt(folder, prompt, unflatten_dict(factors, sep="/") if factors else None)
         elif format == "safetensors":
             _save_safetensors(folder / SAFETENSORS, prompt, factors)
         else:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float
 
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 from dpt_jax.interop import stored_prompt
-from dpt_jax.interop.stored_prompt import FACTORS, PROMPT
-from dpt_jax.interop.tensors import flatten, unflatten
+from dpt_jax.run_files import FACTORS, PROMPT
 
 
 def save_prompt(
@@ -57,7 +57,9 @@ def save_prompt(
 
 def save_factors(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
     """Writes a prompt's own parameters to a `.npz` file, names joined with "/"."""
-    arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    arrays: dict[str, Any] = {
+        name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()
+    }
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
 
@@ -120,14 +122,14 @@ def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, A
     """
     path = Path(path).expanduser()
     if (path / FACTORS).exists():
-        return unflatten(stored_prompt.read_npz(path / FACTORS, flag))
+        return unflatten_dict(stored_prompt.read_npz(path / FACTORS, flag), sep="/")
     stored = stored_prompt.open_prompt(path, flag)
     if stored.factors is None:
         raise InputError(
             f"{stored.path} holds a folded prompt and no factors of it. Change {flag}, or start "
             "from the prompt itself (prompts/decomposed_from_prompt.gin)."
         )
-    return unflatten(stored.factors)
+    return unflatten_dict(stored.factors, sep="/")
 
 
 def prompt_reader(flag: str = "PROMPT_FILE") -> Callable[[str], np.ndarray]:
@@ -139,11 +141,6 @@ def prompt_reader(flag: str = "PROMPT_FILE") -> Callable[[str], np.ndarray]:
 def factors_reader(flag: str = "PROMPT_FILE") -> Callable[[str], dict[str, Any]]:
     """`load_factors` for a gin file: what an initializer reads the factors it continues with."""
     return functools.partial(load_factors, flag=flag)
-
-
-def numpy_checkpoints(model_dir: str | os.PathLike) -> dict[int, Path]:
-    """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
-    return stored_prompt.numpy_checkpoints(Path(model_dir))
 
 
 def _write_npy(path: Path, array: np.ndarray) -> None:

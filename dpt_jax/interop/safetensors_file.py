@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.tensors import ALIGNMENT, BFLOAT16, Tensor
+from dpt_jax.tensors import ALIGNMENT, BFLOAT16, Tensor
 
 _DTYPES = {
     "F64": np.dtype(np.float64),

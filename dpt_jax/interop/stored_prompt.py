@@ -11,8 +11,6 @@
 """
 
 import dataclasses
-import json
-import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +22,10 @@ from jaxtyping import Float32
 from dpt_jax.errors import InputError
 from dpt_jax.interop import peft_adapter, released_dpt
 from dpt_jax.interop.safetensors_file import open_safetensors
-from dpt_jax.interop.tensors import BFLOAT16
+from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
+from dpt_jax.tensors import BFLOAT16
 
-PROMPT = "prompt.npy"
-FACTORS = "prompt_params.npz"
 SAFETENSORS = "prompt.safetensors"
-CHECKPOINTS = "numpy_checkpoints"
-SUMMARY = "summary.json"
 # Where a safetensors file has the prompt, and in front of the names of its factors.
 TENSOR, FACTOR_PREFIX = "prompt", "factors/"
 
@@ -44,8 +39,8 @@ FORMATS = {
 }
 LOOKED_FOR = (
     "numpy's .npy and .npz, safetensors, PyTorch's .pt of the released DPT code, and folders with "
-    f"{PROMPT}, {SAFETENSORS}, one numpy file, {peft_adapter.CONFIG} (PEFT) or {CHECKPOINTS} (a "
-    "run)"
+    f"{PROMPT}, {SAFETENSORS}, one numpy file, {peft_adapter.CONFIG} (PEFT) or "
+    f"{NUMPY_CHECKPOINTS} (a run)"
 )
 
 
@@ -128,24 +123,6 @@ def read_npz(path: Path, flag: str) -> dict[str, np.ndarray]:
         ) from error
 
 
-def numpy_checkpoints(model_dir: Path) -> dict[int, Path]:
-    """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
-    found = {}
-    for folder in (model_dir / CHECKPOINTS).glob("checkpoint_*"):
-        match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
-        if match and (folder / PROMPT).exists():
-            found[int(match[1])] = folder
-    return dict(sorted(found.items()))
-
-
-def best_step(run: Path) -> int | None:
-    """The step that the run's own evaluations found best; None where there were none."""
-    try:
-        return json.loads((run / SUMMARY).read_text())["best_step"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _file_format(path: Path) -> str | None:
     with open(path, "rb") as file:
         head = file.read(9)
@@ -192,7 +169,7 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
     if len(files) == 1:
         stored = open_prompt(files[0], flag)
         return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
-    run = folder.parent if folder.resolve().name == CHECKPOINTS else folder
+    run = folder.parent if folder.resolve().name == NUMPY_CHECKPOINTS else folder
     steps = numpy_checkpoints(run)
     best = best_step(run) if len(steps) > 1 else next(iter(steps), None)
     if best is not None and best in steps:

@@ -14,18 +14,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.tensors import (
-    Region,
-    Shape,
-    Tensor,
-    aligned_empty,
-    check_both_stacks,
-    flatten,
-    in_memory,
-)
+from dpt_jax.interop.parameters import check_both_stacks
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
 
 INDEX = "checkpoint"
 # Chunks are compressed, so that more than one at a time keeps the processor busy, and buckets.
@@ -70,7 +64,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
         ) from error
     return {
         name: _open_parameter(base, name, leaf).as_weight(f"{location}: {name}")
-        for name, leaf in flatten(_stop_at_specs(target)).items()
+        for name, leaf in flatten_dict(_stop_at_specs(target), sep="/").items()
     }
 
 

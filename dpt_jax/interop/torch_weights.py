@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop.tensors import BFLOAT16, Tensor
+from dpt_jax.tensors import BFLOAT16, Tensor
 
 
 def open_torch_weights(path: Path) -> dict[str, Tensor]:

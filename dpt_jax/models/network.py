@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dpt_jax.models import layers
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
+from dpt_jax.prompts import shape_only
 
 # One layer's keys and values, each [batch, heads, length, head_dim].
 KeysValues = tuple[Array, Array]
@@ -392,3 +393,14 @@ def empty_caches(config: T5Config, rows: int, max_length: int) -> list[KeysValue
     shape = (rows, config.num_heads, max_length, config.head_dim)
     zeros: Any = jnp.zeros(shape, config.dtype)
     return [(zeros, zeros) for _ in range(config.num_decoder_layers)]
+
+
+def abstract_variables(model: Transformer) -> Any:
+    """Shapes and logical axes of the model's variables, without computing any."""
+    if model.prompt is not None:
+        # Initializers may read files or the embedding table, which shapes do not need.
+        model = model.clone(prompt=shape_only(model.prompt))
+    tokens = jnp.zeros((1, 8), jnp.int32)
+    return jax.eval_shape(
+        lambda: model.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
+    )

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import save_factors, save_prompt
-from dpt_jax.interop.stored_prompt import CHECKPOINTS, FACTORS, PROMPT
-from dpt_jax.interop.tensors import flatten
+from dpt_jax.run_files import CHECKPOINTS, FACTORS, PROMPT
 
 TRAIN_STATE = "train_state.npz"
 
@@ -130,6 +130,6 @@ def _unchanged(
             return False
         return old.keys() == new.keys() and all(np.array_equal(old[k], new[k]) for k in new)
 
-    return same(FACTORS, flatten(params)) and (
+    return same(FACTORS, flatten_dict(params, sep="/")) and (
         train_state is None or same(TRAIN_STATE, train_state)
     )

@@ -5,19 +5,16 @@ folder and renames it, so a killed run leaves whole checkpoints only.
 """
 
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dpt_jax.devices import watch
 from dpt_jax.errors import InputError
-from dpt_jax.training import watch
+from dpt_jax.run_files import CHECKPOINTS
 from dpt_jax.training.state import Params, TrainState
-
-CHECKPOINTS = "checkpoints"
-NUMPY_CHECKPOINTS = "numpy_checkpoints"
 
 
 class Checkpoints:
@@ -117,16 +114,3 @@ def abstract(state: TrainState) -> TrainState:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-
-
-def numpy_checkpoint(model_dir: str | pathlib.Path, step: int) -> pathlib.Path:
-    """Where the exported prompt of a step is: `MODEL_DIR/numpy_checkpoints/checkpoint_<step>`."""
-    return pathlib.Path(model_dir) / NUMPY_CHECKPOINTS / f"checkpoint_{step}"
-
-
-def prune_numpy_checkpoints(model_dir: str | pathlib.Path, keep: set[int]) -> None:
-    """Deletes exported prompts of steps not in `keep`."""
-    kept = {numpy_checkpoint(model_dir, step) for step in keep}
-    for folder in (pathlib.Path(model_dir) / NUMPY_CHECKPOINTS).glob("checkpoint_*"):
-        if folder not in kept:
-            shutil.rmtree(folder)

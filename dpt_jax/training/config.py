@@ -7,12 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from dpt_jax.data.examples import OVERLENGTH
 from dpt_jax.errors import InputError
+from dpt_jax.evaluation.rank_classification import SCORINGS
 from dpt_jax.models import T5Config
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import schedules
-from dpt_jax.training.data import OVERLENGTH
-from dpt_jax.training.ranking import SCORINGS
 
 
 def _is_dtype(name: Any) -> bool:
@@ -58,7 +58,8 @@ class RunConfig:
       eval_split: split to evaluate on.
       eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
       scoring: SCORING, how evaluation answers: by `generation`, or by `rank`, which takes the most
-        probable of the `candidates` that the task's rows bring (`dpt_jax.training.ranking`).
+        probable of the `candidates` that the task's rows bring
+        (`dpt_jax.evaluation.rank_classification`).
       beam_size: beams of the evaluation's decoding; 1 is greedy.
       best_metric: BEST_METRIC, the metric that names the best step, averaged over the tasks, or
         `superglue_average`; None is the latter where the tasks are SuperGLUE's eight, and otherwise

@@ -7,8 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dpt_jax.files import atomic_write
-from dpt_jax.training import strict_json
+from dpt_jax.files import atomic_write, json_dumps
 
 
 class MetricsLog:
@@ -43,7 +42,7 @@ class MetricsLog:
     ) -> None:
         """Appends a line, and the same numbers to TensorBoard under `split/task/name`."""
         line = {"step": step, "split": split, "task": task} | dict(metrics)
-        self._file.write(strict_json.dumps(line) + "\n")
+        self._file.write(json_dumps(line) + "\n")
         prefix = f"{split}/{task}/" if task else f"{split}/"
         self._tensorboard.write_scalars(step, {prefix + k: v for k, v in metrics.items()})
 

@@ -14,22 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpt_jax import run_files
+from dpt_jax.data.batches import TrainData
+from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import NonFiniteLossError, Stopped
+from dpt_jax.evaluation.evaluator import TaskResult, averages, best_value, write_predictions
+from dpt_jax.files import json_ready, write_json
 from dpt_jax.interop import save_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.training import (
-    checkpoints,
-    data,
-    distributed,
-    partitioning,
-    run_folder,
-    setup,
-    strict_json,
-)
+from dpt_jax.models.network import abstract_variables
+from dpt_jax.training import checkpoints, setup
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.evaluation import TaskResult, averages, best_value, write_predictions
 from dpt_jax.training.loggers import MetricsLog, Progress, Silent
-from dpt_jax.training.state import Params, merge_params, split_params
+from dpt_jax.training.state import Params, make_state, merge_params, split_params
 from dpt_jax.training.step import make_loss_fn, make_train_step
 
 
@@ -55,7 +52,7 @@ class BestSoFar:
 class Run:
     """The mutable part of a run: state, best evaluation, open files.
 
-    `loop` takes its steps; `dpt_jax.training.population` takes those of several runs together.
+    `loop` takes its steps; `dpt_jax.sweeps.population` takes those of several runs together.
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class Run:
         model: Transformer,
         mesh: Any,
         params: Params,
-        train_data: data.TrainData,
+        train_data: TrainData,
         evaluator: Callable[[Params], list[TaskResult]] | None,
         frozen: Params | None = None,
     ):
@@ -81,7 +78,7 @@ class Run:
         """
         self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
         # The process that writes what is written once, and talks.
-        self.first = distributed.is_first()
+        self.first = agreement.is_first()
         steps_per_epoch = train_data.schedule.steps_per_epoch
         self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
         asked = config.eval_period
@@ -94,13 +91,13 @@ class Run:
                 optax.clip_by_global_norm(config.clip_norm), self.optimizer
             )
 
-        shardings = partitioning.parameter_shardings(setup.abstract_variables(model), mesh)
+        shardings = partitioning.parameter_shardings(abstract_variables(model), mesh)
         trainable, stored = split_params(params, config.trainable_pattern)
         train_shardings, frozen_shardings = split_params(shardings, config.trainable_pattern)
         if frozen is None:
             frozen = setup.place(stored, frozen_shardings, config.frozen_dtype)
         self.frozen = frozen
-        self.state = setup.make_state(
+        self.state = make_state(
             setup.place(trainable, train_shardings),
             train_shardings,
             self.optimizer,
@@ -144,7 +141,7 @@ class Run:
             )
         self._prune()
         self.checkpoints.close()
-        return run_folder.read_summary(self.config.model_dir)
+        return run_files.read_summary(self.config.model_dir)
 
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""
@@ -154,7 +151,7 @@ class Run:
         rows = partitioning.process_rows(self.mesh, self.config.batch_size)
         batches = self.data.batches(start, rows)
         try:
-            with distributed.stop_signals() as received:
+            with agreement.stop_signals() as received:
                 for step in range(start + 1, self.total_steps + 1):
                     if self.has_plateaued():
                         self.progress.say(
@@ -165,7 +162,7 @@ class Run:
                     batch = partitioning.put_batch(next(batches), self.mesh)
                     self.state, metrics = self.train_step(self.state, self.frozen, batch)
                     # Asked once: a signal may come at any line below.
-                    stop = distributed.should_stop(step, received)
+                    stop = agreement.should_stop(step, received)
                     self.after_step(step, metrics, stop)
                     if stop:
                         raise Stopped(received[0] if received else signal.SIGTERM, step)
@@ -283,7 +280,7 @@ class Run:
         if self.config.prompt is not None and "prompt" in self.state.params:
             factors = jax.device_get(self.state.params["prompt"])
             if diagnostics := self.config.prompt.diagnostics(factors):
-                self.log.write(step, run_folder.PROMPT_SPLIT, diagnostics)
+                self.log.write(step, run_files.PROMPT_SPLIT, diagnostics)
                 self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
 
     def _save(self, step: int) -> None:
@@ -294,7 +291,7 @@ class Run:
         if self.first and self.config.prompt is not None and "prompt" in self.state.params:
             factors = jax.device_get(self.state.params["prompt"])
             save_prompt(
-                checkpoints.numpy_checkpoint(self.config.model_dir, step),
+                run_files.numpy_checkpoint(self.config.model_dir, step),
                 self.config.prompt.fold(factors),
                 factors,
             )
@@ -315,7 +312,7 @@ class Run:
         keep = {step for step in (self.saved_step, self.best.step) if step is not None}
         self.checkpoints.prune(keep)
         if self.first:
-            checkpoints.prune_numpy_checkpoints(self.config.model_dir, keep)
+            run_files.prune_numpy_checkpoints(self.config.model_dir, keep)
 
     def summary(self) -> dict[str, Any]:
         """Writes `summary.json`, and returns its contents."""
@@ -331,9 +328,9 @@ class Run:
         if self.has_plateaued():
             summary["stopped_early"] = True
         if self.first:
-            path = pathlib.Path(self.config.model_dir) / run_folder.SUMMARY
-            run_folder.write_json(path, summary)
-        return strict_json.ready(summary)
+            path = pathlib.Path(self.config.model_dir) / run_files.SUMMARY
+            write_json(path, summary)
+        return json_ready(summary)
 
     def has_plateaued(self) -> bool:
         """Whether the patience for evaluations without a new best has run out."""

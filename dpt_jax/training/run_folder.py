@@ -12,20 +12,13 @@ import jax
 
 from dpt_jax import __version__
 from dpt_jax.errors import InputError
-from dpt_jax.files import TEMPORARY_MARK, atomic_write
+from dpt_jax.files import TEMPORARY_MARK, atomic_write, write_json
 from dpt_jax.prompts import SoftPrompt
-from dpt_jax.training import strict_json
+from dpt_jax.run_files import CHECKPOINTS, CONFIG, FEW_SHOT, IDENTITY, METRICS, NUMPY_CHECKPOINTS
 from dpt_jax.training.config import RunConfig
 
-CONFIG = "config.gin"
-IDENTITY = "run.json"
-SUMMARY = "summary.json"
-# The split under which metrics.jsonl has what a prompt says of itself (`SoftPrompt.diagnostics`).
-PROMPT_SPLIT = "prompt"
-# {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
-FEW_SHOT = "few_shot.json"
 # What a run writes before its identity could be missing.
-_OTHER_TRACES = ("checkpoints", "numpy_checkpoints", "metrics.jsonl")
+_OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)
 
 
 def describe_prompt(prompt: SoftPrompt | None) -> dict[str, Any] | None:
@@ -182,24 +175,3 @@ def write_identity(
         with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(gin_config)
     write_json(folder / IDENTITY, identity(config, backbone_fingerprint))
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Writes a JSON file atomically; NaN becomes null."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(strict_json.dumps(value, indent=2, sort_keys=True) + "\n")
-
-
-def read_summary(model_dir: str | pathlib.Path) -> dict[str, Any]:
-    """Reads `summary.json`.
-
-    Raises:
-      InputError: when the folder is no run, or one that never got as far as a summary.
-    """
-    path = pathlib.Path(model_dir) / SUMMARY
-    if not path.exists():
-        raise InputError(
-            f"{model_dir} has no {SUMMARY}: it is not the MODEL_DIR of a run that has evaluated "
-            "or finished."
-        )
-    return json.loads(path.read_text())

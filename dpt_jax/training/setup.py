@@ -14,30 +14,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Sharding
 
+from dpt_jax.data.tasks import get_provider, get_vocabulary
+from dpt_jax.data.vocabularies import check_vocabulary
+from dpt_jax.devices import agreement
 from dpt_jax.errors import InputError
 from dpt_jax.interop import open_backbone
-from dpt_jax.interop.tensors import Tensor, as_used, in_memory, unflatten
 from dpt_jax.models import T5Config, Transformer
-from dpt_jax.prompts import SoftPrompt, bind_vocabulary, shape_only
-from dpt_jax.training import data, distributed, partitioning
+from dpt_jax.prompts import SoftPrompt, bind_vocabulary
+from dpt_jax.tensors import Tensor, as_used, in_memory
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.state import Params, TrainState
-from dpt_jax.training.vocabularies import check_vocabulary
-
-
-def abstract_variables(model: Transformer) -> Any:
-    """Shapes and logical axes of the model's variables, without computing any."""
-    if model.prompt is not None:
-        # Initializers may read files or the embedding table, which shapes do not need.
-        model = model.clone(prompt=shape_only(model.prompt))
-    tokens = jnp.zeros((1, 8), jnp.int32)
-    return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
-    )
+from dpt_jax.training.state import Params
 
 
 def open_frozen(path: str | None, config: T5Config, seed: int, cache: str | None = None) -> Params:
@@ -50,8 +39,8 @@ def open_frozen(path: str | None, config: T5Config, seed: int, cache: str | None
         tokens = jnp.zeros((1, 8), jnp.int32)
         init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
         return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
-    with distributed.first_before_others() if cache else contextlib.nullcontext():
-        return unflatten(open_backbone(path, config, cache).tensors)
+    with agreement.main_process_first() if cache else contextlib.nullcontext():
+        return unflatten_dict(open_backbone(path, config, cache).tensors, sep="/")
 
 
 def frozen_of(config: RunConfig) -> Params:
@@ -70,8 +59,8 @@ def open_task(config: RunConfig) -> tuple[Any, Any]:
     Raises:
       InputError: when there is no such task, or its vocabulary is not that of the model.
     """
-    provider = data.get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-    vocabulary = data.get_vocabulary(provider)
+    provider = get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
+    vocabulary = get_vocabulary(provider)
     check_vocabulary(vocabulary, config.model, provider.name, config.initial_checkpoint_path)
     return provider, vocabulary
 
@@ -139,23 +128,6 @@ def _place(tensor: Tensor, sharding: Sharding) -> jax.Array:
     if copied:
         tensor.release()
     return jax.make_array_from_single_device_arrays(tensor.shape, sharding, pieces)
-
-
-def make_state(
-    params: Params,
-    shardings: Params,
-    optimizer: optax.GradientTransformation,
-    seed: int,
-    mesh: Mesh,
-) -> TrainState:
-    """The state at step 0; optimizer slots live where their parameters live."""
-
-    def create(params):
-        return TrainState.create(params, optimizer, seed)
-
-    abstract = jax.eval_shape(create, params)
-    placed = partitioning.state_shardings(abstract, shardings, optimizer, mesh)
-    return jax.jit(create, out_shardings=placed)(params)
 
 
 def fingerprint(params: Params) -> int:

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
 
+from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 
 Params = dict[str, Any]
@@ -77,3 +79,20 @@ def merge_params(trainable: Params, frozen: Params) -> Params:
     """Puts the two parts of `split_params` together again."""
     flat = flatten_dict(frozen, sep="/") | flatten_dict(trainable, sep="/")
     return unflatten_dict(flat, sep="/")
+
+
+def make_state(
+    params: Params,
+    shardings: Params,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+) -> TrainState:
+    """The state at step 0; optimizer slots live where their parameters live."""
+
+    def create(params):
+        return TrainState.create(params, optimizer, seed)
+
+    abstract = jax.eval_shape(create, params)
+    placed = partitioning.state_shardings(abstract, shardings, optimizer, mesh)
+    return jax.jit(create, out_shardings=placed)(params)

@@ -3,10 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from dpt_jax.data.batches import TrainData
+from dpt_jax.data.examples import checksum, load_split
+from dpt_jax.data.tasks import few_shot_ids, import_seqio
+from dpt_jax.devices import agreement, partitioning
+from dpt_jax.evaluation.evaluator import Evaluator
 from dpt_jax.models import Transformer
-from dpt_jax.training import data, distributed, partitioning, run_folder, setup
+from dpt_jax.training import run_folder, setup
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.evaluation import Evaluator
 from dpt_jax.training.run import Run
 
 
@@ -27,7 +31,7 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
       NonFiniteLossError: when the loss is not finite.
       Stopped: after SIGTERM or SIGINT, when the state has been saved.
     """
-    with distributed.together():
+    with agreement.raise_everywhere():
         run_folder.check_identity(config)
         mesh = partitioning.make_mesh(config.mesh)
         partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
@@ -47,29 +51,29 @@ def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, A
         if config.eval_period != 0:
             evaluator = make_evaluator(config, model, provider, vocabulary, mesh)
             evaluator.check_metrics(config.best_metric)
-    if distributed.process_count() > 1:
-        examples = data.checksum(train_data.tasks + (evaluator.examples if evaluator else []))
+    if agreement.process_count() > 1:
+        examples = checksum(train_data.tasks + (evaluator.examples if evaluator else []))
         facts = run_folder.everything(config, fingerprint, examples)
-        distributed.check_same("configuration", facts)
+        agreement.check_same("configuration", facts)
 
     with partitioning.activate(mesh):
         run = Run(config, model, mesh, params, train_data, evaluator)
         if run.is_finished():
             return run.already_finished()
-        if distributed.is_first():
+        if agreement.is_first():
             run_folder.clear_unfinished(config.model_dir)
-            drawn = data.few_shot_ids(task.name for task in train_data.tasks)
+            drawn = few_shot_ids(task.name for task in train_data.tasks)
             run_folder.write_identity(config, fingerprint, gin_config(), drawn)
-        with distributed.together():
-            distributed.from_first(None)
+        with agreement.raise_everywhere():
+            agreement.broadcast_from_first(None)
             run_folder.check_shared(config.model_dir)
         return run.loop()
 
 
-def load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
+def load_training_data(config: RunConfig, provider: Any) -> TrainData:
     """The training split of a configuration's task or mixture, with its schedule of batches."""
-    seqio = data.import_seqio()
-    tasks = data.load_split(
+    seqio = import_seqio()
+    tasks = load_split(
         provider,
         config.train_split,
         config.task_feature_lengths,
@@ -79,19 +83,17 @@ def load_training_data(config: RunConfig, provider: Any) -> data.TrainData:
     rates = [1.0]
     if isinstance(provider, seqio.Mixture):
         rates = [provider.get_rate(task) for task in seqio.get_subtasks(provider)]
-    return data.TrainData.create(
-        tasks, rates, config.batch_size, config.random_seed, config.num_buckets
-    )
+    return TrainData.create(tasks, rates, config.batch_size, config.random_seed, config.num_buckets)
 
 
 def make_evaluator(
     config: RunConfig, model: Transformer, provider: Any, vocabulary: Any, mesh: Any
 ) -> Evaluator:
     """The evaluator of a configuration's task and split."""
-    seqio = data.import_seqio()
+    seqio = import_seqio()
     # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs all
     # features of every row, so that every process reads the whole split.
-    examples = data.load_split(
+    examples = load_split(
         provider, config.eval_split, config.task_feature_lengths, config.overlength
     )
     return Evaluator(

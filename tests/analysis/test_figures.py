@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpt_jax.analysis import figures
-from dpt_jax.analysis.sweeps import Report
+from dpt_jax.analysis.report import Report
 from dpt_jax.errors import InputError
 
 TASKS, STEPS = ("rte", "wic"), [10, 20, 30]

@@ -21,9 +21,8 @@ def run(tmp_path_factory):
     """A finished run of four steps with two saved prompts."""
     folder = tmp_path_factory.mktemp("export")
     backbone = runs.save_backbone(folder)
-    with runs.quick_compilation(folder / "compiled"):
-        arguments = runs.arguments(folder / "run", backbone, TRAIN_STEPS=4, EVAL_PERIOD=2)
-        assert main(arguments) == 0
+    arguments = runs.arguments(folder / "run", backbone, TRAIN_STEPS=4, EVAL_PERIOD=2)
+    assert main(arguments) == 0
     return folder / "run"
 
 

@@ -10,12 +10,6 @@ from dpt_jax.cli.main import main
 from tests.support import runs
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-    with runs.quick_compilation(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run of a decomposed prompt with a bottleneck of 2."""

@@ -8,9 +8,10 @@ import re
 import pytest
 
 from dpt_jax.analysis import reports
-from dpt_jax.analysis.sweeps import Report, Sweep
-from dpt_jax.analysis.sweeps.folder import SweepFolder
+from dpt_jax.analysis.report import Report
 from dpt_jax.cli.main import main
+from dpt_jax.sweeps import Sweep
+from dpt_jax.sweeps.folder import SweepFolder
 
 CLAIM = {"text": "More is better.", "better": {"BOTTLENECK": 4}, "than": {"BOTTLENECK": 2}}
 

@@ -46,7 +46,6 @@ def dpt(folder, *argv):
         | {
             "DPT_SUPERGLUE_DIR": str(folder),
             "DPT_VOCAB": str(VOCABULARY),
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         },
         capture_output=True,
         text=True,

@@ -14,26 +14,13 @@ import time
 import numpy as np
 import pytest
 
-from dpt_jax.analysis.sweeps import worker
-from dpt_jax.analysis.sweeps.local import _cores
 from dpt_jax.cli.main import main
+from dpt_jax.sweeps import worker
+from dpt_jax.sweeps.local import _cores
 from tests.support import runs, toy_sweeps
 
 ROOT = pathlib.Path(__file__).parents[2]
 REPORT = {"scale": 100, "figures": {"curves": {}, "spectra": {}}}
-
-
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return runs.save_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation():
-    # In the processes that train as well.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        yield
 
 
 def results(folder):
@@ -104,8 +91,7 @@ def test_a_result_is_what_the_run_folder_says(swept):
 @pytest.mark.slow
 def test_the_same_seed_gives_the_run_of_dpt_train(swept, backbone, tmp_path):
     bindings = {"BOTTLENECK": 3, "RANDOM_SEED": 1, "TRAIN_STEPS": 4, "EVAL_PERIOD": 2}
-    with runs.quick_compilation(tmp_path / "programs"):
-        assert main(runs.arguments(tmp_path / "run", backbone, NUM_BUCKETS=1, **bindings)) == 0
+    assert main(runs.arguments(tmp_path / "run", backbone, NUM_BUCKETS=1, **bindings)) == 0
     point = swept[0] / "toy" / "points" / "toy_x-3-1"
     # Up to rounding: the point was trained together with another.
     np.testing.assert_allclose(
@@ -158,8 +144,7 @@ def test_printed_commands_run_the_points_that_are_left(backbone, tmp_path, capfd
     first, second = map(shlex.split, out.splitlines())
     assert first[:2] == second[:2] == ["dpt", "train"]
     assert "--gin.RANDOM_SEED=1" in second
-    with runs.quick_compilation(tmp_path / "programs"):
-        assert main(second[1:]) == 0
+    assert main(second[1:]) == 0
     capfd.readouterr()
     assert main(argv) == 0
     assert [shlex.split(line) for line in capfd.readouterr().out.splitlines()] == [first]

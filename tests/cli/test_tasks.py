@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dpt_jax.cli.main import main
-from dpt_jax.training import lengths
+from dpt_jax.data import lengths
 from tests.support import toy_tasks
 
 RANKED = "--module=tests.support.ranked_tasks"

@@ -14,17 +14,6 @@ from dpt_jax.training import trainer
 from tests.support import runs
 
 
-@pytest.fixture(scope="module")
-def backbone(tmp_path_factory):
-    return runs.save_backbone(tmp_path_factory.mktemp("backbone"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_compilation(tmp_path_factory):
-    with runs.quick_compilation(tmp_path_factory.mktemp("programs")):
-        yield
-
-
 @pytest.fixture
 def refused(backbone, tmp_path, monkeypatch, capfd):
     """Runs a command line that must fail; returns its message."""
@@ -201,7 +190,7 @@ def test_tasks_that_cannot_be_trained_on(refused, task, message):
 def test_a_batch_that_the_devices_do_not_divide(refused, monkeypatch):
     import jax
 
-    from dpt_jax.training import partitioning
+    from dpt_jax.devices import partitioning
 
     mesh = jax.sharding.AbstractMesh((8, 1, 1), partitioning.MESH_AXES)
     monkeypatch.setattr(partitioning, "make_mesh", lambda shape: mesh)
@@ -268,7 +257,7 @@ def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(bac
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-m", "dpt_jax", *argv],
-        env=environment | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=300,

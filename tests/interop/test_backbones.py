@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone, save_backbone
-from dpt_jax.interop.tensors import flatten
 from dpt_jax.models import T5Config
 from tests.models.random_weights import random_parameters
 
@@ -54,8 +54,8 @@ def test_bfloat16_parameters_stay_bfloat16(tmp_path, params):
     half["encoder"]["encoder_norm"]["scale"] = params["encoder"]["encoder_norm"]["scale"]
     save_backbone(tmp_path / "half", CONFIG, half)
     _, loaded = load_backbone(tmp_path / "half")
-    for name, array in flatten(loaded).items():
-        expected = np.asarray(flatten(half)[name])
+    for name, array in flatten_dict(loaded, sep="/").items():
+        expected = np.asarray(flatten_dict(half, sep="/")[name])
         assert array.dtype == expected.dtype
         np.testing.assert_array_equal(array, expected)
 
@@ -63,7 +63,7 @@ def test_bfloat16_parameters_stay_bfloat16(tmp_path, params):
 def test_the_safetensors_package_reads_our_file(folder, params):
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     theirs = numpy.load_file(folder / "model.safetensors")
-    ours = flatten(params)
+    ours = flatten_dict(params, sep="/")
     assert theirs.keys() == ours.keys()
     for name, array in theirs.items():
         np.testing.assert_array_equal(array, ours[name])
@@ -72,18 +72,18 @@ def test_the_safetensors_package_reads_our_file(folder, params):
 def test_we_read_what_the_safetensors_package_writes(folder, params):
     numpy = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
     numpy.save_file(
-        {name: array.astype(np.float16) for name, array in flatten(params).items()},
+        {name: array.astype(np.float16) for name, array in flatten_dict(params, sep="/").items()},
         folder / "model.safetensors",
     )
     _, loaded = load_backbone(folder)
-    for name, array in flatten(loaded).items():
+    for name, array in flatten_dict(loaded, sep="/").items():
         assert array.dtype == np.float32
-        np.testing.assert_array_equal(array, flatten(params)[name].astype(np.float16))
+        np.testing.assert_array_equal(array, flatten_dict(params, sep="/")[name].astype(np.float16))
 
 
 def test_loaded_arrays_are_views_of_the_mapped_file(folder):
     _, loaded = load_backbone(folder)
-    for array in flatten(loaded).values():
+    for array in flatten_dict(loaded, sep="/").values():
         assert not array.flags.owndata
         assert not array.flags.writeable
 

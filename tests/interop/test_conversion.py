@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone, save_backbone
 from dpt_jax.interop.conversion import convert
 from dpt_jax.interop.hugging_face import write_folder
-from dpt_jax.interop.tensors import flatten, in_memory
 from dpt_jax.models import T5Config
+from dpt_jax.tensors import in_memory
 from tests.models.random_weights import random_parameters
 
 TIED = T5Config(
@@ -49,8 +50,8 @@ def ours(tmp_path, config):
 
 def check_equal(ours, theirs):
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for name, array in flatten(ours).items():
-        other = flatten(theirs)[name]
+    for name, array in flatten_dict(ours, sep="/").items():
+        other = flatten_dict(theirs, sep="/")[name]
         assert array.dtype == other.dtype
         np.testing.assert_array_equal(array, other, err_msg=name)
 
@@ -93,8 +94,8 @@ def test_bfloat16_halves_the_copy_and_rounds_to_nearest_even(ours, config, tmp_p
     assert 2 * sum(t.nbytes for t in half.tensors.values()) == sum(
         t.nbytes for t in full.tensors.values()
     )
-    for name, array in flatten(load_backbone(tmp_path / "half")[1]).items():
-        exact = flatten(random_parameters(config))[name]
+    for name, array in flatten_dict(load_backbone(tmp_path / "half")[1], sep="/").items():
+        exact = flatten_dict(random_parameters(config), sep="/")[name]
         # JAX's own rounding is another implementation than NumPy's with ml_dtypes.
         np.testing.assert_array_equal(array, np.asarray(jnp.asarray(exact).astype(jnp.bfloat16)))
     convert(tmp_path / "half", tmp_path / "hf", to="hf")
@@ -105,7 +106,7 @@ def test_bfloat16_halves_the_copy_and_rounds_to_nearest_even(ours, config, tmp_p
 
 def test_large_weights_are_split_over_files_with_an_index(config, tmp_path):
     params = random_parameters(config)
-    tensors = {name: in_memory(array) for name, array in flatten(params).items()}
+    tensors = {name: in_memory(array) for name, array in flatten_dict(params, sep="/").items()}
     write_folder(tmp_path / "hf", config, tensors, shard_bytes=4000)
     assert not (tmp_path / "hf" / "model.safetensors").exists()
     index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
@@ -129,7 +130,7 @@ def test_transformers_loads_what_is_written_whole_or_split(config, tmp_path, sha
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
     transformers = pytest.importorskip("transformers", reason="not installed (extra `interop`)")
     params = random_parameters(config)
-    tensors = {name: in_memory(array) for name, array in flatten(params).items()}
+    tensors = {name: in_memory(array) for name, array in flatten_dict(params, sep="/").items()}
     write_folder(tmp_path / "hf", config, tensors, shard_bytes=shard_bytes)
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "hf").eval()
     assert model.config.scale_decoder_outputs is config.logits_via_embedding
@@ -238,7 +239,7 @@ def test_a_mapped_file_is_not_kept_in_memory_while_it_is_gone_through(large, pic
     array = tensor.source()
     assert array.sum() != 0 and resident_bytes(weights) >= tensor.nbytes
     del array
-    expected = flatten(random_parameters(backbone.config))
+    expected = flatten_dict(random_parameters(backbone.config), sep="/")
     for name, tensor in backbone.tensors.items():
         read = np.concatenate([np.ravel(block) for block in tensor.blocks()])
         np.testing.assert_array_equal(read, np.ravel(expected[name]))
@@ -249,6 +250,6 @@ def test_a_mapped_file_is_not_kept_in_memory_while_it_is_gone_through(large, pic
 @pytest.mark.parametrize("format", ["dpt", "hf"])
 def test_jax_on_a_cpu_uses_loaded_parameters_where_they_lie(large, format):
     folder = large if format == "hf" else large.parent / "ours"
-    for name, array in flatten(load_backbone(folder)[1]).items():
+    for name, array in flatten_dict(load_backbone(folder)[1], sep="/").items():
         placed = jax.device_put(array)
         assert placed.unsafe_buffer_pointer() == array.ctypes.data, name

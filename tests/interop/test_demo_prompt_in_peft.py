@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from flax.traverse_util import flatten_dict
 
 from dpt_jax import demo
 from dpt_jax.cli.main import main
 from dpt_jax.interop import load_backbone
 from dpt_jax.interop.hugging_face import weight_name
-from dpt_jax.interop.tensors import flatten
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
 peft = pytest.importorskip("peft", reason="PEFT is not installed (extra `interop`)")
@@ -61,7 +61,7 @@ def t5():
     model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, array in flatten(params).items():
+        for name, array in flatten_dict(params, sep="/").items():
             theirs, transposed = weight_name(name)
             tensor = torch.from_numpy(array.astype("float32"))
             parameters.pop(theirs).copy_(tensor.T if transposed else tensor)

@@ -8,11 +8,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone
 from dpt_jax.interop.hugging_face import weight_name
-from dpt_jax.interop.tensors import flatten
 from tests.models.hugging_face import random_t5
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
@@ -50,12 +50,12 @@ def write_pickle(model, folder):
 
 def test_every_parameter_of_the_model_has_a_name_here(model, folder):
     config, params = load_backbone(folder)
-    names = {weight_name(name)[0] for name in flatten(params)}
+    names = {weight_name(name)[0] for name in flatten_dict(params, sep="/")}
     copies = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}
     if config.logits_via_embedding:
         copies.add("lm_head.weight")
     assert names == set(model.state_dict()) - copies
-    count = sum(array.size for array in flatten(params).values())
+    count = sum(array.size for array in flatten_dict(params, sep="/").values())
     assert count == sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -76,9 +76,11 @@ def test_a_pickle_of_bfloat16_stays_bfloat16(model, folder):
     (folder / "model.safetensors").unlink()
     state = {name: value.bfloat16() for name, value in model.state_dict().items()}
     torch.save(state, folder / "pytorch_model.bin")
-    for name, array in flatten(load_backbone(folder)[1]).items():
+    for name, array in flatten_dict(load_backbone(folder)[1], sep="/").items():
         assert array.dtype.name == "bfloat16"
-        np.testing.assert_array_equal(array, flatten(expected)[name].astype(array.dtype))
+        np.testing.assert_array_equal(
+            array, flatten_dict(expected, sep="/")[name].astype(array.dtype)
+        )
 
 
 def test_sharded_pickles_and_those_from_before_pytorch_1_6_are_read(model, folder):

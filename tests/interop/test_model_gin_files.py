@@ -8,7 +8,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from dpt_jax.interop.tensors import parameter_shapes
+from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.models import T5Config
 
 # As counted in the released checkpoints; a tied output projection counts once.

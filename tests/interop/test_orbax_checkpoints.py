@@ -4,10 +4,10 @@ import shutil
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone
-from dpt_jax.interop.tensors import flatten
 from dpt_jax.models import T5Config
 from tests.models.random_weights import random_parameters
 
@@ -53,7 +53,7 @@ def checkpoint(request, tmp_path_factory, params):
 
 
 def check_equal(loaded, params):
-    loaded, params = flatten(loaded), flatten(params)
+    loaded, params = flatten_dict(loaded, sep="/"), flatten_dict(params, sep="/")
     assert loaded.keys() == params.keys()
     for name, array in loaded.items():
         assert array.dtype == params[name].dtype

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop import load_factors, load_prompt, numpy_checkpoints, save_factors, save_prompt
+from dpt_jax.interop import load_factors, load_prompt, save_factors, save_prompt
 from dpt_jax.prompts import ResidualPrompt
+from dpt_jax.run_files import numpy_checkpoints
 
 LESTER = Path(__file__).parents[3] / "shared" / "data" / "lester_prompts"
 

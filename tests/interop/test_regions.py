@@ -6,7 +6,7 @@ import tensorstore as ts
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop.t5x_checkpoint import open_array
-from dpt_jax.interop.tensors import ALIGNMENT, Tensor, as_used
+from dpt_jax.tensors import ALIGNMENT, Tensor, as_used
 
 ARRAY = np.random.default_rng(0).normal(size=(10, 7)).astype(np.float32)
 REGIONS = [

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone
+from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.interop.t5x_checkpoint import infer_config
-from dpt_jax.interop.tensors import flatten, parameter_shapes, unflatten
 from dpt_jax.models import T5Config
 from tests.models.random_weights import random_parameters
 
@@ -45,7 +46,7 @@ def checkpoint(tmp_path, params):
 
     folder = tmp_path / "checkpoint_1000000"
     specs = {}
-    for name, array in flatten(params).items():
+    for name, array in flatten_dict(params, sep="/").items():
         target = "target." + name.replace("/", ".")
         rows = array.shape[0] // 2 if name == "token_embedder/embedding" else array.shape[0]
         metadata = {
@@ -71,7 +72,7 @@ def checkpoint(tmp_path, params):
     shutil.rmtree(folder / "target.encoder.encoder_norm.scale")
     specs["encoder/encoder_norm/scale"] = scale
     state = {"step": np.int32(3), "param_states": {}}
-    index = {"version": 3, "optimizer": {"target": unflatten(specs), "state": state}}
+    index = {"version": 3, "optimizer": {"target": unflatten_dict(specs, sep="/"), "state": state}}
     (folder / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
     return folder
 
@@ -79,8 +80,8 @@ def checkpoint(tmp_path, params):
 def test_parameters_and_sizes_are_read_without_any_configuration(checkpoint, params):
     config, loaded = load_backbone(checkpoint)
     assert config == CONFIG
-    for name, array in flatten(loaded).items():
-        np.testing.assert_array_equal(array, flatten(params)[name])
+    for name, array in flatten_dict(loaded, sep="/").items():
+        np.testing.assert_array_equal(array, flatten_dict(params, sep="/")[name])
 
 
 def test_a_url_is_read_as_a_folder_is(checkpoint):

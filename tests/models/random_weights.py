@@ -1,8 +1,9 @@
 """Random T5 parameters made with NumPy: drawing them in JAX takes seconds to compile."""
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
-from dpt_jax.interop.tensors import parameter_shapes, unflatten
+from dpt_jax.interop.parameters import parameter_shapes
 
 
 def random_parameters(config, seed=0):
@@ -17,4 +18,6 @@ def random_parameters(config, seed=0):
             return noise * np.float32(shape[0] ** -0.5)
         return noise
 
-    return unflatten({name: draw(name, shape) for name, shape in parameter_shapes(config).items()})
+    return unflatten_dict(
+        {name: draw(name, shape) for name, shape in parameter_shapes(config).items()}, sep="/"
+    )

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
-from dpt_jax.interop.tensors import flatten
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import DecomposedPrompt
 from tests.models.random_weights import random_parameters
@@ -130,4 +130,4 @@ def test_bfloat16_activations_leave_parameters_and_logits_float32():
             "params"
         ]
     )
-    assert {leaf.dtype for leaf in flatten(own).values()} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in flatten_dict(own, sep="/").values()} == {jnp.dtype("float32")}

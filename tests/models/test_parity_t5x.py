@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import unfreeze
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.interop import load_backbone
-from dpt_jax.interop.tensors import flatten, parameter_shapes
+from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import VanillaPrompt
 from tests.models.random_weights import random_parameters
@@ -86,8 +87,13 @@ def test_the_parameters_are_t5xs_by_name_shape_dtype_and_logical_axes(live):
         variables = jax.eval_shape(
             lambda: network.init(jax.random.key(0), *batch, enable_dropout=False)
         )
-        params, axes = flatten(unfreeze(variables["params"])), unfreeze(variables["params_axes"])
-        return {name: (leaf.shape, leaf.dtype) for name, leaf in params.items()}, flatten(axes)
+        params, axes = (
+            flatten_dict(unfreeze(variables["params"]), sep="/"),
+            unfreeze(variables["params_axes"]),
+        )
+        return {name: (leaf.shape, leaf.dtype) for name, leaf in params.items()}, flatten_dict(
+            axes, sep="/"
+        )
 
     params, axes = described(t5x())
     assert described(Transformer(T5Config(**sizes))) == (params, axes)
@@ -101,7 +107,7 @@ def test_new_parameters_are_spread_as_t5x_spreads_them(live):
 
     def spread(network):
         init = jax.jit(functools.partial(network.init, enable_dropout=False))
-        return flatten(unfreeze(init(jax.random.key(0), *batch))["params"])
+        return flatten_dict(unfreeze(init(jax.random.key(0), *batch))["params"], sep="/")
 
     ours, theirs = spread(Transformer(T5Config(**sizes))), spread(t5x())
     for name in theirs:

@@ -9,7 +9,8 @@ import sys
 
 import jax
 
-from dpt_jax.training import ahead_of_time, partitioning
+from dpt_jax.devices import partitioning
+from dpt_jax.planning import ahead_of_time
 from tests.support import runs
 
 MESHES = ((8, 1, 1), (2, 2, 2), (1, 1, 8))

@@ -10,10 +10,11 @@ import os
 import jax
 import numpy as np
 
+from dpt_jax.devices import partitioning
+from dpt_jax.evaluation.generation import Generator
 from dpt_jax.models import Transformer
+from dpt_jax.models.network import abstract_variables
 from dpt_jax.prompts import VanillaPrompt
-from dpt_jax.training import partitioning, setup
-from dpt_jax.training.generation import Generator
 from tests.support import runs
 
 MESHES = ((4, 1, 1), (2, 1, 2))
@@ -27,9 +28,7 @@ MODEL = Transformer(runs.T5, VanillaPrompt(*PROMPT.shape))
 def generate(shape, beams):
     """Tokens for `ROWS`, as they come off the devices."""
     mesh = partitioning.make_mesh(shape)
-    shardings = partitioning.parameter_shardings(
-        setup.abstract_variables(Transformer(runs.T5)), mesh
-    )
+    shardings = partitioning.parameter_shardings(abstract_variables(Transformer(runs.T5)), mesh)
     params = jax.device_put(runs.random_parameters(), shardings)
     with partitioning.activate(mesh):
         tokens = partitioning.put_batch({"tokens": ROWS}, mesh)["tokens"]

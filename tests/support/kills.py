@@ -115,17 +115,16 @@ def main(arguments) -> dict:
         argv = runs.arguments(args.folder / name, backbone, **macros)
         return processes.start_all([argv, argv], args.devices, heartbeat_timeout=10)
 
-    with runs.quick_compilation(args.folder / "programs"):
-        whole = processes.finish(start("whole"))
-        assert [status for status, _, _ in whole] == [0, 0], whole
-        folder, records = args.folder / "killed", []
-        for i in range(args.kills):
-            first = latest(folder)
-            room = args.steps - 10 - first
-            step = first + rng.randint(1, max(1, room // (args.kills - i)))
-            records.append(kill(lambda: start("killed"), folder, step, rng))
-            print(json.dumps(records[-1]), file=sys.stderr, flush=True)
-        ends = processes.finish(start("killed"))
+    whole = processes.finish(start("whole"))
+    assert [status for status, _, _ in whole] == [0, 0], whole
+    folder, records = args.folder / "killed", []
+    for i in range(args.kills):
+        first = latest(folder)
+        room = args.steps - 10 - first
+        step = first + rng.randint(1, max(1, room // (args.kills - i)))
+        records.append(kill(lambda: start("killed"), folder, step, rng))
+        print(json.dumps(records[-1]), file=sys.stderr, flush=True)
+    ends = processes.finish(start("killed"))
     difference = np.abs(
         runs.prompt(folder, args.steps) - runs.prompt(args.folder / "whole", args.steps)
     )

@@ -13,9 +13,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from dpt_jax.devices import partitioning
+from dpt_jax.devices.launch import Launch, start
 from dpt_jax.interop import load_backbone, open_backbone
 from dpt_jax.models import Transformer
-from dpt_jax.training import distributed, partitioning, setup
+from dpt_jax.models.network import abstract_variables
+from dpt_jax.training import setup
 
 
 def memory(name: str) -> int:
@@ -28,7 +31,7 @@ def measure(folder: str, shape: tuple[int, ...]) -> None:
     """Loads one backbone, measures, and compares every slice with the whole parameter."""
     config = open_backbone(folder).config
     mesh = partitioning.make_mesh(shape)
-    variables = setup.abstract_variables(Transformer(config))
+    variables = abstract_variables(Transformer(config))
     shardings = partitioning.parameter_shardings(variables, mesh)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak so far.
     before = memory("VmRSS")
@@ -48,7 +51,7 @@ def measure(folder: str, shape: tuple[int, ...]) -> None:
 
 if __name__ == "__main__":
     process, count, address, *wanted = sys.argv[1:]
-    distributed.start(distributed.Launch(address, int(count), int(process)))
+    start(Launch(address, int(count), int(process)))
     assert len(jax.devices()) == 8
     for pair in wanted:
         path, _, axes = pair.rpartition("=")

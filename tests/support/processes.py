@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 
-import jax
-
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -19,21 +17,12 @@ def free_port() -> int:
 
 
 def start(argv, devices: int, module: str = "dpt_jax", **variables: str) -> subprocess.Popen:
-    """Starts a process with `devices` virtual devices; it compiles as this one does."""
-    environment = os.environ | {
-        name.upper(): str(value)
-        for name in (
-            "jax_disable_most_optimizations",
-            "jax_compilation_cache_dir",
-            "jax_persistent_cache_min_compile_time_secs",
-        )
-        if (value := jax.config.values[name]) is not None
-    }
+    """Starts a process with `devices` virtual devices."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [sys.executable, "-m", module, *argv],
         cwd=ROOT,
-        env=environment | {"XLA_FLAGS": flags.strip()} | variables,
+        env=os.environ | {"XLA_FLAGS": flags.strip()} | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

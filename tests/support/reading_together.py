@@ -11,8 +11,10 @@ import jax
 import seqio
 import tensorflow as tf
 
+from dpt_jax.data.examples import load_split
+from dpt_jax.devices import exchange
+from dpt_jax.devices.launch import running
 from dpt_jax.errors import InputError
-from dpt_jax.training import data, distributed, exchange
 from tests.support import odd_tasks, toy_tasks
 
 LENGTHS = {"inputs": 64, "targets": 6}
@@ -73,14 +75,14 @@ def shortened():
 def refusal(task, lengths=LENGTHS):
     """What is said of a split that cannot be used."""
     try:
-        data.load_split(task, "train", lengths, together=True)
+        load_split(task, "train", lengths, together=True)
     except InputError as error:
         return str(error)
 
 
 def results():
     seen, found = [], {}
-    load = functools.partial(data.load_split, split="train", together=True)
+    load = functools.partial(load_split, split="train", together=True)
     tasks = [counted(seqio.get_mixture_or_task(name), seen) for name in NAMES]
     for task in tasks[:2]:
         [examples] = load(task, feature_lengths=LENGTHS)
@@ -108,5 +110,5 @@ def results():
 
 
 if __name__ == "__main__":
-    with distributed.running():
+    with running():
         print(json.dumps(results()))

@@ -1,6 +1,5 @@
 """A backbone of a few thousand parameters, and runs of the toy task on it."""
 
-import contextlib
 import json
 import pathlib
 
@@ -8,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from dpt_jax import interop
 from dpt_jax.models import T5Config, Transformer
@@ -36,30 +34,6 @@ models.T5Config:
   emb_dim = %EMBED_DIM
   dropout_rate = %DROPOUT_RATE
 """ + "".join(f"  {name} = {value}\n" for name, value in SIZES.items())
-
-
-@contextlib.contextmanager
-def quick_compilation(folder):
-    """Compiles once what many tests run, into `folder`, and without expensive optimizations."""
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    try:
-        _compile_with(settings)
-        yield
-    finally:
-        _compile_with(before)
-
-
-def _compile_with(settings):
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    # A program compiled under the old settings stays in memory, and rounds differently.
-    jax.clear_caches()
 
 
 def random_parameters(seed: int = 3):

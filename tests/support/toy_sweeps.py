@@ -6,7 +6,7 @@ from tests.support import runs
 
 _HEAD = """
 from __gin__ import dynamic_registration
-from dpt_jax.analysis import sweeps
+from dpt_jax import sweeps
 """
 
 

@@ -13,12 +13,13 @@ import pytest
 
 pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
 
+from flax.traverse_util import flatten_dict
+
 from dpt_jax import demo
 from dpt_jax.cli.main import main
 from dpt_jax.gin_utils import gin_configs
 from dpt_jax.interop import load_backbone, load_prompt
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
-from dpt_jax.interop.tensors import flatten
 from tests.t5x import tiny
 
 pytestmark = [pytest.mark.t5x, pytest.mark.slow]
@@ -126,8 +127,8 @@ def test_the_frozen_parameters_on_disk_are_the_pretrained_ones_bit_for_bit(run, 
     folder, step, _ = run
     _, params = load_backbone(pretrained[0])
     saved = open_checkpoint((folder / f"checkpoint_{step + 20}").as_uri())
-    assert set(saved) == {*flatten(params), "prompt/A", "prompt/B"}
-    for name, array in flatten(params).items():
+    assert set(saved) == {*flatten_dict(params, sep="/"), "prompt/A", "prompt/B"}
+    for name, array in flatten_dict(params, sep="/").items():
         assert saved[name].read().tobytes() == np.asarray(array).tobytes(), name
 
 

@@ -34,19 +34,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def started(module, *argv):
-    # Compiled as in this process, where the run that is compared with is.
-    environment = os.environ | {
-        name.upper(): str(jax.config.values[name])
-        for name in (
-            "jax_disable_most_optimizations",
-            "jax_compilation_cache_dir",
-            "jax_persistent_cache_min_compile_time_secs",
-        )
-    }
     return subprocess.Popen(
         [sys.executable, "-m", *module, *argv],
         cwd=ROOT,
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,10 +10,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError, NonFiniteLossError
+from dpt_jax.evaluation.evaluator import TaskResult
 from dpt_jax.interop import load_backbone
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.training import loggers, schedules, trainer
-from dpt_jax.training.evaluation import TaskResult
 from tests.support import runs
 
 

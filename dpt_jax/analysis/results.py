@@ -1,0 +1,119 @@
+"""Results read back: a run's folder as one row, and the rows of a sweep."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from dpt_jax import run_files
+from dpt_jax.analysis.spectrum import spectrum
+from dpt_jax.errors import InputError
+
+# A sweep's files.
+SWEEP, RESULTS, CSV = "sweep.json", "results.jsonl", "results.csv"
+_IN_SUMMARY = (
+    "metrics",
+    "best_step",
+    "last_step",
+    "train_steps",
+    "trainable_parameters",
+    "train_seconds",
+)
+
+
+def read_run(model_dir: str | pathlib.Path, metric: str | None = None) -> dict[str, Any]:
+    """The result of a run.
+
+    Args:
+      model_dir: the run's folder, which need not exist.
+      metric: the metric of the learning curve; None is the first of each task.
+
+    Returns:
+      `status` ("done", "unfinished" or "not run"), `value` (the best evaluation's), what
+      `summary.json` says, `curves` (name to `[[step, ...], [value, ...]]`: `score`, averaged over
+      the tasks, and what the prompt says of itself at every evaluation) and `singular_values` of
+      the best prompt, largest first.
+    """
+    folder = pathlib.Path(model_dir)
+    try:
+        summary = json.loads((folder / run_files.SUMMARY).read_text())
+    except FileNotFoundError:
+        started = (folder / run_files.IDENTITY).exists()
+        return {"status": "unfinished" if started else "not run", "value": None}
+    stopped_early = bool(summary.get("stopped_early"))
+    finished = summary["last_step"] >= summary["train_steps"] or stopped_early
+    row: dict[str, Any] = {
+        "status": "done" if finished else "unfinished",
+        "value": summary["best_value"],
+        **{name: summary[name] for name in _IN_SUMMARY},
+        "stopped_early": stopped_early,
+    }
+    if finished:
+        row["curves"] = read_curves(folder, metric)
+        row["singular_values"] = _singular_values(folder, summary["best_step"])
+    return row
+
+
+def read_curves(folder: pathlib.Path, metric: str | None = None) -> dict[str, list[list[float]]]:
+    """The learning curve `score`, and the curves of the prompt's own numbers, by name."""
+    scores: dict[int, list[float]] = {}
+    named: dict[int, float] = {}
+    curves: dict[str, list[list[float]]] = {}
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    for row in map(json.loads, lines):
+        step, split, task = row.pop("step"), row.pop("split"), row.pop("task")
+        if split == run_files.PROMPT_SPLIT:
+            for name, value in row.items():
+                if value is not None:
+                    curve = curves.setdefault(name, [[], []])
+                    curve[0].append(step)
+                    curve[1].append(value)
+        elif split != "train" and task is not None:
+            # The average of SuperGLUE's eight tasks has a line of its own, under the mixture.
+            if "superglue_average" in row:
+                named[step] = row["superglue_average"]
+            else:
+                value = _metric(row, metric)
+                if value is not None:
+                    scores.setdefault(step, []).append(value)
+    means = {step: sum(values) / len(values) for step, values in scores.items()} | named
+    if means:
+        steps = sorted(means)
+        curves["score"] = [[*steps], [means[step] for step in steps]]
+    return curves
+
+
+def _metric(row: Mapping[str, Any], metric: str | None) -> float | None:
+    return next(iter(row.values()), None) if metric is None else row.get(metric)
+
+
+def _singular_values(folder: pathlib.Path, step: int | None) -> list[float] | None:
+    path = folder / "numpy_checkpoints" / f"checkpoint_{step}" / "prompt.npy"
+    if not path.exists():
+        return None
+    values = spectrum(np.load(path)).singular_values
+    return [float(f"{value:.6g}") for value in values]
+
+
+def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads the `results.jsonl` of a sweep's folder.
+
+    Raises:
+      InputError: when a line is no result.
+    """
+    rows = []
+    for number, line in enumerate((folder / RESULTS).read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+            missing = {"sweep", "point", "axes", "status"} - set(row)
+        except (ValueError, TypeError) as e:
+            raise InputError(f"{folder / RESULTS}, line {number} is no JSON object.") from e
+        if missing:
+            raise InputError(
+                f"{folder / RESULTS}, line {number} lacks {', '.join(sorted(missing))}: it is no "
+                "result of dpt sweep."
+            )
+        rows.append(row)
+    return rows

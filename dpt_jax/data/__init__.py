@@ -1,0 +1,1 @@
+"""Tasks and examples as arrays: SeqIO tasks, reading, buckets, batches, vocabularies."""

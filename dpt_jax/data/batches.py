@@ -1,0 +1,116 @@
+"""Examples as the padded NumPy arrays of a batch, for training and for evaluation."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from dpt_jax.data.batching import Sampler, Schedule, choose_buckets
+from dpt_jax.data.examples import TaskExamples
+
+
+def pad(rows: list[np.ndarray], count: int, length: int) -> np.ndarray:
+    """Stacks ragged rows into zero-padded int32 `[count, length]`; missing rows are all zeros."""
+    padded = np.zeros((count, length), np.int32)
+    for i, row in enumerate(rows):
+        padded[i, : len(row)] = row
+    return padded
+
+
+def round_up(n: int, multiple: int) -> int:
+    """The least multiple of `multiple` that is at least `n`."""
+    return -(-n // multiple) * multiple
+
+
+@dataclasses.dataclass
+class TrainData:
+    """The training split with its buckets and its schedule of batches.
+
+    Attributes:
+      tasks: the examples, task by task.
+      buckets: padded source lengths.
+      target_length: padded target length, the same for all batches.
+      schedule: which examples each step takes.
+    """
+
+    tasks: list[TaskExamples]
+    buckets: tuple[int, ...]
+    target_length: int
+    schedule: Schedule
+
+    @classmethod
+    def create(
+        cls,
+        tasks: list[TaskExamples],
+        rates: list[float],
+        batch_size: int,
+        seed: int,
+        num_buckets: int,
+    ) -> "TrainData":
+        """Chooses buckets for the examples and lays out the order of training."""
+        lengths = np.asarray([len(x) for task in tasks for x in task.inputs])
+        buckets = choose_buckets(lengths, num_buckets)
+        longest_target = max(len(x) for task in tasks for x in task.targets)
+        sampler = Sampler(tuple(len(task.inputs) for task in tasks), tuple(rates), seed)
+        schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size)
+        return cls(tasks, buckets, round_up(longest_target, 8), schedule)
+
+    def batches(
+        self, first_step: int, rows: np.ndarray | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Yields the batches of steps `first_step`, `first_step + 1`, ... without end.
+
+        With `rows`, ascending, those rows of each batch alone: a process's share.
+        """
+        inputs = [x for task in self.tasks for x in task.inputs]
+        targets = [x for task in self.tasks for x in task.targets]
+        rows = np.arange(self.schedule.batch_size) if rows is None else rows
+        epoch, skip = divmod(first_step, self.schedule.steps_per_epoch)
+        while True:
+            for bucket, indices in self.schedule.epoch(epoch)[skip:]:
+                # An epoch's last batch may be short; rows beyond its end are padding.
+                chosen = indices[rows[rows < len(indices)]]
+                yield make_batch(
+                    [inputs[i] for i in chosen],
+                    [targets[i] for i in chosen],
+                    len(rows),
+                    self.buckets[bucket],
+                    self.target_length,
+                )
+            epoch, skip = epoch + 1, 0
+
+
+def make_batch(
+    inputs: list[np.ndarray],
+    targets: list[np.ndarray],
+    batch_size: int,
+    source_length: int,
+    target_length: int,
+) -> dict[str, np.ndarray]:
+    """The model's arrays for a batch, int32 `[batch_size, ...]`, padded with zeros."""
+    target = pad(targets, batch_size, target_length)
+    return {
+        "encoder_input_tokens": pad(inputs, batch_size, source_length),
+        # The decoder starts from token 0 and sees the target one position late.
+        "decoder_input_tokens": np.pad(target[:, :-1], ((0, 0), (1, 0))),
+        "decoder_target_tokens": target,
+    }
+
+
+def evaluation_batches(
+    inputs: list[np.ndarray], batch_size: int, num_buckets: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`(indices, encoder_input_tokens)` pairs that cover every example once, the longest first.
+
+    Sorted by length, and only the batch of the shortest may be short: the least padding there is.
+    Its rows beyond `len(indices)` are padding. Batches are padded to at most `num_buckets` lengths.
+    """
+    lengths = np.asarray([len(x) for x in inputs])
+    order = np.argsort(-lengths, kind="stable")
+    plan = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    longest = lengths[[indices[0] for indices in plan]]
+    buckets = choose_buckets(longest, num_buckets)
+    return [
+        (indices, pad([inputs[i] for i in indices], batch_size, buckets[bucket]))
+        for indices, bucket in zip(plan, np.searchsorted(buckets, longest), strict=True)
+    ]

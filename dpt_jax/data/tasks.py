@@ -1,0 +1,116 @@
+"""SeqIO tasks and mixtures: found, imported and checked before anything is read."""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from dpt_jax.data import reading
+from dpt_jax.errors import InputError, nearest_names
+
+
+def import_seqio() -> Any:
+    """Imports SeqIO without the start-up messages of TensorFlow's C++ libraries.
+
+    They go straight to file descriptor 2 before any setting is read, and say nothing of use to
+    someone who trains with JAX. Errors of the import are exceptions and are not lost.
+    """
+    if "seqio" not in sys.modules:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        try:
+            importlib.import_module("seqio")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+    return sys.modules["seqio"]
+
+
+def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any:
+    """Imports the module that registers tasks; `flag` is what named it.
+
+    Raises:
+      InputError: when it cannot be imported, or refuses its own settings with a ValueError.
+    """
+    import_seqio()
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        raise InputError(f"Cannot import {module!r} ({e}); change {flag}.") from e
+    except ValueError as e:
+        raise InputError(f"Importing {module!r}: {e}") from e
+
+
+def get_provider(
+    name: str,
+    module: str | None = None,
+    remedy: str = "Change --gin.MIXTURE_OR_TASK_NAME, or name the module that registers it with "
+    "--gin.MIXTURE_OR_TASK_MODULE.",
+) -> Any:
+    """Returns the SeqIO task or mixture `name`, after importing `module`.
+
+    Raises:
+      InputError: when the module cannot be imported or the name is not registered.
+    """
+    seqio = import_seqio()
+    if module:
+        import_tasks(module)
+    if tasks := _superglue():
+        try:
+            tasks.register_by_name(name)
+        except ValueError as e:
+            raise InputError(f"{name}: {e} {remedy}") from e
+    try:
+        return seqio.get_mixture_or_task(name)
+    except ValueError as e:
+        known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+        listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
+        raise InputError(f"There is no SeqIO task or mixture {name!r}.{listed} {remedy}") from e
+
+
+def _superglue() -> Any:
+    """`dpt_jax.tasks`, where something has imported it."""
+    return sys.modules.get("dpt_jax.tasks")
+
+
+def few_shot_ids(tasks: Iterable[str]) -> dict[str, list[list[int]]]:
+    """The ids of the training examples of those tasks that are few-shot tasks of ours."""
+    superglue = _superglue()
+    if superglue is None:
+        return {}
+    drawn = {task: superglue.few_shot_ids(task) for task in tasks}
+    return {task: ids for task, ids in drawn.items() if ids is not None}
+
+
+def get_vocabulary(provider: Any) -> Any:
+    """The vocabulary of the provider's inputs and targets, which must be one."""
+    features = provider.output_features
+    missing = {"inputs", "targets"} - set(features)
+    if missing:
+        raise InputError(
+            f"{provider.name!r} has no feature {sorted(missing)}; an encoder-decoder needs "
+            f"'inputs' and 'targets', it has {sorted(features)}."
+        )
+    if features["inputs"].vocabulary != features["targets"].vocabulary:
+        raise InputError(f"{provider.name!r} uses two vocabularies; T5 has one.")
+    vocabulary = features["inputs"].vocabulary
+    try:
+        _ = vocabulary.vocab_size  # Its file is read when it is first needed.
+    except Exception as e:
+        raise InputError(
+            f"The vocabulary of {provider.name!r} cannot be read: {reading.message(e)} Set "
+            "DPT_VOCAB to the model's SentencePiece file, where the task reads it."
+        ) from e
+    return vocabulary
+
+
+def check_split(task: Any, split: str) -> None:
+    """Raises InputError when the SeqIO task has no such split."""
+    if split not in task.splits:
+        raise InputError(
+            f"Task {task.name!r} has no split {split!r}; it has {', '.join(task.splits)}."
+            f"{nearest_names(split, task.splits)}"
+        )

@@ -1,0 +1,1 @@
+"""What a model answers: generation, rank classification, metrics."""

@@ -1,0 +1,239 @@
+"""Compiling a run for TPUs that are not there, and what the programs need of their memory.
+
+The programs are the real ones, those that `dpt train` runs: the training step and the decoding of
+an evaluation batch. libtpu's compiler works without a TPU, so it says here what it would say there.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import importlib.util
+import math
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from dpt_jax.devices import partitioning
+from dpt_jax.errors import InputError
+from dpt_jax.evaluation.generation import generator
+from dpt_jax.models import Transformer
+from dpt_jax.models.network import abstract_variables
+from dpt_jax.planning.compiled import Costs, read_costs
+from dpt_jax.planning.tpus import Slice
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.state import TrainState, merge_params, split_params
+from dpt_jax.training.step import make_loss_fn, make_train_step
+
+
+class CompilerRefused(RuntimeError):
+    """The TPU compiler refused a program; the message is the compiler's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes of one chip's memory that a program takes, as its compiler counts them.
+
+    Attributes:
+      frozen_weights: the chip's share of the frozen parameters.
+      trained_weights: of the trained ones.
+      optimizer_state: of the optimizer's slots, step and random key.
+      batch: of the tokens.
+      temporaries: activations kept for the backward pass, and everything else in between.
+      outputs: results that do not take an argument's place.
+      program: the machine code.
+    """
+
+    frozen_weights: int
+    trained_weights: int
+    optimizer_state: int
+    batch: int
+    temporaries: int
+    outputs: int
+    program: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(dataclasses.astuple(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A compiled program: what it needs of each chip and what it does there."""
+
+    memory: Memory
+    costs: Costs
+    compile_seconds: float
+
+
+def tpu_devices(where: Slice) -> list[Any]:
+    """The devices of a slice, good for compiling only.
+
+    Raises:
+      InputError: when libtpu is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise InputError(
+            "dpt plan compiles with libtpu, which is not installed: pip install 'dpt-jax[tpu]'. "
+            "It needs no TPU."
+        )
+    # Read by libtpu when it is loaded. There is no machine to ask for what it would run on.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", where.accelerator_type)
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # No TPU is taken, so that another plan, or a run on this machine's TPU, is not in the way.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    from jax.experimental import topologies
+
+    options: dict[str, Any] = {}
+    if where.chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    if where.chip.name == "v4":
+        # As JAX runs on v4: the two cores of a chip as one device.
+        options["chip_config_name"] = "megacore"
+    try:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=where.name, **options
+        ).devices
+    except RuntimeError as e:
+        raise InputError(f"libtpu cannot describe --topology={where.name}: {e}") from e
+    return list(found)
+
+
+def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
+    """Compiles the training step of `dpt train` for the devices of `mesh`.
+
+    Args:
+      config: the run; its batches are as long as TASK_FEATURE_LENGTHS allow.
+      mesh: the devices, which need not exist.
+
+    Raises:
+      InputError: when the mesh does not divide the model.
+      CompilerRefused: when the program does not fit.
+    """
+    model = Transformer(config.model, config.prompt)
+    optimizer = config.optimizer(config.learning_rate(config.train_steps or 1000))
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    params, frozen, shardings = _abstract_params(config, model, mesh)
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
+    state = _placed(state, partitioning.state_shardings(state, shardings, optimizer, mesh))
+    lengths = config.task_feature_lengths
+    batch = {
+        "encoder_input_tokens": lengths["inputs"],
+        "decoder_input_tokens": lengths["targets"],
+        "decoder_target_tokens": lengths["targets"],
+    }
+    tokens = {name: _tokens(config.batch_size, n, mesh) for name, n in batch.items()}
+    step = jax.jit(
+        make_train_step(make_loss_fn(model, config.z_loss), optimizer, config.microbatches),
+        donate_argnums=0,
+        out_shardings=(
+            jax.tree.map(lambda x: x.sharding, state),
+            partitioning.replicated(mesh),
+        ),
+    )
+    return _compile(step, (state, frozen, tokens), mesh, state, frozen, tokens)
+
+
+def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
+    """Compiles what evaluation runs: one batch decoded to the longest target.
+
+    Args and errors are those of `compile_train_step`.
+    """
+    model = Transformer(config.model, config.prompt)
+    params, frozen, shardings = _abstract_params(config, model, mesh)
+    params = _placed(params, shardings)
+    lengths = config.task_feature_lengths
+    decode = jax.jit(generator(model, lengths["targets"], config.beam_size))
+    tokens = _tokens(config.decode_batch_size, lengths["inputs"], mesh)
+    return _compile(decode, (merge_params(params, frozen), tokens), mesh, params, frozen, tokens)
+
+
+def frozen_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
+    """A chip's share of the frozen weights, in bytes; nothing is compiled.
+
+    Raises:
+      InputError: when the mesh does not divide the model.
+    """
+    _, frozen, _ = _abstract_params(config, Transformer(config.model, config.prompt), mesh)
+    return _bytes_on_a_device(frozen)
+
+
+# A search asks for those of one model again and again.
+_abstract_variables = functools.lru_cache(maxsize=8)(abstract_variables)
+
+
+def _abstract_params(config: RunConfig, model: Transformer, mesh: Any):
+    """Shapes of the trainable parameters, of the frozen ones placed, and the former's shardings."""
+    variables = _abstract_variables(model)
+    shardings = partitioning.parameter_shardings(variables, mesh)
+    params, frozen = split_params(variables["params"], config.trainable_pattern)
+    where, frozen_where = split_params(shardings, config.trainable_pattern)
+    if config.frozen_dtype is not None:
+        dtype = jnp.dtype(config.frozen_dtype)
+        frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), frozen)
+    return params, _placed(frozen, frozen_where), where
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings
+    )
+
+
+def _tokens(rows: int, length: int, mesh: Mesh) -> jax.ShapeDtypeStruct:
+    where = partitioning.batch_sharding(mesh)
+    return jax.ShapeDtypeStruct((rows, length), jnp.int32, sharding=where)
+
+
+def _bytes_on_a_device(tree: Any) -> int:
+    return sum(
+        x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree)
+    )
+
+
+def _compile(program: Any, args: tuple, mesh: Mesh, state: Any, frozen: Any, tokens: Any):
+    began = time.monotonic()
+    platform = mesh.devices.flat[0].platform
+    with partitioning.activate(mesh):
+        lowered = program.trace(*args).lower(lowering_platforms=(platform,))
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as e:
+            raise CompilerRefused(str(e)) from e
+    seconds = time.monotonic() - began
+    found = compiled.memory_analysis()
+    trained = state.params if isinstance(state, TrainState) else state
+    sizes = {
+        "frozen_weights": _bytes_on_a_device(frozen),
+        "trained_weights": _bytes_on_a_device(trained),
+        "batch": _bytes_on_a_device(tokens),
+    }
+    memory = Memory(
+        **sizes,
+        # What is left of the arguments; padding of small arrays is here too.
+        optimizer_state=max(0, found.argument_size_in_bytes - sum(sizes.values())),
+        temporaries=found.temp_size_in_bytes,
+        outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
+        program=found.generated_code_size_in_bytes,
+    )
+    return Compiled(memory, read_costs(_text(compiled)), seconds)
+
+
+def _text(compiled: Any) -> str:
+    try:
+        return compiled.as_text()
+    except jax.errors.JaxRuntimeError as e:
+        wanted = next(
+            (r for r in importlib.metadata.requires("jax") or () if r.startswith("libtpu")), ""
+        ).split(";")[0]
+        raise InputError(
+            f"jaxlib cannot read the program that this libtpu compiled ({str(e).splitlines()[0]}). "
+            f"They have to be of one release: pip install '{wanted}'"
+        ) from e

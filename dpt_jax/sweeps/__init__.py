@@ -1,0 +1,10 @@
+"""Sweeps: many runs that differ in a few gin bindings, and what they show together.
+
+`definition` says what a sweep is and which points it has, `folder` keeps their results,
+`launchers` runs them.
+"""
+
+from dpt_jax.analysis.report import Report
+from dpt_jax.sweeps.definition import Point, Sweep
+
+__all__ = ["Point", "Report", "Sweep"]

@@ -1,0 +1,352 @@
+"""Several runs trained together: one copy of the frozen weights, one set of compiled programs.
+
+Points of a sweep that differ in seed, learning rate, bottleneck or few-shot draw are runs with the
+same backbone and the same prompt length. Alone, each would start a process's worth of libraries,
+read the data, and compile the same programs. Together they do so once, and `population_step` takes
+the steps of all of them. Each member sees the batches, the dropout and the optimizer that it would
+have alone, so its results are those of `trainer.train` up to rounding, and each keeps a whole run
+folder of its own: a population that is stopped continues from those, together or one by one.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dpt_jax.data.batches import TrainData
+from dpt_jax.data.tasks import few_shot_ids
+from dpt_jax.devices import agreement, partitioning
+from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.evaluation.evaluator import Evaluator, TaskResult
+from dpt_jax.models import Transformer
+from dpt_jax.sweeps import population_step
+from dpt_jax.sweeps.population_memory import Layout, choose_layout
+from dpt_jax.training import run_folder, setup, trainer
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.loggers import Progress
+from dpt_jax.training.run import Run
+from dpt_jax.training.state import Params
+
+# What members must have in common: the backbone, and the shape of its programs.
+_SHARED = (
+    "model",
+    "initial_checkpoint_path",
+    "converted_checkpoint_cache",
+    "frozen_dtype",
+    "mesh",
+    "batch_size",
+    "microbatches",
+    "z_loss",
+)
+# Members that agree in these read the same rows, and are evaluated by the same programs.
+_TRAINING = (
+    "mixture_or_task_name",
+    "mixture_or_task_module",
+    "train_split",
+    "task_feature_lengths",
+    "overlength",
+)
+_EVALUATION = (
+    "mixture_or_task_name",
+    "mixture_or_task_module",
+    "eval_split",
+    "task_feature_lengths",
+    "overlength",
+    "eval_batch_size",
+    "num_buckets",
+    "scoring",
+    "beam_size",
+)
+
+# What becomes of a run: the contents of its `summary.json`, or why it diverged.
+End = dict[str, Any] | NonFiniteLossError
+
+
+def train_population(
+    configs: Sequence[RunConfig],
+    gin_configs: Sequence[str] = (),
+    members_at_once: int | None = None,
+    width: int | None = None,
+) -> list[End]:
+    """Trains several runs together, each into its own run folder.
+
+    Runs that are finished stay as they are, others continue where their folders left them. A run
+    that diverges leaves the population, and the others go on.
+
+    Args:
+      configs: the runs.
+      gin_configs: the operative gin configuration of each, to be kept as its `config.gin`.
+      members_at_once: how many members' activations are held at a time; None is what the memory
+        has room for, and no more than helps.
+      width: how many of these one program takes, as one mapped computation, and the rest in
+        programs beside it; None is one on a CPU, whose caches hold no more, and all elsewhere.
+
+    Returns:
+      The contents of each run's `summary.json`, in order, or the error of one that diverged.
+
+    Raises:
+      InputError: where the runs cannot be trained together, or the input of one of them cannot be
+        used; nothing is written then.
+      Stopped: after SIGTERM or SIGINT, when the state of every run has been saved.
+    """
+    for name, value in (("members_at_once", members_at_once), ("width", width)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1.")
+    if reason := why_not_together(configs):
+        raise InputError(f"These runs cannot be trained together: {reason}.")
+    texts = list(gin_configs) or [""] * len(configs)
+    mesh = partitioning.make_mesh(configs[0].mesh)
+    with partitioning.activate(mesh):
+        runs, drawn, fingerprint = _prepare(configs, mesh)
+        ends: dict[int, End] = {
+            i: run.already_finished() for i, run in enumerate(runs) if run.is_finished()
+        }
+        left = [i for i in range(len(runs)) if i not in ends]
+        for i in left:
+            run_folder.clear_unfinished(configs[i].model_dir)
+            run_folder.write_identity(configs[i], fingerprint, texts[i], drawn[i])
+        if left:
+            members = [runs[i] for i in left]
+            layout = choose_layout(members, mesh, members_at_once, width)
+            with agreement.stop_signals() as received:
+                found = _Population(members, mesh, layout).train(received)
+            ends |= dict(zip(left, found, strict=True))
+    return [ends[i] for i in range(len(configs))]
+
+
+def why_not_together(configs: Sequence[RunConfig]) -> str | None:
+    """Why runs cannot be trained together; None where they can."""
+    if agreement.process_count() > 1:
+        return "a population is trained by one process"
+    first = configs[0]
+    lengths = set()
+    for config in configs:
+        if config.prompt is None or config.trainable_pattern != "prompt/.*":
+            return f"{config.model_dir} trains more than a prompt"
+        lengths.add(config.prompt.length)
+    if len(lengths) > 1:
+        return "their prompts differ in length (PROMPT_LENGTH)"
+    for field in _SHARED:
+        if len({repr(getattr(config, field)) for config in configs}) > 1:
+            return f"they differ in RunConfig.{field}"
+    if first.initial_checkpoint_path is None and len({c.random_seed for c in configs}) > 1:
+        return "their random backbones differ (INITIAL_CHECKPOINT_PATH is None)"
+    if len({str(pathlib.Path(config.model_dir).absolute()) for config in configs}) < len(configs):
+        return "two of them have the same MODEL_DIR"
+    return None
+
+
+def _prepare(
+    configs: Sequence[RunConfig], mesh: Mesh
+) -> tuple[list[Run], list[dict[str, list[list[int]]]], int]:
+    """The runs, their few-shot draws, and the backbone's fingerprint; writes nothing."""
+    first = configs[0]
+    for config in configs:
+        run_folder.check_identity(config)
+        partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
+    backbone = setup.frozen_of(first)
+    fingerprint = setup.fingerprint(backbone)
+    training: dict[str, TrainData] = {}
+    evaluators: dict[str, Evaluator] = {}
+    parts = []
+    for config in configs:
+        run_folder.check_identity(config, fingerprint)
+        provider, vocabulary = setup.open_task(config)
+        prompt: Any = config.prompt
+        initial = setup.init_prompt(prompt, backbone, vocabulary, config.random_seed)
+        evaluate = None
+        if config.eval_period != 0:
+            key = _key(config, _EVALUATION)
+            if key not in evaluators:
+                model = population_step.prompted(config.model, prompt.length)
+                evaluators[key] = trainer.make_evaluator(config, model, provider, vocabulary, mesh)
+            evaluators[key].check_metrics(config.best_metric)
+            evaluate = functools.partial(_evaluate, evaluators[key], prompt)
+        train_data = _training_data(config, provider, training)
+        parts.append((backbone | {"prompt": initial}, train_data, evaluate))
+    runs: list[Run] = []
+    # All input has been looked at: from here on, folders are made.
+    for config, (params, train_data, evaluate) in zip(configs, parts, strict=True):
+        model = Transformer(config.model, config.prompt)
+        frozen = runs[0].frozen if runs else None
+        runs.append(Run(config, model, mesh, params, train_data, evaluate, frozen))
+    drawn = [few_shot_ids(task.name for task in run.data.tasks) for run in runs]
+    return runs, drawn, fingerprint
+
+
+def _key(config: RunConfig, fields: Sequence[str]) -> str:
+    return repr([getattr(config, field) for field in fields])
+
+
+def _training_data(config: RunConfig, provider: Any, loaded: dict[str, TrainData]) -> TrainData:
+    """The run's own order of examples that are read once for all runs of a task."""
+    key = _key(config, _TRAINING)
+    if key not in loaded:
+        loaded[key] = trainer.load_training_data(config, provider)
+    read = loaded[key]
+    return TrainData.create(
+        read.tasks,
+        list(read.schedule.sampler.rates),
+        config.batch_size,
+        config.random_seed,
+        config.num_buckets,
+    )
+
+
+def _evaluate(evaluator: Evaluator, prompt: Any, params: Params) -> list[TaskResult]:
+    """Evaluates merged parameters by the programs of a folded prompt, one set for all members."""
+    folded = prompt.fold(jax.device_get(params["prompt"]))
+    return evaluator(params | {"prompt": {"prompt": folded}})
+
+
+class _Element:
+    """One member's number of an array that may still be computed."""
+
+    def __init__(self, values: jax.Array, index: int):
+        self._values, self._index = values, index
+
+    def __float__(self) -> float:
+        return float(np.asarray(self._values)[self._index])
+
+
+class _Voice:
+    """A run's `Progress` among those of others: what it says goes out under its name."""
+
+    def __init__(self, progress: Progress, name: str):
+        self._progress, self._name = progress, name
+        self.loss: float | None = None
+
+    def update(self, step: int, loss: float) -> None:
+        del step
+        self.loss = loss
+
+    def say(self, text: str) -> None:
+        self._progress.say(f"{self._name}: {text}")
+
+
+class _Population:
+    """Runs that take their steps together."""
+
+    def __init__(self, runs: Sequence[Run], mesh: Mesh, layout: Layout):
+        self._runs, self._layout = list(runs), layout
+        self._frozen = runs[0].frozen
+        prompts: list[Any] = [run.config.prompt for run in runs]
+        config = runs[0].config
+        everywhere = partitioning.replicated(mesh)
+        self._batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+        self._gradients = jax.jit(
+            population_step.make_chunk_gradients(
+                config.model, prompts[0].length, config.z_loss, config.microbatches
+            ),
+            out_shardings=everywhere,
+        )
+        states = tuple(run.state for run in runs)
+        self._update = jax.jit(
+            population_step.make_update(prompts, [run.optimizer for run in runs]),
+            donate_argnums=0,
+            out_shardings=(jax.tree.map(lambda x: x.sharding, states), everywhere, everywhere),
+        )
+        share = jax.jit(functools.partial(population_step.share, prompts), out_shardings=everywhere)
+        self._shared = share(states)
+        self._compiled: dict[str, Any] = {}
+        # A CPU runs what one thread asks for one after the other. With a thread a program they run
+        # side by side, and no more of them than the layout says.
+        self._threads = concurrent.futures.ThreadPoolExecutor(layout.programs)
+
+    def train(self, received: list[int]) -> list[End]:
+        """Trains every run from its own step to its last; gives summaries, or why a run diverged.
+
+        Args:
+          received: signals; where there is one, every run is saved and the population stops.
+        """
+        runs = self._runs
+        steps = [int(run.state.step) for run in runs]
+        ends: dict[int, End] = {}
+        progress = Progress(max(run.total_steps for run in runs), min(steps))
+        with contextlib.ExitStack() as stack:
+            stack.callback(progress.close)
+            stack.enter_context(self._threads)
+            self._announce(progress)
+            voices = []
+            for run, start in zip(runs, steps, strict=True):
+                voice = _Voice(progress, pathlib.Path(run.config.model_dir).name)
+                voice.say(f"continuing from step {start}" if start else "from the start")
+                run.open(voice, share=1 / len(runs))
+                stack.callback(run.close)
+                voices.append(voice)
+            batches = [run.data.batches(step) for run, step in zip(runs, steps, strict=True)]
+            while active := [i for i in range(len(runs)) if i not in ends]:
+                metrics = self._step({i: next(batches[i]) for i in active})
+                stop = bool(received)  # Asked once, so that all runs are saved at this step.
+                for i in active:
+                    steps[i] += 1
+                    found = {name: _Element(values, i) for name, values in metrics.items()}
+                    try:
+                        runs[i].after_step(steps[i], found, stop)
+                    except NonFiniteLossError as e:
+                        ends[i] = e
+                        voices[i].say(f"{e} The others go on.")
+                        continue
+                    if runs[i].has_plateaued() or steps[i] >= runs[i].total_steps:
+                        ends[i] = runs[i].summary()
+                losses = [loss for i in active if (loss := voices[i].loss) is not None]
+                if losses and any(steps[i] % runs[i].config.log_period == 0 for i in active):
+                    progress.update(max(steps[i] for i in active), sum(losses) / len(losses))
+                if stop and len(ends) < len(runs):
+                    raise Stopped(received[0], max(steps))
+        return [ends[i] for i in range(len(runs))]
+
+    def _announce(self, progress: Progress) -> None:
+        frozen = sum(x.size for x in jax.tree.leaves(self._frozen))
+        progress.say(
+            f"{len(self._runs)} runs train together: {self._layout}; one copy of {frozen:,} frozen "
+            "parameters"
+        )
+
+    def _step(self, batches: dict[int, dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+        """One update of the runs that have a batch; metrics as arrays, a number a run."""
+        runs, width = self._runs, self._layout.width
+        members = list(batches)
+        lengths = [batches[i]["encoder_input_tokens"].shape[1] for i in members]
+        rows, active = np.zeros(len(runs), np.int32), np.zeros(len(runs), bool)
+        running: list[concurrent.futures.Future[population_step.Sums]] = []
+        for places in population_step.plan_chunks(lengths, width):
+            chosen = [members[place] for place in places]
+            for i in chosen:
+                rows[i], active[i] = len(running) * width + chosen.index(i), True
+            stacked = population_step.stack_batches([batches[i] for i in chosen], width)
+            chunk = np.asarray([*chosen, *[chosen[-1]] * (width - len(chosen))], np.int32)
+            running.append(self._threads.submit(self._sums(chunk, stacked)))
+        chunks = [future.result() for future in running]
+        # Always as many, so that there is one program however many runs are still trained.
+        chunks += [chunks[-1]] * (-(-len(runs) // width) - len(chunks))
+        states = tuple(run.state for run in runs)
+        states, self._shared, metrics = self._update(states, tuple(chunks), rows, active)
+        for run, state in zip(runs, states, strict=True):
+            run.state = state
+        return metrics
+
+    def _sums(
+        self, members: np.ndarray, batches: dict[str, np.ndarray]
+    ) -> Callable[[], population_step.Sums]:
+        """The call that gives a chunk's sums; its program is compiled here, under the mesh."""
+        key = repr([(name, x.shape) for name, x in batches.items()])
+        if key not in self._compiled:
+            placed = jax.device_put(batches, self._batches)
+            lowered = self._gradients.lower(self._shared, members, self._frozen, placed)
+            self._compiled[key] = lowered.compile()
+
+        def call() -> population_step.Sums:
+            placed = jax.device_put(batches, self._batches)
+            sums = self._compiled[key](self._shared, members, self._frozen, placed)
+            # Its activations live as long as it runs, and the thread is the next chunk's.
+            return jax.block_until_ready(sums) if self._layout.programs > 1 else sums
+
+        return call

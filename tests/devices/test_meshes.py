@@ -1,0 +1,91 @@
+"""Training on 8 virtual devices gives what one device gives, with the parameters split."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from dpt_jax.devices import partitioning
+from dpt_jax.errors import InputError
+from dpt_jax.models import Transformer
+from dpt_jax.models.network import abstract_variables
+from tests.support import meshes, runs
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_every_mesh_trains_as_one_device_does(backbone, one_device, tmp_path):
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.meshes", str(tmp_path), str(backbone)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    shards = json.loads(done.stdout.splitlines()[-1])
+
+    for name in shards:
+        runs.same_results(tmp_path / name, one_device, meshes.STEPS)
+
+    embedding, query, mlp = (
+        "token_embedder/embedding",  # [vocabulary, embed]
+        "encoder/layers_0/attention/query/kernel",  # [embed, heads * head size]
+        "encoder/layers_0/mlp/wo/kernel",  # [mlp, embed]
+    )
+    vocabulary, embed, heads, hidden = 264, runs.WIDTH, 32, 32
+    for name, shapes in shards.items():
+        _, fsdp, model = map(int, name.split("x"))
+        assert shapes[embedding] == [vocabulary // model, embed // fsdp]
+        assert shapes[query] == [embed // fsdp, heads // model]
+        assert shapes[mlp] == [hidden // model, embed // fsdp]
+        # The prompt is whole everywhere.
+        assert shapes["prompt/A"] == [4, 2]
+        assert shapes["prompt/B"] == [2, 16]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (-1, -1, 1), (1, 1), (0, 1, 1), (-1, 3, 1)])
+def test_a_mesh_that_does_not_make_the_devices_is_refused(shape):
+    with pytest.raises(InputError, match="MESH"):
+        partitioning.make_mesh(shape, jax.devices()[:1])
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused():
+    mesh = AbstractMesh((4, 2, 1), partitioning.MESH_AXES)
+    partitioning.check_batch("BATCH_SIZE", 16, mesh)
+    with pytest.raises(InputError, match="BATCH_SIZE = 12 .* 8 batch shards"):
+        partitioning.check_batch("BATCH_SIZE", 12, mesh)
+    with pytest.raises(InputError, match="MICROBATCHES = 4"):
+        partitioning.check_batch("BATCH_SIZE", 16, mesh, microbatches=4)
+
+
+def test_a_mesh_that_does_not_divide_the_model_names_the_parameter():
+    variables = abstract_variables(Transformer(runs.T5))
+    mesh = AbstractMesh((1, 1, 5), partitioning.MESH_AXES)
+    with pytest.raises(InputError, match="5 model shards.*shape"):
+        partitioning.parameter_shardings(variables, mesh)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "axis"),
+    # The heads' own size makes 32 of 8 heads, which 16 divides; the heads it does not.
+    [
+        ({"num_heads": 8, "mlp_dim": 32}, "8 of the 'heads' axis"),
+        ({"mlp_dim": 24, "num_heads": 16}, "24 of the 'mlp' axis"),
+    ],
+)
+def test_a_model_axis_that_does_not_divide_heads_or_mlp_is_refused(sizes, axis):
+    config = dataclasses.replace(runs.T5, vocab_size=256, **sizes)
+    variables = abstract_variables(Transformer(config))
+    mesh = AbstractMesh((1, 1, 16), partitioning.MESH_AXES)
+    with pytest.raises(InputError, match=f"16 model shards, which do not divide the {axis}"):
+        partitioning.parameter_shardings(variables, mesh)
