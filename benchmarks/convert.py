@@ -82,16 +82,17 @@ def load(size: str, folder: str) -> float:
     import jax.numpy as jnp
 
     from dpt_jax.devices import partitioning
+    from dpt_jax.devices.placement import place
     from dpt_jax.models import Transformer
     from dpt_jax.models.network import abstract_variables
-    from dpt_jax.training import setup
+    from dpt_jax.problems.text import open_frozen
 
     start = time.perf_counter()
     model = config(size)
-    params = setup.open_frozen(folder, model, 0)
+    params = open_frozen(folder, model, 0)
     mesh = partitioning.make_mesh((-1, 1, 1))
     abstract = abstract_variables(Transformer(model))
-    placed = setup.place(params, partitioning.parameter_shardings(abstract, mesh))
+    placed = place(params, partitioning.parameter_shardings(abstract, mesh))
     del params
     total = jax.jit(lambda tree: sum(jnp.sum(jnp.abs(x)) for x in jax.tree.leaves(tree)))
     assert float(total(placed)) > 0

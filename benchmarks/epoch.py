@@ -45,9 +45,8 @@ class OurPass:
         inputs, targets = [x for x, _ in rows], [y for _, y in rows]
         task = TaskExamples("rows", inputs, targets, rows=[{} for _ in rows])
         data = TrainData.create([task], [1.0], size.batch_size, 0, num_buckets)
-        batches = data.batches(0)
         self._model = Ours(size, dropout)
-        self._train = [next(batches) for _ in range(data.schedule.steps_per_epoch)]
+        self._train = [data.batch(step) for step in range(data.steps_per_epoch)]
         self._generate = [x for _, x in evaluation_batches(inputs, size.batch_size, num_buckets)]
 
     def warm_up(self, phases):

@@ -12,9 +12,10 @@ from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 from dpt_jax.devices import partitioning
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.models import T5Config, Transformer
+from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt
 from dpt_jax.training.state import TrainState, merge_params, split_params
-from dpt_jax.training.step import make_loss_fn, make_train_step
+from dpt_jax.training.step import make_train_step
 
 
 class Ours:

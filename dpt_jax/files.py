@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +163,10 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes a JSON file atomically; what is not a number becomes null."""
     with atomic_write(path) as temporary:
         temporary.write_text(json_dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_json_lines(path: str | os.PathLike, records: Iterable[Any]) -> None:
+    """Writes a JSON value a line, atomically."""
+    with atomic_write(path) as temporary, open(temporary, "w") as file:
+        for record in records:
+            file.write(json_dumps(record) + "\n")

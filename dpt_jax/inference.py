@@ -3,28 +3,25 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float
 
 from dpt_jax import run_files
 from dpt_jax.data.batches import evaluation_batches
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
-from dpt_jax.evaluation.evaluator import TaskResult, decode_text
+from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.interop import load_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.models.network import abstract_variables
+from dpt_jax.problems.text import Prepared, prepare
 from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
-from dpt_jax.training import setup, trainer
 from dpt_jax.training.checkpoints import Checkpoints
-from dpt_jax.training.config import RunConfig
-from dpt_jax.training.state import Params, merge_params
+from dpt_jax.training.problem import TaskResult
+from dpt_jax.training.state import merge_params
 
 PromptArray = Float[np.ndarray, "length embed"]
 
@@ -50,58 +47,23 @@ def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
     return int(step)
 
 
-@dataclasses.dataclass
-class Backbone:
-    """A frozen T5 on its devices, with the vocabulary of a task.
+def with_trained(prepared: Prepared, model_dir: str | pathlib.Path, step: int) -> None:
+    """Puts the parameters that a run without a prompt has trained in the place of the frozen."""
+    trained = Checkpoints(model_dir, create=False).restore_params(step)
+    prepared.placed = jax.tree.map(
+        lambda new, old: jax.device_put(new, old.sharding),
+        merge_params(trained, prepared.placed),
+        prepared.placed,
+    )
 
-    Attributes:
-      config: the run whose model, task and sizes are used.
-      mesh: the devices.
-      params: the frozen parameters.
-      provider: the SeqIO task or mixture.
-      vocabulary: its vocabulary.
-    """
 
-    config: RunConfig
-    mesh: Mesh
-    params: Params
-    provider: Any
-    vocabulary: Any
-
-    @classmethod
-    def load(cls, config: RunConfig) -> "Backbone":
-        """Loads what `config` names; raises InputError as training does."""
-        mesh = partitioning.make_mesh(config.mesh)
-        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
-        provider, vocabulary = setup.open_task(config)
-        params = setup.frozen_of(config)
-        shardings = partitioning.parameter_shardings(
-            abstract_variables(Transformer(config.model)), mesh
-        )
-        placed = setup.place(params, shardings, config.frozen_dtype)
-        return cls(config, mesh, placed, provider, vocabulary)
-
-    def with_trained(self, model_dir: str | pathlib.Path, step: int) -> "Backbone":
-        """The backbone with the parameters that a run without a prompt has trained."""
-        trained = Checkpoints(model_dir, create=False).restore_params(step)
-        flat = jax.tree.map(
-            lambda new, old: jax.device_put(new, old.sharding),
-            merge_params(trained, self.params),
-            self.params,
-        )
-        return dataclasses.replace(self, params=flat)
-
-    def evaluate(self, prompt: PromptArray | None) -> list[TaskResult]:
-        """Evaluates a folded prompt, or the model without any, on the configuration's task."""
-        model, params = Transformer(self.config.model), self.params
-        if prompt is not None:
-            model = Transformer(self.config.model, VanillaPrompt(*prompt.shape))
-            params = params | {"prompt": {"prompt": prompt}}
-        evaluator = trainer.make_evaluator(
-            self.config, model, self.provider, self.vocabulary, self.mesh
-        )
-        evaluator.check_metrics()
-        return evaluator(params)
+def evaluate(prepared: Prepared, prompt: PromptArray | None) -> list[TaskResult]:
+    """Evaluates a folded prompt, or the model without any, on the configuration's task."""
+    method = None if prompt is None else VanillaPrompt(*prompt.shape)
+    config = dataclasses.replace(prepared.config, prompt=method)
+    evaluator, params = prepare(config, like=prepared).evaluator, prepared.placed
+    evaluator.check_metrics()
+    return evaluator(params if prompt is None else params | {"prompt": {"prompt": prompt}})
 
 
 class Predictor:
@@ -111,9 +73,9 @@ class Predictor:
       prompts: folded prompts by name; None stands for no prompt.
     """
 
-    def __init__(self, backbone: Backbone, prompts: Mapping[str, PromptArray | None]):
+    def __init__(self, prepared: Prepared, prompts: Mapping[str, PromptArray | None]):
         self.prompts = dict(prompts)
-        self._backbone = backbone
+        self._prepared = prepared
         self._programs: dict[int, Generator] = {}
 
     def __call__(self, texts: Sequence[str], prompt_names: Sequence[str]) -> list[str]:
@@ -148,10 +110,10 @@ class Predictor:
         return outputs
 
     def _tokenize(self, text: str, row: int) -> np.ndarray:
-        config, feature = self._backbone.config, self._backbone.provider.output_features["inputs"]
-        ids = list(self._backbone.vocabulary.encode(text))
+        config, feature = self._prepared.config, self._prepared.task.output_features["inputs"]
+        ids = list(self._prepared.vocabulary.encode(text))
         if feature.add_eos:
-            ids.append(self._backbone.vocabulary.eos_id)
+            ids.append(self._prepared.vocabulary.eos_id)
         limit = config.task_feature_lengths["inputs"]
         if len(ids) > limit:
             if config.overlength != "truncate":
@@ -166,27 +128,27 @@ class Predictor:
     def _generate(
         self, tokens: list[np.ndarray], names: list[str], prompt_length: int
     ) -> list[str]:
-        backbone = self._backbone
+        prepared = self._prepared
         outputs = [""] * len(tokens)
-        size = backbone.config.decode_batch_size
-        plan = evaluation_batches(tokens, size, backbone.config.num_buckets)
+        size = prepared.config.decode_batch_size
+        plan = evaluation_batches(tokens, size, prepared.config.num_buckets)
         for indices, batch in plan:
-            params = backbone.params
+            params = prepared.placed
             if prompt_length:
                 # Padding rows repeat the last prompt; what they give is dropped.
                 rows = [*indices] + [indices[-1]] * (size - len(indices))
                 chosen = np.stack([np.asarray(self.prompts[names[i]]) for i in rows])
                 params = params | {"prompt": {"prompts": chosen}}
-            with partitioning.activate(backbone.mesh):
-                placed = partitioning.put_batch({"tokens": batch}, backbone.mesh)
+            with partitioning.activate(prepared.mesh):
+                placed = partitioning.put_batch({"tokens": batch}, prepared.mesh)
                 generated = np.asarray(self._program(prompt_length)(params, placed["tokens"]))
             for i, row in zip(indices, generated, strict=False):
-                outputs[i] = decode_text(backbone.vocabulary, row)
+                outputs[i] = decode_text(prepared.vocabulary, row)
         return outputs
 
     def _program(self, prompt_length: int) -> Generator:
         if prompt_length not in self._programs:
-            config = self._backbone.config
+            config = self._prepared.config
             prompt = None
             if prompt_length:
                 size = config.decode_batch_size
@@ -194,7 +156,7 @@ class Predictor:
             model = Transformer(config.model, prompt)
             self._programs[prompt_length] = Generator(
                 model,
-                self._backbone.mesh,
+                self._prepared.mesh,
                 config.task_feature_lengths["targets"],
                 config.beam_size,
             )

@@ -5,11 +5,14 @@ anything large is read, and a conversion can go through a model one parameter at
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 
@@ -148,3 +151,24 @@ def aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:
 def in_memory(array: Any) -> Tensor:
     """Wraps an array (NumPy or JAX) that is in memory already."""
     return Tensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
+
+
+def fingerprint(params: Mapping[str, Any]) -> int:
+    """A checksum that tells one backbone from another: names, shapes and first values."""
+    crc = 0
+    for name, value in sorted(flatten_dict(params, sep="/").items()):
+        tensor = value if isinstance(value, Tensor) else in_memory(value)
+        crc = zlib.crc32(f"{name}{tensor.shape}".encode() + _head(tensor).tobytes(), crc)
+    return crc
+
+
+def _head(tensor: Tensor, count: int = 256) -> np.ndarray:
+    """The first `count` values, float32; no more is read than the rows they lie in."""
+    region, needed = [], count
+    for axis, size in enumerate(tensor.shape):
+        inner = math.prod(tensor.shape[axis + 1 :])
+        region.append(slice(0, min(size, -(-needed // max(inner, 1)))))
+        needed = min(needed, inner)
+    head = tensor.stored(tuple(region)).astype(tensor.dtype).reshape(-1)[:count]
+    tensor.release()
+    return head.astype(np.float32)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax import demo, gin_utils, inference
     from dpt_jax.analysis.curves import plot_curves, read_curve
     from dpt_jax.files import write_json
-    from dpt_jax.training import trainer
+    from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
 
     methods = _chosen("--methods", args.methods, list(METHODS))
@@ -76,11 +76,11 @@ def run(args: argparse.Namespace) -> None:
     }
     for task in tasks:
         bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None)
-        [result] = inference.Backbone.load(bare).evaluate(None)
+        [result] = inference.evaluate(text.prepare(bare), None)
         summary["no_prompt"][task] = result.metrics["accuracy"]
     for method in methods:
         results = {
-            task: trainer.train(
+            task: text.train(
                 config_of(method, task, output / method / task), gin_utils.operative_config
             )
             for task in tasks

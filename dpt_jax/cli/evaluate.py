@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
 
     from dpt_jax import inference, run_files
-    from dpt_jax.evaluation.evaluator import averages, write_predictions
-    from dpt_jax.evaluation.rank_classification import SCORINGS
-    from dpt_jax.files import json_dumps
+    from dpt_jax.evaluation.evaluator import averages
+    from dpt_jax.files import json_dumps, write_json_lines
+    from dpt_jax.problems.text import prepare
+    from dpt_jax.training.config import SCORINGS
 
     if args.split:
         config = dataclasses.replace(config, eval_split=args.split)
@@ -69,14 +70,14 @@ def run(args: argparse.Namespace) -> None:
             trained_step = step
         else:
             prompt = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
-    backbone = inference.Backbone.load(config)
+    prepared = prepare(config)
     if trained_step is not None:
-        backbone = backbone.with_trained(args.model_dir, trained_step)
-    results = backbone.evaluate(prompt)
+        inference.with_trained(prepared, args.model_dir, trained_step)
+    results = inference.evaluate(prepared, prompt)
     if args.predictions:
         for result in results:
             path = pathlib.Path(args.predictions) / f"{result.task}_{name}.jsonl"
-            write_predictions(result, path)
+            write_json_lines(path, result.predictions)
     metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
     from dpt_jax import inference, run_files
     from dpt_jax.interop import load_prompt
+    from dpt_jax.problems.text import prepare
 
     prompts: dict[str, Any] = {}
     prompts |= inference.load_prompts(_named(args.prompt), config.model.emb_dim)
@@ -70,10 +71,10 @@ def run(args: argparse.Namespace) -> None:
             prompts[OWN] = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
-    backbone = inference.Backbone.load(config)
+    prepared = prepare(config)
     if trained_step is not None:
-        backbone = backbone.with_trained(args.model_dir, trained_step)
-    predictor = inference.Predictor(backbone, prompts)
+        inference.with_trained(prepared, args.model_dir, trained_step)
+    predictor = inference.Predictor(prepared, prompts)
 
     with contextlib.ExitStack() as stack:
         lines = sys.stdin if args.input == "-" else stack.enter_context(open(args.input))

@@ -111,11 +111,12 @@ def _ranks(text: str, most: int) -> list[int]:
 
 def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[dict[str, dict[str, float]]]:
     """The metrics by task of the whole prompt, and then of each cut one."""
-    from dpt_jax.inference import Backbone
+    from dpt_jax import inference
+    from dpt_jax.problems.text import prepare
 
-    backbone = Backbone.load(config)
+    prepared = prepare(config)
     return [
-        {result.task: result.metrics for result in backbone.evaluate(candidate)}
+        {result.task: result.metrics for result in inference.evaluate(prepared, candidate)}
         for candidate in (prompt, *(one.prompt for one in cut))
     ]
 
@@ -127,7 +128,7 @@ def _probe(args: argparse.Namespace) -> None:
     from dpt_jax.analysis.rank_report import plot_probe
     from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
-    from dpt_jax.training import trainer
+    from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
 
     if not args.gin_file:
@@ -143,6 +144,6 @@ def _probe(args: argparse.Namespace) -> None:
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:
         raise InputError("The probe is read at every evaluation; set --gin.EVAL_PERIOD above 0.")
-    summary = trainer.train(config, gin_utils.operative_config)
+    summary = text.train(config, gin_utils.operative_config)
     plot_probe(pathlib.Path(args.output or config.model_dir), pathlib.Path(config.model_dir))
     print(json.dumps(summary))

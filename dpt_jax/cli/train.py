@@ -92,11 +92,11 @@ def run(args: argparse.Namespace) -> None:
         with agreement.raise_everywhere():
             gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
 
-            from dpt_jax.training import trainer
+            from dpt_jax.problems import text
             from dpt_jax.training.config import RunConfig
 
             config = gin_utils.build(RunConfig)
         agreement.check_same("gin bindings", gin_utils.bindings())
-        summary = trainer.train(config, gin_utils.operative_config)
+        summary = text.train(config, gin_utils.operative_config)
         if agreement.is_first():
             print(json.dumps(summary))

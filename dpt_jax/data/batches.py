@@ -1,7 +1,6 @@
 """Examples as the padded NumPy arrays of a batch, for training and for evaluation."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -38,6 +37,12 @@ class TrainData:
     target_length: int
     schedule: Schedule
 
+    def __post_init__(self) -> None:
+        self._inputs = [x for task in self.tasks for x in task.inputs]
+        self._targets = [x for task in self.tasks for x in task.targets]
+        # The order of the epoch that was asked for last.
+        self._epochs: dict[int, list[tuple[int, np.ndarray]]] = {}
+
     @classmethod
     def create(
         cls,
@@ -55,29 +60,37 @@ class TrainData:
         schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size)
         return cls(tasks, buckets, round_up(longest_target, 8), schedule)
 
-    def batches(
-        self, first_step: int, rows: np.ndarray | None = None
-    ) -> Iterator[dict[str, np.ndarray]]:
-        """Yields the batches of steps `first_step`, `first_step + 1`, ... without end.
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch; the same in every epoch."""
+        return self.schedule.steps_per_epoch
 
-        With `rows`, ascending, those rows of each batch alone: a process's share.
+    def batch(self, step: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The batch of an update, a function of the seed and of the updates made before.
+
+        With `rows`, ascending, those rows of it alone: a process's share.
         """
-        inputs = [x for task in self.tasks for x in task.inputs]
-        targets = [x for task in self.tasks for x in task.targets]
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if epoch not in self._epochs:
+            self._epochs = {epoch: self.schedule.epoch(epoch)}
+        bucket, indices = self._epochs[epoch][place]
         rows = np.arange(self.schedule.batch_size) if rows is None else rows
-        epoch, skip = divmod(first_step, self.schedule.steps_per_epoch)
-        while True:
-            for bucket, indices in self.schedule.epoch(epoch)[skip:]:
-                # An epoch's last batch may be short; rows beyond its end are padding.
-                chosen = indices[rows[rows < len(indices)]]
-                yield make_batch(
-                    [inputs[i] for i in chosen],
-                    [targets[i] for i in chosen],
-                    len(rows),
-                    self.buckets[bucket],
-                    self.target_length,
-                )
-            epoch, skip = epoch + 1, 0
+        # An epoch's last batch may be short; rows beyond its end are padding.
+        chosen = indices[rows[rows < len(indices)]]
+        return make_batch(
+            [self._inputs[i] for i in chosen],
+            [self._targets[i] for i in chosen],
+            len(rows),
+            self.buckets[bucket],
+            self.target_length,
+        )
+
+    def describe(self) -> str:
+        """The numbers that people want to see before a run starts."""
+        return (
+            f"{len(self._inputs):,} examples, {self.steps_per_epoch:,} steps an epoch, source "
+            f"buckets {', '.join(map(str, self.buckets))}, target length {self.target_length}"
+        )
 
 
 def make_batch(

@@ -6,7 +6,7 @@ One device is the 1 x 1 x 1 mesh, so there is one code path.
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -138,6 +138,15 @@ def parameter_shardings(variables: Any, mesh: Mesh | AbstractMesh) -> dict[str, 
                 )
         shardings[name] = NamedSharding(mesh, spec)
     return unflatten_dict(shardings, sep="/")
+
+
+def shardings_of(
+    params: dict[str, Any], shardings: Callable[[Mesh], dict[str, Any]] | None, mesh: Mesh
+) -> dict[str, Any]:
+    """What `shardings` gives for a mesh; for None, a whole copy of every parameter everywhere."""
+    if shardings is not None:
+        return shardings(mesh)
+    return unflatten_dict(dict.fromkeys(flatten_dict(params), replicated(mesh)))
 
 
 def state_shardings(

@@ -1,9 +1,7 @@
 """Evaluation with a SeqIO task's own postprocessor and metrics."""
 
-import dataclasses
 import functools
 import logging
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,26 +15,9 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation import rank_classification
 from dpt_jax.evaluation.generation import Generator
-from dpt_jax.files import atomic_write, json_dumps
 from dpt_jax.models import Transformer, decoding
+from dpt_jax.training.problem import Evaluation, TaskResult
 from dpt_jax.training.state import Params
-
-
-@dataclasses.dataclass
-class TaskResult:
-    """What evaluating one task gives.
-
-    Attributes:
-      task: the task's name.
-      metrics: the task's metrics by name.
-      predictions: one record an example, with its `idx` where it has one, `inputs`, `target`,
-        `output` (text) and `prediction` (what the postprocessor makes of it); scored by rank also
-        `candidates` and `scores`, the log-probability of each.
-    """
-
-    task: str
-    metrics: dict[str, float]
-    predictions: list[dict[str, Any]]
 
 
 class Evaluator:
@@ -263,6 +244,12 @@ def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
 SUPERGLUE_AVERAGE = "superglue_average"
 
 
+def summarized(results: Sequence[TaskResult], name: str, best_metric: str | None) -> Evaluation:
+    """What an `Evaluator` returned, with the averages over its tasks under `name`."""
+    value, overall = best_value(results, best_metric), averages(results)
+    return Evaluation(value, [*results, *([TaskResult(name, overall)] if overall else [])])
+
+
 def averages(results: Sequence[TaskResult]) -> dict[str, float]:
     """The averages over tasks that have a name: `superglue_average`, in percent.
 
@@ -305,10 +292,3 @@ def best_value(results: Sequence[TaskResult], name: str | None = None) -> float:
             )
         values.append(result.metrics[name] if name else next(iter(result.metrics.values())))
     return sum(values) / len(values)
-
-
-def write_predictions(result: TaskResult, path: str | pathlib.Path) -> None:
-    """Writes the predictions as JSON lines, atomically."""
-    with atomic_write(path) as temporary, open(temporary, "w") as f:
-        for record in result.predictions:
-            f.write(json_dumps(record) + "\n")

@@ -17,8 +17,6 @@ from dpt_jax.data.batching import choose_buckets, plan_batches
 from dpt_jax.data.examples import TaskExamples
 from dpt_jax.errors import InputError
 
-SCORINGS = ("generation", "rank")
-
 # Logits are [decoder tokens, vocabulary] in float32: half a gigabyte a shard at T5's 32,128.
 MAX_DECODER_TOKENS = 4096
 

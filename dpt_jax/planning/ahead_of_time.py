@@ -15,19 +15,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.generation import generator
-from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
 from dpt_jax.planning.compiled import Costs, read_costs
 from dpt_jax.planning.tpus import Slice
+from dpt_jax.problems.loss import make_loss_fn
+from dpt_jax.problems.text import Prepared, prepare
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.state import TrainState, merge_params, split_params
-from dpt_jax.training.step import make_loss_fn, make_train_step
+from dpt_jax.training.step import jit_train_step
 
 
 class CompilerRefused(RuntimeError):
@@ -116,11 +116,9 @@ def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
       InputError: when the mesh does not divide the model.
       CompilerRefused: when the program does not fit.
     """
-    model = Transformer(config.model, config.prompt)
-    optimizer = config.optimizer(config.learning_rate(config.train_steps or 1000))
-    if config.clip_norm is not None:
-        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
-    params, frozen, shardings = _abstract_params(config, model, mesh)
+    prepared = prepare(config, mesh)
+    optimizer, _ = config.make_optimizer(config.train_steps or 1000)
+    params, frozen, shardings = _abstract_params(prepared)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
     state = _placed(state, partitioning.state_shardings(state, shardings, optimizer, mesh))
     lengths = config.task_feature_lengths
@@ -130,13 +128,12 @@ def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
         "decoder_target_tokens": lengths["targets"],
     }
     tokens = {name: _tokens(config.batch_size, n, mesh) for name, n in batch.items()}
-    step = jax.jit(
-        make_train_step(make_loss_fn(model, config.z_loss), optimizer, config.microbatches),
-        donate_argnums=0,
-        out_shardings=(
-            jax.tree.map(lambda x: x.sharding, state),
-            partitioning.replicated(mesh),
-        ),
+    step = jit_train_step(
+        make_loss_fn(prepared.model, config.z_loss),
+        optimizer,
+        config.microbatches,
+        jax.tree.map(lambda x: x.sharding, state),
+        mesh,
     )
     return _compile(step, (state, frozen, tokens), mesh, state, frozen, tokens)
 
@@ -146,11 +143,11 @@ def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
 
     Args and errors are those of `compile_train_step`.
     """
-    model = Transformer(config.model, config.prompt)
-    params, frozen, shardings = _abstract_params(config, model, mesh)
+    prepared = prepare(config, mesh)
+    params, frozen, shardings = _abstract_params(prepared)
     params = _placed(params, shardings)
     lengths = config.task_feature_lengths
-    decode = jax.jit(generator(model, lengths["targets"], config.beam_size))
+    decode = jax.jit(generator(prepared.model, lengths["targets"], config.beam_size))
     tokens = _tokens(config.decode_batch_size, lengths["inputs"], mesh)
     return _compile(decode, (merge_params(params, frozen), tokens), mesh, params, frozen, tokens)
 
@@ -161,7 +158,7 @@ def frozen_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
     Raises:
       InputError: when the mesh does not divide the model.
     """
-    _, frozen, _ = _abstract_params(config, Transformer(config.model, config.prompt), mesh)
+    _, frozen, _ = _abstract_params(prepare(config, mesh))
     return _bytes_on_a_device(frozen)
 
 
@@ -169,10 +166,10 @@ def frozen_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
 _abstract_variables = functools.lru_cache(maxsize=8)(abstract_variables)
 
 
-def _abstract_params(config: RunConfig, model: Transformer, mesh: Any):
+def _abstract_params(prepared: Prepared):
     """Shapes of the trainable parameters, of the frozen ones placed, and the former's shardings."""
-    variables = _abstract_variables(model)
-    shardings = partitioning.parameter_shardings(variables, mesh)
+    config, variables = prepared.config, _abstract_variables(prepared.model)
+    shardings = partitioning.parameter_shardings(variables, prepared.mesh)
     params, frozen = split_params(variables["params"], config.trainable_pattern)
     where, frozen_where = split_params(shardings, config.trainable_pattern)
     if config.frozen_dtype is not None:

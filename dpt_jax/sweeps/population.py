@@ -19,51 +19,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dpt_jax.data.batches import TrainData
-from dpt_jax.data.tasks import few_shot_ids
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
-from dpt_jax.evaluation.evaluator import Evaluator, TaskResult
-from dpt_jax.models import Transformer
+from dpt_jax.problems.text import prepare
 from dpt_jax.sweeps import population_step
 from dpt_jax.sweeps.population_memory import Layout, choose_layout
-from dpt_jax.training import run_folder, setup, trainer
+from dpt_jax.training import run_folder
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.loggers import Progress
+from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
-from dpt_jax.training.state import Params
 
 # What members must have in common: the backbone, and the shape of its programs.
 _SHARED = (
     "model",
     "initial_checkpoint_path",
-    "converted_checkpoint_cache",
     "frozen_dtype",
     "mesh",
     "batch_size",
     "microbatches",
     "z_loss",
 )
-# Members that agree in these read the same rows, and are evaluated by the same programs.
-_TRAINING = (
-    "mixture_or_task_name",
-    "mixture_or_task_module",
-    "train_split",
-    "task_feature_lengths",
-    "overlength",
-)
-_EVALUATION = (
-    "mixture_or_task_name",
-    "mixture_or_task_module",
-    "eval_split",
-    "task_feature_lengths",
-    "overlength",
-    "eval_batch_size",
-    "num_buckets",
-    "scoring",
-    "beam_size",
-)
-
 # What becomes of a run: the contents of its `summary.json`, or why it diverged.
 End = dict[str, Any] | NonFiniteLossError
 
@@ -102,15 +78,18 @@ def train_population(
         raise InputError(f"These runs cannot be trained together: {reason}.")
     texts = list(gin_configs) or [""] * len(configs)
     mesh = partitioning.make_mesh(configs[0].mesh)
+    problems = _problems(configs, mesh)
     with partitioning.activate(mesh):
-        runs, drawn, fingerprint = _prepare(configs, mesh)
+        runs: list[Run] = []
+        for config, problem in zip(configs, problems, strict=True):
+            runs.append(Run(config, problem, mesh, runs[0].frozen if runs else None))
         ends: dict[int, End] = {
             i: run.already_finished() for i, run in enumerate(runs) if run.is_finished()
         }
         left = [i for i in range(len(runs)) if i not in ends]
         for i in left:
             run_folder.clear_unfinished(configs[i].model_dir)
-            run_folder.write_identity(configs[i], fingerprint, texts[i], drawn[i])
+            run_folder.write_identity(configs[i], problems[i], texts[i])
         if left:
             members = [runs[i] for i in left]
             layout = choose_layout(members, mesh, members_at_once, width)
@@ -118,6 +97,12 @@ def train_population(
                 found = _Population(members, mesh, layout).train(received)
             ends |= dict(zip(left, found, strict=True))
     return [ends[i] for i in range(len(configs))]
+
+
+def _problems(configs: Sequence[RunConfig], mesh: Mesh) -> list[Problem]:
+    """What each run trains; all input is looked at, and what they have in common is read once."""
+    first = prepare(configs[0], mesh)
+    return [prepare(config, like=first).problem() for config in configs]
 
 
 def why_not_together(configs: Sequence[RunConfig]) -> str | None:
@@ -140,70 +125,6 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
     if len({str(pathlib.Path(config.model_dir).absolute()) for config in configs}) < len(configs):
         return "two of them have the same MODEL_DIR"
     return None
-
-
-def _prepare(
-    configs: Sequence[RunConfig], mesh: Mesh
-) -> tuple[list[Run], list[dict[str, list[list[int]]]], int]:
-    """The runs, their few-shot draws, and the backbone's fingerprint; writes nothing."""
-    first = configs[0]
-    for config in configs:
-        run_folder.check_identity(config)
-        partitioning.check_batch("BATCH_SIZE", config.batch_size, mesh, config.microbatches)
-        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, mesh)
-    backbone = setup.frozen_of(first)
-    fingerprint = setup.fingerprint(backbone)
-    training: dict[str, TrainData] = {}
-    evaluators: dict[str, Evaluator] = {}
-    parts = []
-    for config in configs:
-        run_folder.check_identity(config, fingerprint)
-        provider, vocabulary = setup.open_task(config)
-        prompt: Any = config.prompt
-        initial = setup.init_prompt(prompt, backbone, vocabulary, config.random_seed)
-        evaluate = None
-        if config.eval_period != 0:
-            key = _key(config, _EVALUATION)
-            if key not in evaluators:
-                model = population_step.prompted(config.model, prompt.length)
-                evaluators[key] = trainer.make_evaluator(config, model, provider, vocabulary, mesh)
-            evaluators[key].check_metrics(config.best_metric)
-            evaluate = functools.partial(_evaluate, evaluators[key], prompt)
-        train_data = _training_data(config, provider, training)
-        parts.append((backbone | {"prompt": initial}, train_data, evaluate))
-    runs: list[Run] = []
-    # All input has been looked at: from here on, folders are made.
-    for config, (params, train_data, evaluate) in zip(configs, parts, strict=True):
-        model = Transformer(config.model, config.prompt)
-        frozen = runs[0].frozen if runs else None
-        runs.append(Run(config, model, mesh, params, train_data, evaluate, frozen))
-    drawn = [few_shot_ids(task.name for task in run.data.tasks) for run in runs]
-    return runs, drawn, fingerprint
-
-
-def _key(config: RunConfig, fields: Sequence[str]) -> str:
-    return repr([getattr(config, field) for field in fields])
-
-
-def _training_data(config: RunConfig, provider: Any, loaded: dict[str, TrainData]) -> TrainData:
-    """The run's own order of examples that are read once for all runs of a task."""
-    key = _key(config, _TRAINING)
-    if key not in loaded:
-        loaded[key] = trainer.load_training_data(config, provider)
-    read = loaded[key]
-    return TrainData.create(
-        read.tasks,
-        list(read.schedule.sampler.rates),
-        config.batch_size,
-        config.random_seed,
-        config.num_buckets,
-    )
-
-
-def _evaluate(evaluator: Evaluator, prompt: Any, params: Params) -> list[TaskResult]:
-    """Evaluates merged parameters by the programs of a folded prompt, one set for all members."""
-    folded = prompt.fold(jax.device_get(params["prompt"]))
-    return evaluator(params | {"prompt": {"prompt": folded}})
 
 
 class _Element:
@@ -237,8 +158,8 @@ class _Population:
     def __init__(self, runs: Sequence[Run], mesh: Mesh, layout: Layout):
         self._runs, self._layout = list(runs), layout
         self._frozen = runs[0].frozen
-        prompts: list[Any] = [run.config.prompt for run in runs]
-        config = runs[0].config
+        configs: list[Any] = [run.config for run in runs]
+        prompts, config = [one.prompt for one in configs], configs[0]
         everywhere = partitioning.replicated(mesh)
         self._batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
         self._gradients = jax.jit(
@@ -281,9 +202,11 @@ class _Population:
                 run.open(voice, share=1 / len(runs))
                 stack.callback(run.close)
                 voices.append(voice)
-            batches = [run.data.batches(step) for run, step in zip(runs, steps, strict=True)]
+            rows = np.arange(runs[0].config.batch_size)
             while active := [i for i in range(len(runs)) if i not in ends]:
-                metrics = self._step({i: next(batches[i]) for i in active})
+                metrics = self._step(
+                    {i: runs[i].problem.data.batch(steps[i], rows) for i in active}
+                )
                 stop = bool(received)  # Asked once, so that all runs are saved at this step.
                 for i in active:
                     steps[i] += 1

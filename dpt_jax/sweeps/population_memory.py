@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -48,12 +49,12 @@ def choose_layout(
         member a core, since more do not make it faster.
       width: how many of them one program takes, or None for one on a CPU and all elsewhere.
     """
-    config = runs[0].config
-    assert config.prompt is not None  # Members of a population have one.
+    config: Any = runs[0].config
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # The draw of a dropout mask depends on the padded length, and so only members that are padded
     # as they would be alone can be mapped together.
-    shapes = {(length, run.data.target_length) for run in runs for length in run.data.buckets}
+    data: list[Any] = [run.problem.data for run in runs]
+    shapes = {(length, one.target_length) for one in data for length in one.buckets}
     draws_differ = config.model.dropout_rate > 0 and len(shapes) > 1
     source, target = (max(sizes) for sizes in zip(*shapes, strict=True))
     each = population_step.activation_bytes(

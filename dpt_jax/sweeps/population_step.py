@@ -18,15 +18,16 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from dpt_jax.models import T5Config, Transformer
-from dpt_jax.prompts import SoftPrompt, VanillaPrompt
+from dpt_jax.models import T5Config
+from dpt_jax.problems.loss import make_loss_fn
+from dpt_jax.problems.text import folded_model
+from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training.state import Params, TrainState
 from dpt_jax.training.step import (
     Batch,
     apply_gradients,
     dropout_key,
     make_gradient_fn,
-    make_loss_fn,
 )
 
 
@@ -56,11 +57,6 @@ class Sums(struct.PyTreeNode):
     gradients: Float[Array, "chunk length embed"]
 
 
-def prompted(config: T5Config, prompt_length: int) -> Transformer:
-    """The network with a folded prompt, which serves members of every parameterization."""
-    return Transformer(config, VanillaPrompt(prompt_length, config.emb_dim))
-
-
 def make_chunk_gradients(
     config: T5Config, prompt_length: int, z_loss: float = 0.0, microbatches: int = 1
 ) -> Callable[[Shared, Int[Array, "chunk"], Params, Batch], Sums]:
@@ -75,7 +71,7 @@ def make_chunk_gradients(
     In the function it returns, `members` says which of the population the chunk consists of, and
     the arrays of `batches` have the chunk as their first axis. Members do not see one another.
     """
-    model = prompted(config, prompt_length)
+    model = folded_model(config, prompt_length)
     gradients = make_gradient_fn(make_loss_fn(model, z_loss), microbatches)
 
     def of_one(prompt, key, frozen, batch):
@@ -190,7 +186,7 @@ def activation_bytes(config: T5Config, prompt_length: int, sizes: tuple[int, int
       sizes: rows that are run at once, and their padded source and target lengths.
     """
     rows, source, target = sizes
-    model = prompted(config, prompt_length)
+    model = folded_model(config, prompt_length)
     loss_fn = make_loss_fn(model)
 
     def residuals(trainable, frozen, inputs, targets):

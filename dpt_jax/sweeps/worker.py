@@ -126,9 +126,9 @@ def _config(point: Mapping[str, Any], search_paths: Sequence[str]) -> Any:
 
 def _train(point: Mapping[str, Any], search_paths: Sequence[str]) -> None:
     from dpt_jax import gin_utils
-    from dpt_jax.training import trainer
+    from dpt_jax.problems import text
 
-    trainer.train(_config(point, search_paths), gin_utils.operative_config)
+    text.train(_config(point, search_paths), gin_utils.operative_config)
 
 
 def _train_together(

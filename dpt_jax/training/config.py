@@ -2,81 +2,44 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import optax
 
-from dpt_jax.data.examples import OVERLENGTH
 from dpt_jax.errors import InputError
-from dpt_jax.evaluation.rank_classification import SCORINGS
-from dpt_jax.models import T5Config
-from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import schedules
 
-
-def _is_dtype(name: Any) -> bool:
-    try:
-        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
-    except TypeError:
-        return False
+if TYPE_CHECKING:
+    from dpt_jax.models import T5Config
+    from dpt_jax.prompts import SoftPrompt
 
 
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The settings of a training run. The gin macro that usually sets a field is in capitals.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How to train, whatever it is. The gin macro that usually sets a field is in capitals.
 
     Attributes:
       model_dir: MODEL_DIR, the run's folder; a run is continued by naming its folder again.
-      model: MODEL, the frozen T5's shape.
-      prompt: PROMPT, the soft prompt; None trains without one (full fine-tuning).
-      initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
-        `dpt_jax.interop.load_backbone` reads; None starts from random weights.
-      converted_checkpoint_cache: CONVERTED_CHECKPOINT_CACHE, a folder in which a pretrained T5 of
-        another format than ours is kept converted; None converts it anew in memory every time.
-      mixture_or_task_name: MIXTURE_OR_TASK_NAME, a SeqIO task or mixture.
-      task_feature_lengths: TASK_FEATURE_LENGTHS, longest `inputs` and `targets` in tokens.
-      mixture_or_task_module: MIXTURE_OR_TASK_MODULE, imported to register the task.
       train_steps: TRAIN_STEPS, optimizer updates; takes precedence over `epochs`.
       epochs: EPOCHS, passes over the training split.
       batch_size: BATCH_SIZE, examples an update, over all devices.
       eval_period: EVAL_PERIOD, updates between evaluations; "epoch" for one an epoch, 0 for none.
       checkpoint_period: updates between checkpoints; None saves with every evaluation.
-      random_seed: RANDOM_SEED, of the prompt's start, the data's order and dropout.
+      random_seed: RANDOM_SEED, of the first parameters, the data's order and dropout.
       optimizer: OPTIMIZER, called with a learning-rate schedule; any optax optimizer will do.
       learning_rate: LEARNING_RATE, called with the number of steps, returns the schedule.
       clip_norm: largest norm of the gradient; None does not clip.
       microbatches: MICROBATCHES, parts in which a batch is run to save memory; the same result.
-      z_loss: weight of the squared log normalizer in the loss.
-      trainable: regular expression of the trained parameters' names; None is the prompt alone, or
-        everything when there is no prompt.
       frozen_dtype: FROZEN_DTYPE, dtype in which the frozen parameters are stored.
       mesh: MESH, sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
-      num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
-      overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
-      train_split: split to train on.
       eval_split: split to evaluate on.
-      eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
-      scoring: SCORING, how evaluation answers: by `generation`, or by `rank`, which takes the most
-        probable of the `candidates` that the task's rows bring
-        (`dpt_jax.evaluation.rank_classification`).
-      beam_size: beams of the evaluation's decoding; 1 is greedy.
-      best_metric: BEST_METRIC, the metric that names the best step, averaged over the tasks, or
-        `superglue_average`; None is the latter where the tasks are SuperGLUE's eight, and otherwise
-        each task's first. Higher is better.
       early_stopping_patience: EARLY_STOPPING_PATIENCE, evaluations without a new best after which
         training stops; None never stops early.
       log_period: updates between lines of training metrics.
     """
 
     model_dir: str
-    model: T5Config
-    prompt: SoftPrompt | None
-    initial_checkpoint_path: str | None
-    mixture_or_task_name: str
-    task_feature_lengths: Mapping[str, int]
-    mixture_or_task_module: str | None = None
-    converted_checkpoint_cache: str | None = None
     train_steps: int | None = None
     epochs: int | None = None
     batch_size: int = 16
@@ -87,93 +50,136 @@ class RunConfig:
     learning_rate: Callable[[int], optax.Schedule] = schedules.constant
     clip_norm: float | None = None
     microbatches: int = 1
-    z_loss: float = 0.0
-    trainable: str | None = None
     frozen_dtype: Any = None
     mesh: Sequence[int] = (-1, 1, 1)
-    num_buckets: int = 8
-    overlength: str = "error"
-    train_split: str = "train"
     eval_split: str = "validation"
-    eval_batch_size: int | None = None
-    scoring: str = "generation"
-    beam_size: int = 1
-    best_metric: str | None = None
     early_stopping_patience: int | None = None
     log_period: int = 10
 
     def __post_init__(self):
-        def require(ok: bool, name: str, value: Any, wanted: str):
-            if not ok:
-                raise InputError(f"{name} is {value!r}; it must be {wanted}. Set --gin.{name}.")
-
-        def positive(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-        lengths = self.task_feature_lengths
-        require(
-            isinstance(lengths, Mapping)
-            and all(positive(lengths.get(k)) for k in ("inputs", "targets")),
-            "TASK_FEATURE_LENGTHS",
-            lengths,
-            "like {'inputs': 256, 'targets': 16}",
-        )
-        require(positive(self.batch_size), "BATCH_SIZE", self.batch_size, "a positive integer")
-        require(
-            positive(self.microbatches) and self.batch_size % self.microbatches == 0,
+        _require(_positive(self.batch_size), "BATCH_SIZE", self.batch_size, "a positive integer")
+        _require(
+            _positive(self.microbatches) and self.batch_size % self.microbatches == 0,
             "MICROBATCHES",
             self.microbatches,
             f"a divisor of BATCH_SIZE = {self.batch_size}",
         )
-        require(positive(self.num_buckets), "NUM_BUCKETS", self.num_buckets, "a positive integer")
-        for name in ("train_steps", "epochs", "eval_batch_size", "early_stopping_patience"):
-            value = getattr(self, name)
-            require(value is None or positive(value), name.upper(), value, "a positive integer")
-        period = self.checkpoint_period
-        require(
-            period is None or positive(period),
-            "RunConfig.checkpoint_period",
-            period,
+        for name in ("train_steps", "epochs", "early_stopping_patience"):
+            _require_positive_or_none(self, name, name.upper())
+        _require_positive_or_none(self, "checkpoint_period", "RunConfig.checkpoint_period")
+        _require(
+            _positive(self.log_period),
+            "RunConfig.log_period",
+            self.log_period,
             "a positive integer",
         )
-        for name in ("beam_size", "log_period"):
-            value = getattr(self, name)
-            require(positive(value), f"RunConfig.{name}", value, "a positive integer")
-        require(
+        _require(
             isinstance(self.mesh, Sequence) and all(isinstance(n, int) for n in self.mesh),
             "MESH",
             self.mesh,
             "three sizes (data, fsdp, model), such as (-1, 1, 1)",
         )
-        require(
+        _require(
             self.frozen_dtype is None or _is_dtype(self.frozen_dtype),
             "FROZEN_DTYPE",
             self.frozen_dtype,
             "None, 'bfloat16' or 'float32'",
         )
-        require(
-            self.eval_period == "epoch" or self.eval_period == 0 or positive(self.eval_period),
+        _require(
+            self.eval_period == "epoch" or self.eval_period == 0 or _positive(self.eval_period),
             "EVAL_PERIOD",
             self.eval_period,
             "a number of steps, 'epoch', or 0 for no evaluation",
         )
         # The names alone are enough in gin: `OPTIMIZER = @optax.lion`, without parentheses.
-        require(callable(self.optimizer), "OPTIMIZER", self.optimizer, "one like @optax.adamw")
-        require(
+        _require(callable(self.optimizer), "OPTIMIZER", self.optimizer, "one like @optax.adamw")
+        _require(
             callable(self.learning_rate),
             "LEARNING_RATE",
             self.learning_rate,
             "a schedule such as @schedules.constant, whose height is LEARNING_RATE_PEAK",
         )
-        require(
-            self.overlength in OVERLENGTH,
-            "OVERLENGTH",
-            self.overlength,
-            f"one of {', '.join(OVERLENGTH)}",
-        )
-        require(self.scoring in SCORINGS, "SCORING", self.scoring, f"one of {', '.join(SCORINGS)}")
         if self.train_steps is None and self.epochs is None:
             raise InputError("How long to train is not set: set --gin.TRAIN_STEPS or --gin.EPOCHS.")
+
+    def make_optimizer(
+        self, train_steps: int
+    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
+        """The optimizer of a run of so many steps, and the learning rate that it uses."""
+        schedule = self.learning_rate(train_steps)
+        optimizer = self.optimizer(schedule)
+        if self.clip_norm is not None:
+            optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
+        return optimizer, schedule
+
+
+# What `RunConfig` takes for `overlength` and `scoring`.
+OVERLENGTH = ("error", "truncate", "drop")
+SCORINGS = ("generation", "rank")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig(TrainingConfig):
+    """The settings of `dpt train`: how to train, and what, a frozen T5 on a SeqIO task.
+
+    Attributes:
+      model: MODEL, the frozen T5's shape.
+      prompt: PROMPT, the soft prompt; None trains without one (full fine-tuning).
+      initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
+        `dpt_jax.interop.load_backbone` reads; None starts from random weights.
+      mixture_or_task_name: MIXTURE_OR_TASK_NAME, a SeqIO task or mixture.
+      task_feature_lengths: TASK_FEATURE_LENGTHS, longest `inputs` and `targets` in tokens.
+      mixture_or_task_module: MIXTURE_OR_TASK_MODULE, imported to register the task.
+      z_loss: weight of the squared log normalizer in the loss.
+      trainable: regular expression of the trained parameters' names; None is the prompt alone, or
+        everything when there is no prompt.
+      num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
+      overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
+      train_split: split to train on.
+      eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
+      scoring: SCORING, how evaluation answers: by `generation`, or by `rank`, which takes the most
+        probable of the `candidates` that the task's rows bring
+        (`dpt_jax.evaluation.rank_classification`).
+      beam_size: beams of the evaluation's decoding; 1 is greedy.
+      best_metric: BEST_METRIC, the metric that names the best step, averaged over the tasks, or
+        `superglue_average`; None is the latter where the tasks are SuperGLUE's eight, and otherwise
+        each task's first. Higher is better.
+    """
+
+    model: "T5Config"
+    prompt: "SoftPrompt | None"
+    initial_checkpoint_path: str | None
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    mixture_or_task_module: str | None = None
+    z_loss: float = 0.0
+    trainable: str | None = None
+    num_buckets: int = 8
+    overlength: str = "error"
+    train_split: str = "train"
+    eval_batch_size: int | None = None
+    scoring: str = "generation"
+    beam_size: int = 1
+    best_metric: str | None = None
+
+    def __post_init__(self):
+        lengths = self.task_feature_lengths
+        _require(
+            isinstance(lengths, Mapping)
+            and all(_positive(lengths.get(k)) for k in ("inputs", "targets")),
+            "TASK_FEATURE_LENGTHS",
+            lengths,
+            "like {'inputs': 256, 'targets': 16}",
+        )
+        super().__post_init__()
+        _require(_positive(self.num_buckets), "NUM_BUCKETS", self.num_buckets, "a positive integer")
+        _require_positive_or_none(self, "eval_batch_size", "EVAL_BATCH_SIZE")
+        _require(
+            _positive(self.beam_size), "RunConfig.beam_size", self.beam_size, "a positive integer"
+        )
+        for name, choices in (("overlength", OVERLENGTH), ("scoring", SCORINGS)):
+            value = getattr(self, name)
+            _require(value in choices, name.upper(), value, f"one of {', '.join(choices)}")
         if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model "
@@ -191,3 +197,24 @@ class RunConfig:
         if self.trainable is not None:
             return self.trainable
         return ".*" if self.prompt is None else "prompt/.*"
+
+
+def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
+    if not ok:
+        raise InputError(f"{name} is {value!r}; it must be {wanted}. Set --gin.{name}.")
+
+
+def _require_positive_or_none(config: TrainingConfig, field: str, name: str) -> None:
+    value = getattr(config, field)
+    _require(value is None or _positive(value), name, value, "a positive integer")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_dtype(name: Any) -> bool:
+    try:
+        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+    except TypeError:
+        return False

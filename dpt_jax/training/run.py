@@ -6,28 +6,25 @@ import pathlib
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
+from jax.sharding import Mesh
 
 from dpt_jax import run_files
-from dpt_jax.data.batches import TrainData
 from dpt_jax.devices import agreement, partitioning
+from dpt_jax.devices.placement import place
 from dpt_jax.errors import NonFiniteLossError, Stopped
-from dpt_jax.evaluation.evaluator import TaskResult, averages, best_value, write_predictions
-from dpt_jax.files import json_ready, write_json
-from dpt_jax.interop import save_prompt
-from dpt_jax.models import Transformer
-from dpt_jax.models.network import abstract_variables
-from dpt_jax.training import checkpoints, setup
-from dpt_jax.training.config import RunConfig
+from dpt_jax.files import json_ready, write_json, write_json_lines
+from dpt_jax.training import checkpoints
+from dpt_jax.training.config import TrainingConfig
 from dpt_jax.training.loggers import MetricsLog, Progress, Silent
+from dpt_jax.training.problem import Problem, TaskResult
 from dpt_jax.training.state import Params, make_state, merge_params, split_params
-from dpt_jax.training.step import make_loss_fn, make_train_step
+from dpt_jax.training.step import jit_train_step
 
 
 @dataclasses.dataclass
@@ -39,7 +36,7 @@ class BestSoFar:
     metrics: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     evaluations_since: int = 0
 
-    def update(self, step: int, value: float, results: list[TaskResult]) -> None:
+    def update(self, step: int, value: float, results: Sequence[TaskResult]) -> None:
         """Takes note of an evaluation; on a tie the earlier step stays the best."""
         # A metric may be undefined (not a number), and then any other value is better.
         if self.value is None or math.isnan(self.value) or value > self.value:
@@ -57,61 +54,51 @@ class Run:
 
     def __init__(
         self,
-        config: RunConfig,
-        model: Transformer,
-        mesh: Any,
-        params: Params,
-        train_data: TrainData,
-        evaluator: Callable[[Params], list[TaskResult]] | None,
+        config: TrainingConfig,
+        problem: Problem,
+        mesh: Mesh,
         frozen: Params | None = None,
     ):
         """Takes the run up where its folder left it.
 
         Args:
-          config: the run.
-          model: the network, with the prompt.
+          config: how to train.
+          problem: what to train.
           mesh: the devices.
-          params: all parameters.
-          train_data: examples and their order.
-          evaluator: evaluates merged parameters; None where there is no evaluation.
           frozen: the frozen parameters, where they are on their devices already.
         """
-        self.config, self.mesh, self.data, self.evaluator = config, mesh, train_data, evaluator
+        self.config, self.problem, self.mesh = config, problem, mesh
         # The process that writes what is written once, and talks.
         self.first = agreement.is_first()
-        steps_per_epoch = train_data.schedule.steps_per_epoch
+        steps_per_epoch = problem.data.steps_per_epoch
         self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
         asked = config.eval_period
         self.eval_period = steps_per_epoch if isinstance(asked, str) else asked
+        if problem.evaluate is None:
+            self.eval_period = 0
         self.save_period = config.checkpoint_period or self.eval_period or steps_per_epoch
-        self.schedule = config.learning_rate(self.total_steps)
-        self.optimizer = config.optimizer(self.schedule)
-        if config.clip_norm is not None:
-            self.optimizer = optax.chain(
-                optax.clip_by_global_norm(config.clip_norm), self.optimizer
-            )
+        self.optimizer, self.learning_rate = config.make_optimizer(self.total_steps)
 
-        shardings = partitioning.parameter_shardings(abstract_variables(model), mesh)
-        trainable, stored = split_params(params, config.trainable_pattern)
-        train_shardings, frozen_shardings = split_params(shardings, config.trainable_pattern)
+        shardings = partitioning.shardings_of(problem.params, problem.shardings, mesh)
+        trainable, stored = split_params(problem.params, problem.trainable)
+        train_shardings, frozen_shardings = split_params(shardings, problem.trainable)
         if frozen is None:
-            frozen = setup.place(stored, frozen_shardings, config.frozen_dtype)
+            frozen = place(stored, frozen_shardings, config.frozen_dtype)
         self.frozen = frozen
         self.state = make_state(
-            setup.place(trainable, train_shardings),
+            place(trainable, train_shardings),
             train_shardings,
             self.optimizer,
             config.random_seed,
             mesh,
         )
         self.trainable_parameters = sum(x.size for x in jax.tree.leaves(self.state.params))
-        state_shardings = jax.tree.map(lambda x: x.sharding, self.state)
-        self.train_step = jax.jit(
-            make_train_step(
-                make_loss_fn(model, config.z_loss), self.optimizer, config.microbatches
-            ),
-            donate_argnums=0,
-            out_shardings=(state_shardings, partitioning.replicated(mesh)),
+        self.train_step = jit_train_step(
+            problem.loss_fn,
+            self.optimizer,
+            config.microbatches,
+            jax.tree.map(lambda x: x.sharding, self.state),
+            mesh,
         )
         self.best = BestSoFar()
         self.train_seconds = 0.0
@@ -149,7 +136,6 @@ class Run:
         self.open(Progress(self.total_steps, start) if self.first else Silent())
         self._announce(start)
         rows = partitioning.process_rows(self.mesh, self.config.batch_size)
-        batches = self.data.batches(start, rows)
         try:
             with agreement.stop_signals() as received:
                 for step in range(start + 1, self.total_steps + 1):
@@ -159,7 +145,9 @@ class Run:
                             f"improvement over step {self.best.step}"
                         )
                         break
-                    batch = partitioning.put_batch(next(batches), self.mesh)
+                    batch = partitioning.put_batch(
+                        self.problem.data.batch(step - 1, rows), self.mesh
+                    )
                     self.state, metrics = self.train_step(self.state, self.frozen, batch)
                     # Asked once: a signal may come at any line below.
                     stop = agreement.should_stop(step, received)
@@ -212,12 +200,9 @@ class Run:
             self._save(step)
 
     def _announce(self, start: int) -> None:
-        examples = sum(self.data.schedule.sampler.sizes)
         frozen = sum(x.size for x in jax.tree.leaves(self.frozen))
         self.progress.say(
-            f"{self.config.mixture_or_task_name}: {examples:,} examples, "
-            f"{self.data.schedule.steps_per_epoch:,} steps an epoch, source buckets "
-            f"{', '.join(map(str, self.data.buckets))}, target length {self.data.target_length}\n"
+            f"{self.problem.name}: {self.problem.description}\n"
             f"{self.trainable_parameters:,} trainable and {frozen:,} frozen parameters; "
             f"mesh {dict(self.mesh.shape)}\n"
             + (f"continuing from step {start}" if start else f"run folder {self.config.model_dir}")
@@ -240,8 +225,8 @@ class Run:
             folder = self.checkpoints.directory / str(self.saved_step)
             good = f"the last good checkpoint is {folder}"
         return NonFiniteLossError(
-            f"{what} at step {step}, learning rate {float(self.schedule(step - 1)):.3g}; {good}. "
-            "Lower --gin.LEARNING_RATE_PEAK, or set --gin.CLIP_NORM."
+            f"{what} at step {step}, learning rate {float(self.learning_rate(step - 1)):.3g}; "
+            f"{good}. Lower --gin.LEARNING_RATE_PEAK, or set --gin.CLIP_NORM."
         )
 
     def _log_metrics(self, metrics: dict[int, dict[str, Any]]) -> None:
@@ -256,45 +241,33 @@ class Run:
             {
                 "loss": loss,
                 "grad_norm": float(np.mean([m["grad_norm"] for m in values])),
-                "learning_rate": float(self.schedule(step - 1)),
+                "learning_rate": float(self.learning_rate(step - 1)),
             },
         )
         self.progress.update(step, loss)
 
     def _evaluate(self, step: int) -> None:
-        assert self.evaluator is not None  # There is a period, so there is an evaluator.
-        results = self.evaluator(merge_params(self.state.params, self.frozen))
-        folder = pathlib.Path(self.config.model_dir) / "predictions"
-        for result in results:
+        assert self.problem.evaluate is not None  # There is a period, so there is an evaluation.
+        found = self.problem.evaluate(merge_params(self.state.params, self.frozen))
+        folder = pathlib.Path(self.config.model_dir) / run_files.PREDICTIONS
+        for result in found.results:
             self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
-            if self.first:
-                write_predictions(result, folder / f"{result.task}_{step}.jsonl")
+            if self.first and result.predictions:
+                write_json_lines(folder / f"{result.task}_{step}.jsonl", result.predictions)
             self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")
-        value = best_value(results, self.config.best_metric)
-        if overall := averages(results):
-            name = self.config.mixture_or_task_name
-            self.log.write(step, self.config.eval_split, overall, task=name)
-            self.progress.say(f"step {step}  {name}: {_shown(overall)}")
-            results = [*results, TaskResult(name, overall, [])]
-        self.best.update(step, value, results)
-        if self.config.prompt is not None and "prompt" in self.state.params:
-            factors = jax.device_get(self.state.params["prompt"])
-            if diagnostics := self.config.prompt.diagnostics(factors):
-                self.log.write(step, run_files.PROMPT_SPLIT, diagnostics)
-                self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
+        self.best.update(step, found.value, found.results)
+        if diagnostics := self.problem.diagnostics(self.state.params):
+            self.log.write(step, run_files.PROMPT_SPLIT, diagnostics)
+            self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
 
     def _save(self, step: int) -> None:
         # The loss is that of the parameters before the update.
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
             raise self._diverged("a trained parameter is not finite", step)
         # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
-        if self.first and self.config.prompt is not None and "prompt" in self.state.params:
-            factors = jax.device_get(self.state.params["prompt"])
-            save_prompt(
-                run_files.numpy_checkpoint(self.config.model_dir, step),
-                self.config.prompt.fold(factors),
-                factors,
-            )
+        if self.first and self.problem.save_trained is not None:
+            folder = run_files.numpy_checkpoint(self.config.model_dir, step)
+            self.problem.save_trained(folder, jax.device_get(self.state.params))
         self.summary()
         if step != self.saved_step:
             self.checkpoints.save(
@@ -338,7 +311,7 @@ class Run:
         return patience is not None and self.best.evaluations_since >= patience
 
 
-def _shown(metrics: dict[str, float]) -> str:
+def _shown(metrics: Mapping[str, float]) -> str:
     return "  ".join(
         f"{name} {value}" if isinstance(value, int) else f"{name} {value:.4f}"
         for name, value in metrics.items()

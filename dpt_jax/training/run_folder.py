@@ -5,94 +5,69 @@ import json
 import pathlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from dpt_jax import __version__
 from dpt_jax.errors import InputError
 from dpt_jax.files import TEMPORARY_MARK, atomic_write, write_json
-from dpt_jax.prompts import SoftPrompt
-from dpt_jax.run_files import CHECKPOINTS, CONFIG, FEW_SHOT, IDENTITY, METRICS, NUMPY_CHECKPOINTS
-from dpt_jax.training.config import RunConfig
+from dpt_jax.run_files import CHECKPOINTS, CONFIG, IDENTITY, METRICS, NUMPY_CHECKPOINTS
+from dpt_jax.training.config import TrainingConfig
+from dpt_jax.training.problem import Problem
 
 # What a run writes before its identity could be missing.
 _OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)
 
 
-def describe_prompt(prompt: SoftPrompt | None) -> dict[str, Any] | None:
-    """The method and its sizes; not its initializers, which matter only at the start."""
-    if prompt is None:
-        return None
-    fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
-    sizes = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
-    sizes.pop("name", None)
-    return {"method": type(prompt).__name__} | sizes
-
-
-def identity(config: RunConfig, backbone_fingerprint: int | None = None) -> dict[str, Any]:
-    """What must not change when a run is continued, as flat JSON."""
-    model = dataclasses.asdict(config.model)
-    model["dtype"] = config.model.dtype.name
-    model["mlp_activations"] = list(config.model.mlp_activations)
-    # Memory against time, and nothing else.
-    del model["remat_policy"]
-    parts: dict[str, Any] = {
-        "model": model,
-        "prompt": describe_prompt(config.prompt),
-        "task": {
-            "mixture_or_task_name": config.mixture_or_task_name,
-            "task_feature_lengths": dict(config.task_feature_lengths),
-            "train_split": config.train_split,
-            "overlength": config.overlength,
-        },
-        # These decide which examples a step sees.
-        "data": {
-            "batch_size": config.batch_size,
-            "num_buckets": config.num_buckets,
-            "random_seed": config.random_seed,
-        },
-        "trainable": config.trainable_pattern,
-        "frozen_dtype": None if config.frozen_dtype is None else str(config.frozen_dtype),
-    }
-    if backbone_fingerprint is not None:
-        parts["backbone_fingerprint"] = backbone_fingerprint
-    return _flatten(parts)
-
-
-def everything(config: RunConfig, backbone_fingerprint: int, examples: int) -> dict[str, Any]:
-    """What must be the same in all processes of a run, as flat JSON.
+def identity(config: TrainingConfig, problem: Mapping[str, Any]) -> dict[str, Any]:
+    """What must not change when a run is continued, as flat JSON.
 
     Args:
-      config: the run.
-      backbone_fingerprint: of the frozen parameters.
-      examples: a checksum of the tokenized examples.
+      config: how to train.
+      problem: `Problem.identity`, or as much of it as is known.
     """
+    frozen = None if config.frozen_dtype is None else str(config.frozen_dtype)
+    own = {
+        # With the problem's data, these decide which examples a step sees.
+        "data.batch_size": config.batch_size,
+        "data.random_seed": config.random_seed,
+        "frozen_dtype": frozen,
+    }
+    return json.loads(json.dumps(own | flat(problem)))
+
+
+def everything(config: TrainingConfig, problem: Problem) -> dict[str, Any]:
+    """What must be the same in all processes of a run, as flat JSON."""
     plain = {
         field.name: value
         for field in dataclasses.fields(config)
         if isinstance(value := getattr(config, field.name), int | float | str | None)
     }
     return (
-        identity(config, backbone_fingerprint)
+        identity(config, problem.identity)
         | plain
-        | {"mesh": list(config.mesh), "examples": examples}
+        | {"mesh": list(config.mesh), **problem.facts()}
         | {"dpt_jax": __version__, "jax": jax.__version__}
     )
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else key)
-    return flat
+def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts as one, names joined by dots."""
+    return flatten_dict(dict(tree), sep=".")
 
 
-def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -> bool:
+def check_identity(
+    config: TrainingConfig, problem: Mapping[str, Any], unknown: Collection[str] = ()
+) -> bool:
     """Whether `model_dir` holds this run already (True) or nothing (False). Writes nothing.
+
+    Args:
+      config: how to train.
+      problem: `Problem.identity`, or as much of it as is known.
+      unknown: names in it that are not known yet, and not compared.
 
     Raises:
       InputError: when it holds another run, with every difference, or a run of unknown identity.
@@ -110,10 +85,9 @@ def check_identity(config: RunConfig, backbone_fingerprint: int | None = None) -
             )
         return False
     saved = json.loads(path.read_text())
-    asked = json.loads(json.dumps(identity(config, backbone_fingerprint)))
-    if backbone_fingerprint is None:
-        saved.pop("backbone_fingerprint", None)
-    differing = sorted(k for k in saved.keys() | asked.keys() if saved.get(k) != asked.get(k))
+    asked = identity(config, problem)
+    names = (saved.keys() | asked.keys()) - set(unknown)
+    differing = sorted(name for name in names if saved.get(name) != asked.get(name))
     if differing:
         lines = [f"  {k}: saved {saved.get(k)!r}, now {asked.get(k)!r}" for k in differing]
         raise InputError(
@@ -153,25 +127,18 @@ def clear_unfinished(model_dir: str | pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_identity(
-    config: RunConfig,
-    backbone_fingerprint: int,
-    gin_config: str,
-    few_shot: Mapping[str, list[list[int]]],
-) -> None:
+def write_identity(config: TrainingConfig, problem: Problem, gin_config: str) -> None:
     """Writes what a run was started with, the identity last: it says that the run exists.
 
     Args:
-      config: the run.
-      backbone_fingerprint: of the frozen parameters.
+      config: how to train.
+      problem: what is trained.
       gin_config: `config.gin`; none is written when it is empty.
-      few_shot: the ids of the training examples of each few-shot task, for `few_shot.json`, which
-        is written when there is such a task.
     """
     folder = pathlib.Path(config.model_dir)
-    if few_shot:
-        write_json(folder / FEW_SHOT, few_shot)
+    for name, value in problem.files.items():
+        write_json(folder / name, value)
     if gin_config:
         with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(gin_config)
-    write_json(folder / IDENTITY, identity(config, backbone_fingerprint))
+    write_json(folder / IDENTITY, identity(config, problem.identity))

@@ -103,15 +103,17 @@ def train_data(seed=0):
 @pytest.mark.parametrize("first", [1, 8, 9, 20])
 def test_starting_late_gives_the_batches_that_follow(first):
     data = train_data()
-    every = itertools.islice(data.batches(0), first, first + 12)
-    for ours, expected in zip(data.batches(first), every, strict=False):
-        for name, array in expected.items():
-            np.testing.assert_array_equal(ours[name], array)
+    every = [data.batch(step) for step in range(first + 12)]
+    fresh = train_data()
+    for step in range(first, first + 12):
+        for name, array in every[step].items():
+            np.testing.assert_array_equal(fresh.batch(step)[name], array)
 
 
 def test_batches_show_the_decoder_each_target_one_position_late():
     data = train_data()
-    for batch in itertools.islice(data.batches(0), 9):
+    for step in range(9):
+        batch = data.batch(step)
         target, shifted = batch["decoder_target_tokens"], batch["decoder_input_tokens"]
         assert batch["encoder_input_tokens"].shape[1] in data.buckets
         assert (shifted[:, 0] == 0).all()

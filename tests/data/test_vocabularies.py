@@ -11,7 +11,7 @@ from dpt_jax.data.vocabularies import check_vocabulary, find_vocabulary
 from dpt_jax.demo import BACKBONE_DIR, VOCABULARY
 from dpt_jax.errors import InputError
 from dpt_jax.models import T5Config
-from dpt_jax.training import trainer
+from dpt_jax.problems import text
 from tests.support import runs
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared" / "data"
@@ -123,7 +123,7 @@ def test_a_run_with_another_vocabulary_does_not_begin(files, backbone, tmp_path)
     shutil.copytree(backbone, path)
     checkpoint(path, files / "fruit.model")
     with pytest.raises(InputError, match="'toy_x' has another vocabulary than the model"):
-        trainer.train(runs.run_config(tmp_path / "run", path))
+        text.train(runs.run_config(tmp_path / "run", path))
     assert not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from dpt_jax.training import trainer
+from dpt_jax.problems import text
 from tests.support import meshes
 
 
@@ -8,5 +8,5 @@ from tests.support import meshes
 def one_device(backbone, tmp_path_factory):
     """The run of `meshes.config` on one device."""
     folder = tmp_path_factory.mktemp("one_device")
-    trainer.train(meshes.config(folder, backbone, (1, 1, 1)))
+    text.train(meshes.config(folder, backbone, (1, 1, 1)))
     return folder

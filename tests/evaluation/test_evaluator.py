@@ -10,7 +10,9 @@ from dpt_jax.data.tasks import get_provider
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation import evaluator
 from dpt_jax.files import json_dumps
+from dpt_jax.problems import text
 from dpt_jax.training import trainer
+from dpt_jax.training.problem import TaskResult
 from tests.support import odd_tasks, runs, toy_tasks
 
 RANKED = {"mixture_or_task_module": "tests.support.ranked_tasks"}
@@ -34,7 +36,7 @@ def test_a_best_metric_that_does_not_exist_is_refused_before_anything_is_compile
     monkeypatch.setattr(trainer.Run, "__init__", too_late)
     config = runs.run_config(tmp_path / "run", backbone, best_metric="acuracy")
     with pytest.raises(InputError) as error:
-        trainer.train(config)
+        text.train(config)
     assert "'toy_x' has no metric 'acuracy'; it has accuracy. Nearest: accuracy." in str(
         error.value
     )
@@ -52,7 +54,7 @@ def test_metric_functions_that_refuse_perfect_outputs_are_not_asked_again(backbo
         num_buckets=1,
         **RANKED,
     )
-    assert trainer.train(config)["best_value"] == 0.0
+    assert text.train(config)["best_value"] == 0.0
 
 
 @pytest.mark.parametrize(("best_metric", "best"), [("accuracy", 1), ("nothing", None)])
@@ -70,7 +72,7 @@ def test_a_metric_that_is_not_a_number_is_null_in_files(
         scoring="rank",
         **RANKED,
     )
-    returned = trainer.train(config)
+    returned = text.train(config)
     lines = [strictly(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if line["split"] == "validation"]
     assert [line["nothing"] for line in evaluated] == [None, None]
@@ -80,7 +82,7 @@ def test_a_metric_that_is_not_a_number_is_null_in_files(
     assert summary["metrics"]["ranked_undefined"]["nothing"] is None
     assert (summary["best_value"] is None) == (best is None)
     # A run that is finished says the same again.
-    assert trainer.train(config) == summary
+    assert text.train(config) == summary
 
 
 def test_strict_json_writes_what_any_parser_reads():
@@ -102,8 +104,8 @@ def test_strict_json_writes_what_any_parser_reads():
 
 def test_the_best_value_is_a_metrics_mean_over_the_tasks():
     results = [
-        evaluator.TaskResult("a", {"f1": 0.5, "accuracy": 0.75}, []),
-        evaluator.TaskResult("b", {"accuracy": 0.25}, []),
+        TaskResult("a", {"f1": 0.5, "accuracy": 0.75}, []),
+        TaskResult("b", {"accuracy": 0.25}, []),
     ]
     assert evaluator.best_value(results) == 0.375
     assert evaluator.best_value(results, "accuracy") == 0.5
@@ -125,7 +127,7 @@ EIGHT = {
 
 
 def eight(suffix=""):
-    return [evaluator.TaskResult(task + suffix, m, []) for task, m in EIGHT.items()]
+    return [TaskResult(task + suffix, m, []) for task, m in EIGHT.items()]
 
 
 @pytest.mark.parametrize("suffix", ["", "_digits", "_k8_s0"])
@@ -143,11 +145,11 @@ def test_other_tasks_have_no_such_average():
     assert evaluator.averages(results) == {}
     with pytest.raises(InputError, match="no metric 'superglue_average'"):
         evaluator.best_value(results, "superglue_average")
-    assert evaluator.averages([*results, evaluator.TaskResult("dpt_mine", {"f1": 1.0}, [])]) == {}
+    assert evaluator.averages([*results, TaskResult("dpt_mine", {"f1": 1.0}, [])]) == {}
 
 
 def test_a_mixtures_average_is_logged_and_kept(backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer.Evaluator, "__call__", lambda self, params: eight())
+    monkeypatch.setattr(evaluator.Evaluator, "__call__", lambda self, params: eight())
     config = runs.run_config(
         tmp_path,
         backbone,
@@ -155,7 +157,7 @@ def test_a_mixtures_average_is_logged_and_kept(backbone, tmp_path, monkeypatch):
         train_steps=1,
         num_buckets=1,
     )
-    summary = trainer.train(config)
+    summary = text.train(config)
     assert summary["best_value"] == 45.0
     assert summary["metrics"] == EIGHT | {"toy_mixture": {"superglue_average": 45.0}}
     [line] = [line for line in runs.metrics(tmp_path) if line["task"] == "toy_mixture"]

@@ -13,8 +13,8 @@ from dpt_jax.errors import InputError
 from dpt_jax.evaluation import rank_classification
 from dpt_jax.interop import load_backbone
 from dpt_jax.models import Transformer
+from dpt_jax.problems import text
 from dpt_jax.prompts import VanillaPrompt
-from dpt_jax.training import trainer
 from tests.support import runs
 
 MODULE = "tests.support.ranked_tasks"
@@ -91,7 +91,7 @@ def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_si
         scoring="rank",
         batch_size=batch_size,
     )
-    [result] = inference.Backbone.load(config).evaluate(prompt)
+    [result] = inference.evaluate(prepare(config), prompt)
     from tests.support import ranked_tasks
 
     rows = list(ranked_tasks.rows("validation", ranked_tasks.varied))
@@ -138,10 +138,10 @@ def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
         mixture_or_task_module=MODULE,
         scoring="rank",
     )
-    [result] = inference.Backbone.load(config).evaluate(None)
+    [result] = inference.evaluate(prepare(config), None)
     for record in result.predictions[:7]:
-        for text, score in zip(record["candidates"], record["scores"], strict=True):
-            labels = torch.tensor([tokens(text)])
+        for answer, score in zip(record["candidates"], record["scores"], strict=True):
+            labels = torch.tensor([tokens(answer)])
             with torch.no_grad():
                 loss = model(input_ids=torch.tensor([tokens(record["inputs"])]), labels=labels).loss
             assert score == pytest.approx(-float(loss) * labels.numel(), rel=1e-4)
@@ -206,7 +206,7 @@ def test_rows_without_candidates_are_refused_before_the_run_begins(
         scoring="rank",
     )
     with pytest.raises(InputError) as error:
-        trainer.train(config)
+        text.train(config)
     assert message in str(error.value)
     assert "--gin.SCORING" in str(error.value) and "--scoring=generation" in str(error.value)
     assert not (tmp_path / "run").exists()

@@ -15,10 +15,12 @@ from flax.traverse_util import flatten_dict
 
 from dpt_jax.devices import partitioning
 from dpt_jax.devices.launch import Launch, start
+from dpt_jax.devices.placement import place
 from dpt_jax.interop import load_backbone, open_backbone
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
-from dpt_jax.training import setup
+from dpt_jax.problems.text import open_frozen
+from dpt_jax.tensors import fingerprint
 
 
 def memory(name: str) -> int:
@@ -35,9 +37,9 @@ def measure(folder: str, shape: tuple[int, ...]) -> None:
     shardings = partitioning.parameter_shardings(variables, mesh)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # Forgets the peak so far.
     before = memory("VmRSS")
-    frozen = setup.open_frozen(folder, config, seed=0)
-    setup.fingerprint(frozen)
-    placed = setup.place(frozen, shardings)
+    frozen = open_frozen(folder, config, seed=0)
+    fingerprint(frozen)
+    placed = place(frozen, shardings)
     peak = memory("VmHWM")
 
     share, whole = 0, flatten_dict(load_backbone(folder)[1], sep="/")

@@ -10,7 +10,7 @@ import sys
 
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.training import setup, trainer
+from dpt_jax.problems import text
 from tests.support import runs
 
 MESHES = ((8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 1, 8))
@@ -46,18 +46,18 @@ def config(folder, backbone, mesh):
 
 if __name__ == "__main__":
     placed = []
-    place = setup.place
+    place = run.place
 
     def noted(*args):
         placed.append(place(*args))
         return placed[-1]
 
-    setup.place = noted
+    run.place = noted
     shards = {}
     for mesh in MESHES:
         name = "x".join(map(str, mesh))
         placed.clear()
-        trainer.train(config(pathlib.Path(sys.argv[1]) / name, sys.argv[2], mesh))
+        text.train(config(pathlib.Path(sys.argv[1]) / name, sys.argv[2], mesh))
         shards[name] = {
             key: list(array.addressable_shards[0].data.shape)
             for tree in placed

@@ -19,9 +19,10 @@ import pytest
 from dpt_jax import run_files
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.problems import text
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
-from dpt_jax.training import checkpoints, schedules, trainer
+from dpt_jax.training import checkpoints, schedules
 from dpt_jax.training.run import Run
 from tests.support import runs
 
@@ -51,7 +52,7 @@ def configs(folder, backbone, **changes):
 def alone(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     for one in configs(folder, backbone):
-        trainer.train(one, lambda one=one: f"# {one.model_dir}")
+        text.train(one, lambda one=one: f"# {one.model_dir}")
     return folder
 
 
@@ -160,7 +161,7 @@ def test_a_signal_saves_every_member_and_each_can_go_on_alone(
             population.train_population(together, ["# seed", "# bottleneck"])
     for one, point in zip(together, chosen, strict=True):
         assert checkpoints.Checkpoints(one.model_dir).latest_step() == 7
-        trainer.train(one, lambda point=point: f"# {alone / point}")
+        text.train(one, lambda point=point: f"# {alone / point}")
         assert_same_run(tmp_path / point, alone / point)
 
 
@@ -180,7 +181,7 @@ def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microb
         width=2,
     )
     for point in chosen:
-        trainer.train(config(tmp_path / "alone", backbone, point, **changes))
+        text.train(config(tmp_path / "alone", backbone, point, **changes))
         found, expected = (tmp_path / where / point for where in ("together", "alone"))
         np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-4)
         np.testing.assert_allclose(runs.prompt(found, 4), runs.prompt(expected, 4), atol=1e-5)

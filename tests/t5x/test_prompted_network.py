@@ -18,10 +18,11 @@ from t5x import trainer as t5x_trainer
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
 from dpt_jax.models.decoding import greedy_decode
+from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt, ResidualPrompt, SpectralPrompt, VanillaPrompt
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.training.state import TrainState
-from dpt_jax.training.step import make_loss_fn, make_train_step
+from dpt_jax.training.step import make_train_step
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
 

@@ -11,15 +11,15 @@ from dpt_jax import interop
 from dpt_jax.interop.hugging_face import write_folder
 from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.models import T5Config
-from dpt_jax.tensors import Tensor
-from dpt_jax.training import setup
+from dpt_jax.problems.text import open_frozen
+from dpt_jax.tensors import Tensor, fingerprint
 from tests.support import processes, runs
 
 
 def test_a_fingerprint_is_that_of_the_first_values_in_whatever_format(backbone, tmp_path):
-    params = setup.open_frozen(str(backbone), runs.T5, seed=0)
+    params = open_frozen(str(backbone), runs.T5, seed=0)
     write_folder(tmp_path / "hf", runs.T5, interop.open_backbone(backbone).tensors)
-    transposed = setup.open_frozen(str(tmp_path / "hf"), runs.T5, seed=0)
+    transposed = open_frozen(str(tmp_path / "hf"), runs.T5, seed=0)
 
     expected = 0
     whole = interop.open_backbone(backbone).tensors
@@ -27,8 +27,8 @@ def test_a_fingerprint_is_that_of_the_first_values_in_whatever_format(backbone, 
         values = whole[name].load()
         head = values.reshape(-1)[:256].astype(np.float32)
         expected = zlib.crc32(f"{name}{values.shape}".encode() + head.tobytes(), expected)
-    assert setup.fingerprint(params) == expected
-    assert setup.fingerprint(transposed) == expected
+    assert fingerprint(params) == expected
+    assert fingerprint(transposed) == expected
 
 
 @pytest.fixture(scope="module")

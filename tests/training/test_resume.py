@@ -14,10 +14,11 @@ import numpy as np
 import optax
 import pytest
 
+from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, Stopped
 from dpt_jax.models import T5Config
+from dpt_jax.problems import text
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
-from dpt_jax.training import trainer
 from dpt_jax.training.checkpoints import Checkpoints
 from tests.support import runs
 
@@ -135,9 +136,9 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
         )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    expected = trainer.train(config(whole))
+    expected = text.train(config(whole))
     calls = []
-    put = trainer.partitioning.put_batch
+    put = partitioning.put_batch
 
     def put_batch(*args):
         calls.append(0)
@@ -146,11 +147,11 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
         return put(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.partitioning, "put_batch", put_batch)
+        patch.setattr(partitioning, "put_batch", put_batch)
         with pytest.raises(Stopped, match=f"SIGTERM after saving step {stop}"):
-            trainer.train(config(broken))
+            text.train(config(broken))
     assert latest(broken) == stop
-    found = trainer.train(config(broken))
+    found = text.train(config(broken))
     assert found | {"train_seconds": 0} == expected | {"train_seconds": 0}
     same_run(broken, whole)
 
@@ -161,9 +162,9 @@ def test_training_on_from_a_finished_run_is_training_longer(backbone, tmp_path):
             folder, backbone, train_steps=steps, eval_period=0, optimizer=optax.adafactor
         )
 
-    trainer.train(config(tmp_path / "one", 8))
-    trainer.train(config(tmp_path / "one", 14))
-    trainer.train(config(tmp_path / "two", 14))
+    text.train(config(tmp_path / "one", 8))
+    text.train(config(tmp_path / "one", 14))
+    text.train(config(tmp_path / "two", 14))
     np.testing.assert_array_equal(
         runs.prompt(tmp_path / "one", 14), runs.prompt(tmp_path / "two", 14)
     )
@@ -200,7 +201,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
 ):
     before = runs.contents(finished)
     with pytest.raises(InputError) as error:
-        trainer.train(runs.run_config(finished, backbone, eval_period=0, **changes))
+        text.train(runs.run_config(finished, backbone, eval_period=0, **changes))
     assert difference in str(error.value)
     assert "nothing was changed" in str(error.value) and "--gin.MODEL_DIR" in str(error.value)
     assert runs.contents(finished) == before
@@ -209,7 +210,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
 @pytest.fixture(scope="module")
 def finished(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    trainer.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0, num_buckets=2))
+    text.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0, num_buckets=2))
     return folder
 
 
@@ -219,20 +220,20 @@ def test_another_backbone_or_optimizer_is_refused(backbone, finished, tmp_path):
     before = runs.contents(finished)
     save_backbone(tmp_path / "other", runs.T5, runs.random_parameters(seed=4))
     with pytest.raises(InputError, match="backbone_fingerprint: saved"):
-        trainer.train(runs.run_config(finished, tmp_path / "other", eval_period=0))
+        text.train(runs.run_config(finished, tmp_path / "other", eval_period=0))
     config = runs.run_config(finished, backbone, eval_period=0, optimizer=optax.adafactor)
     with pytest.raises(InputError, match="checkpoints/2 does not hold this run's state"):
-        trainer.train(config)
+        text.train(config)
     assert runs.contents(finished) == before
 
 
 def test_files_of_an_unknown_run_are_not_written_over(backbone, tmp_path):
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds checkpoints but no run\.json"):
-        trainer.train(runs.run_config(tmp_path, backbone))
+        text.train(runs.run_config(tmp_path, backbone))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file is a file"):
-        trainer.train(runs.run_config(tmp_path / "file", backbone))
+        text.train(runs.run_config(tmp_path / "file", backbone))
 
 
 def test_a_checkpoint_gives_back_the_state_it_was_given(tmp_path):

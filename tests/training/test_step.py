@@ -8,10 +8,11 @@ import pytest
 
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
+from dpt_jax.problems.loss import make_loss_fn, token_loss
 from dpt_jax.prompts import DecomposedPrompt
 from dpt_jax.training.schedules import constant, linear_warmup_linear_decay
 from dpt_jax.training.state import TrainState, merge_params, split_params
-from dpt_jax.training.step import make_loss_fn, make_train_step, token_loss
+from dpt_jax.training.step import make_train_step
 from tests.support import runs
 
 

@@ -10,10 +10,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError, NonFiniteLossError
-from dpt_jax.evaluation.evaluator import TaskResult
+from dpt_jax.evaluation.evaluator import Evaluator
 from dpt_jax.interop import load_backbone
+from dpt_jax.problems import text
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.training import loggers, schedules, trainer
+from dpt_jax.training.problem import TaskResult
 from tests.support import runs
 
 
@@ -39,7 +41,7 @@ def scores(monkeypatch):
     def evaluate(self, params):
         return [TaskResult("toy_x", {"accuracy": left.pop(0)}, [{"inputs": "a"}])]
 
-    monkeypatch.setattr(trainer.Evaluator, "__call__", evaluate)
+    monkeypatch.setattr(Evaluator, "__call__", evaluate)
     return left
 
 
@@ -54,7 +56,7 @@ def same_bits(ours, expected):
 def test_training_a_prompt_leaves_the_frozen_parameters_bit_for_bit(backbone, tmp_path, spied):
     before = runs.contents(backbone)
     started = load_backbone(backbone)[1]
-    trainer.train(runs.run_config(tmp_path, backbone, eval_period=0, learning_rate=half))
+    text.train(runs.run_config(tmp_path, backbone, eval_period=0, learning_rate=half))
     [run] = spied
     same_bits(run.frozen, started)
     assert runs.contents(backbone) == before
@@ -73,7 +75,7 @@ def test_frozen_parameters_may_be_stored_in_bfloat16(backbone, tmp_path, spied):
     config = runs.run_config(
         tmp_path, backbone, train_steps=2, eval_period=0, frozen_dtype="bfloat16", num_buckets=1
     )
-    trainer.train(config)
+    text.train(config)
     [run] = spied
     started = load_backbone(backbone)[1]
     same_bits(run.frozen, jax.tree.map(lambda x: np.asarray(x, jnp.bfloat16), started))
@@ -93,7 +95,7 @@ def test_the_same_trainer_trains_everything(backbone, tmp_path, spied, prompted)
         learning_rate=half,
         **changes,
     )
-    summary = trainer.train(config)
+    summary = text.train(config)
     [run] = spied
     assert run.frozen == {}
     started = flatten_dict(load_backbone(backbone)[1])
@@ -119,7 +121,7 @@ def test_the_logged_learning_rate_is_the_one_used(backbone, tmp_path, monkeypatc
         log_period=1,
         clip_norm=None,
     )
-    trainer.train(config)
+    text.train(config)
     lines = runs.metrics(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 13))
     for line in lines[1:]:
@@ -146,7 +148,7 @@ def test_a_large_gradient_is_cut_to_clip_norm(backbone, tmp_path, monkeypatch):
         clip_norm=1e-3,
         num_buckets=1,
     )
-    trainer.train(config)
+    text.train(config)
     assert all(line["grad_norm"] > 1e-3 for line in runs.metrics(tmp_path))
     for step in (2, 3):
         moved = runs.prompt(tmp_path, step) - runs.prompt(tmp_path, step - 1)
@@ -167,7 +169,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
         update(self, step, loss)
 
     monkeypatch.setattr(loggers.Progress, "update", count)
-    trainer.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
+    text.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
     [run] = spied
     assert len(run.data.buckets) == 2
     assert run.train_step._cache_size() == 2
@@ -177,7 +179,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     assert counts[18] == counts[7]
 
     # A run that continues compiles each program once as well.
-    trainer.train(runs.run_config(tmp_path, backbone, train_steps=30, log_period=1))
+    text.train(runs.run_config(tmp_path, backbone, train_steps=30, log_period=1))
     assert spied[1].train_step._cache_size() == 2
     counts = dict(seen)
     assert counts[30] == counts[25]
@@ -186,7 +188,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
 def test_best_and_latest_are_kept_and_reported(backbone, tmp_path, scores):
     scores[:] = [0.25, 0.75, 0.5, 0.75, 0.5]
     config = runs.run_config(tmp_path, backbone, train_steps=9, eval_period=2, checkpoint_period=3)
-    summary = trainer.train(config)
+    summary = text.train(config)
     for folder, prefix in (("checkpoints", ""), ("numpy_checkpoints", "checkpoint_")):
         found = {p.name for p in (tmp_path / folder).iterdir() if not p.name.startswith(".")}
         # On a tie the earlier step is the best.
@@ -212,12 +214,12 @@ def test_early_stopping_waits_for_its_patience(backbone, tmp_path, scores, capsy
     config = runs.run_config(
         tmp_path, backbone, train_steps=12, eval_period=2, early_stopping_patience=2
     )
-    summary = trainer.train(config)
+    summary = text.train(config)
     assert (summary["best_step"], summary["last_step"]) == (6, 10)
     assert scores == [1.0]
     assert "stopped early: 2 evaluations without improvement over step 6" in capsys.readouterr().err
     before = runs.contents(tmp_path)
-    assert trainer.train(config) == summary
+    assert text.train(config) == summary
     assert "is finished: step 10 of 12, stopped early" in capsys.readouterr().err
     assert runs.contents(tmp_path) == before
 
@@ -225,7 +227,7 @@ def test_early_stopping_waits_for_its_patience(backbone, tmp_path, scores, capsy
 def test_an_undefined_metric_is_never_the_best(backbone, tmp_path, scores):
     scores[:] = [float("nan"), 0.5]
     config = runs.run_config(tmp_path, backbone, train_steps=2, eval_period=1, num_buckets=1)
-    assert trainer.train(config)["best_step"] == 2
+    assert text.train(config)["best_step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -241,7 +243,7 @@ def test_runs_last_epochs_or_steps_and_evaluate_when_asked(
     backbone, tmp_path, scores, changes, evaluated, last
 ):
     scores[:] = [0.5] * 3
-    summary = trainer.train(runs.run_config(tmp_path, backbone, **changes))
+    summary = text.train(runs.run_config(tmp_path, backbone, **changes))
     lines = runs.metrics(tmp_path)
     assert [line["step"] for line in lines if line["split"] == "validation"] == evaluated
     assert summary["last_step"] == last
@@ -250,7 +252,7 @@ def test_runs_last_epochs_or_steps_and_evaluate_when_asked(
 
 
 def test_a_run_writes_metrics_predictions_and_tensorboard(backbone, tmp_path):
-    trainer.train(
+    text.train(
         runs.run_config(tmp_path, backbone, mixture_or_task_name="toy_mixture", train_steps=24)
     )
     lines = runs.metrics(tmp_path)
@@ -301,7 +303,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backb
         checkpoint_period=3,
     )  # fmt: skip
     with pytest.raises(NonFiniteLossError) as error:
-        trainer.train(config)
+        text.train(config)
     # The seventh update spoils the prompt; the eighth step's loss shows it.
     for part in ("loss is nan at step 8", "learning rate 0.5", str(tmp_path / "checkpoints" / "6")):
         assert part in str(error.value)
@@ -315,7 +317,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backb
             lambda u, s, params=None: (jax.tree.map(lambda g: -0.1 * g, u), s + 1),
         ),
     )  # fmt: skip
-    assert trainer.train(mended)["last_step"] == 8
+    assert text.train(mended)["last_step"] == 8
 
 
 def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
@@ -328,11 +330,11 @@ def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
         tmp_path, backbone, optimizer=spoils, eval_period=0, checkpoint_period=1, num_buckets=1
     )
     with pytest.raises(NonFiniteLossError, match="step 1,.*there is no checkpoint yet"):
-        trainer.train(config)
+        text.train(config)
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_pattern_that_trains_nothing_is_refused_with_nothing_written(backbone, tmp_path):
     with pytest.raises(InputError, match="No parameter matches .*'promt/"):
-        trainer.train(runs.run_config(tmp_path / "run", backbone, trainable="promt/.*"))
+        text.train(runs.run_config(tmp_path / "run", backbone, trainable="promt/.*"))
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,319 @@
+"""A frozen T5 and a SeqIO task, prepared once for training, evaluation, prediction and planning.
+
+`prepare(config)` checks and finds; nothing large is read before it is asked for. Training hands
+`Prepared.problem()` to the trainer, evaluation asks for `evaluator` and `placed`, `dpt plan` for
+shapes and shardings alone, and the runs of a population share what they agree on.
+"""
+
+import dataclasses
+import functools
+import logging
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+from jax.sharding import AbstractMesh, Mesh
+
+from dpt_jax import run_files
+from dpt_jax.data.batches import TrainData
+from dpt_jax.data.examples import checksum, load_split
+from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
+from dpt_jax.data.vocabularies import check_vocabulary
+from dpt_jax.devices import agreement, partitioning
+from dpt_jax.devices.placement import place
+from dpt_jax.errors import InputError
+from dpt_jax.evaluation.evaluator import Evaluator, summarized
+from dpt_jax.interop import open_backbone, save_prompt
+from dpt_jax.models import T5Config, Transformer
+from dpt_jax.models.network import abstract_variables
+from dpt_jax.problems.loss import make_loss_fn
+from dpt_jax.prompts import SoftPrompt, VanillaPrompt, bind_vocabulary
+from dpt_jax.tensors import fingerprint, in_memory
+from dpt_jax.training import run_folder, trainer
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.problem import Evaluation, Problem
+from dpt_jax.training.state import Params
+
+_FINGERPRINT = "backbone_fingerprint"
+# Configurations that agree in these read the same rows, or are evaluated by the same programs.
+_TASK = ("mixture_or_task_name", "mixture_or_task_module", "task_feature_lengths", "overlength")
+_EVALUATION = (
+    *_TASK,
+    "model",
+    "eval_split",
+    "batch_size",
+    "eval_batch_size",
+    "num_buckets",
+    "scoring",
+    "beam_size",
+)
+
+
+def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:
+    """Prepares a run and trains it; arguments, result and errors are those of `trainer.train`."""
+    with agreement.raise_everywhere():
+        problem = prepare(config).problem()
+    return trainer.train(config, problem, gin_config)
+
+
+def prepare(
+    config: RunConfig, mesh: Mesh | AbstractMesh | None = None, like: "Prepared | None" = None
+) -> "Prepared":
+    """Prepares a configuration; every part of it is made when it is first asked for.
+
+    Args:
+      config: the run.
+      mesh: the devices, which need not exist; None makes the mesh that `config` asks for.
+      like: another one on the same mesh, with which to share what both have in common.
+
+    Raises:
+      InputError: when there is no such mesh.
+    """
+    if like is not None:
+        return Prepared(config, like.mesh, like.made)
+    return Prepared(config, partitioning.make_mesh(config.mesh) if mesh is None else mesh, {})
+
+
+class Prepared:
+    """A configuration on devices: the network, its parameters, the data and the evaluation.
+
+    Attributes:
+      config: the run.
+      mesh: the devices, a `Mesh`, or an `AbstractMesh` where shapes are all that is asked for.
+      made: what was made so far that another configuration may share.
+    """
+
+    def __init__(self, config: RunConfig, mesh: Any, made: dict[str, Any]):
+        self.config, self.mesh, self.made = config, mesh, made
+
+    def _shared(self, name: str, fields: Sequence[str], make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all configurations that agree in `fields`."""
+        key = repr([name, *(getattr(self.config, field) for field in fields)])
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    @functools.cached_property
+    def model(self) -> Transformer:
+        """The network with the prompt that is trained."""
+        return Transformer(self.config.model, self.config.prompt)
+
+    @functools.cached_property
+    def folded_model(self) -> Transformer:
+        """The network as it is evaluated: whatever the method, its prompt is one array `[P, D]`."""
+        prompt = self.config.prompt
+        return folded_model(self.config.model, None if prompt is None else prompt.length)
+
+    def shardings(self, mesh: Mesh) -> Params:
+        """Where each of the model's parameters lives on a mesh."""
+        return partitioning.parameter_shardings(abstract_variables(self.model), mesh)
+
+    @functools.cached_property
+    def backbone(self) -> Params:
+        """The frozen T5's parameters, as tensors that are not read yet."""
+        config = self.config
+        seed = () if config.initial_checkpoint_path else ("random_seed",)
+        return self._shared(
+            "backbone",
+            ("model", "initial_checkpoint_path", *seed),
+            lambda: open_frozen(config.initial_checkpoint_path, config.model, config.random_seed),
+        )
+
+    @functools.cached_property
+    def placed(self) -> Params:
+        """The frozen T5's parameters on their devices."""
+        variables = abstract_variables(Transformer(self.config.model))
+        shardings = partitioning.parameter_shardings(variables, self.mesh)
+        return place(self.backbone, shardings, self.config.frozen_dtype)
+
+    @functools.cached_property
+    def task(self) -> Any:
+        """The SeqIO task or mixture."""
+        return get_provider(self.config.mixture_or_task_name, self.config.mixture_or_task_module)
+
+    @functools.cached_property
+    def vocabulary(self) -> Any:
+        """The task's vocabulary, which is the model's."""
+        config, vocabulary = self.config, get_vocabulary(self.task)
+        check_vocabulary(vocabulary, config.model, self.task.name, config.initial_checkpoint_path)
+        return vocabulary
+
+    @functools.cached_property
+    def data(self) -> TrainData:
+        """The training examples in this configuration's own order."""
+        config, seqio = self.config, import_seqio()
+        tasks = self._shared(
+            "training examples",
+            (*_TASK, "train_split"),
+            lambda: load_split(
+                self.task,
+                config.train_split,
+                config.task_feature_lengths,
+                config.overlength,
+                together=True,
+            ),
+        )
+        rates = [1.0]
+        if isinstance(self.task, seqio.Mixture):
+            rates = [self.task.get_rate(task) for task in seqio.get_subtasks(self.task)]
+        return TrainData.create(
+            tasks, rates, config.batch_size, config.random_seed, config.num_buckets
+        )
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Evaluates `folded_model` on the configuration's task and split."""
+        config = self.config
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
+        length = config.prompt and config.prompt.length
+        return self._shared(f"evaluator, P = {length}", _EVALUATION, self._make_evaluator)
+
+    def _make_evaluator(self) -> Evaluator:
+        config, seqio, vocabulary = self.config, import_seqio(), self.vocabulary
+        # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs
+        # all features of every row, so that every process reads the whole split.
+        examples = load_split(
+            self.task, config.eval_split, config.task_feature_lengths, config.overlength
+        )
+        return Evaluator(
+            self.folded_model,
+            {task.name: task for task in seqio.get_subtasks(self.task)},
+            examples,
+            vocabulary,
+            mesh=self.mesh,
+            batch_size=config.decode_batch_size,
+            num_buckets=config.num_buckets,
+            max_decode_length=config.task_feature_lengths["targets"],
+            beam_size=config.beam_size,
+            scoring=config.scoring,
+        )
+
+    def problem(self) -> Problem:
+        """The configuration as the trainer sees it; what can be wrong with it is found here.
+
+        Raises:
+          InputError: for input that cannot be used; nothing large has been read then.
+        """
+        config, prompt = self.config, self.config.prompt
+        run_folder.check_identity(config, self._identity(), unknown=(_FINGERPRINT,))
+        partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
+        partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
+        vocabulary, params = self.vocabulary, dict(self.backbone)
+        identity = self._identity() | {_FINGERPRINT: fingerprint(params)}
+        run_folder.check_identity(config, identity)
+        if prompt is not None:
+            params["prompt"] = init_prompt(prompt, params, vocabulary, config.random_seed)
+        data, evaluator = self.data, None
+        if config.eval_period != 0:
+            evaluator = self.evaluator
+            evaluator.check_metrics(config.best_metric)
+        drawn = few_shot_ids(task.name for task in data.tasks)
+        return Problem(
+            name=config.mixture_or_task_name,
+            params=params,
+            trainable=config.trainable_pattern,
+            loss_fn=make_loss_fn(self.model, config.z_loss),
+            data=data,
+            identity=identity,
+            description=data.describe(),
+            shardings=self.shardings,
+            evaluate=None if evaluator is None else functools.partial(_evaluate, config, evaluator),
+            save_trained=None if prompt is None else functools.partial(_save_prompt, prompt),
+            diagnostics=functools.partial(_diagnostics, prompt),
+            files={run_files.FEW_SHOT: drawn} if drawn else {},
+            facts=lambda: {
+                "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
+            },
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change when the run is continued, but for the backbone's fingerprint."""
+        config = self.config
+        model = dataclasses.asdict(config.model)
+        model["dtype"] = config.model.dtype.name
+        model["mlp_activations"] = list(config.model.mlp_activations)
+        # Memory against time, and nothing else.
+        del model["remat_policy"]
+        return run_folder.flat(
+            {
+                "model": model,
+                "prompt": _describe_prompt(config.prompt),
+                "task": {
+                    "mixture_or_task_name": config.mixture_or_task_name,
+                    "task_feature_lengths": dict(config.task_feature_lengths),
+                    "train_split": config.train_split,
+                    "overlength": config.overlength,
+                },
+                "data": {"num_buckets": config.num_buckets},
+                "trainable": config.trainable_pattern,
+            }
+        )
+
+
+def folded_model(config: T5Config, prompt_length: int | None) -> Transformer:
+    """The network with a folded prompt of that length, or without one.
+
+    It serves every method: `{"prompt": {"prompt": array}}` are its prompt's parameters.
+    """
+    folded = None if prompt_length is None else VanillaPrompt(prompt_length, config.emb_dim)
+    return Transformer(config, folded)
+
+
+def open_frozen(path: str | None, config: T5Config, seed: int) -> Params:
+    """The backbone's parameters as tensors that are not read yet; random ones for `path` None."""
+    if path is None:
+        logging.warning("INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.")
+        tokens = jnp.zeros((1, 8), jnp.int32)
+        init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
+        return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
+    return unflatten_dict(open_backbone(path, config).tensors, sep="/")
+
+
+def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:
+    """Draws the prompt's first parameters; an initializer may read the backbone's embeddings.
+
+    Raises:
+      InputError: when an initializer cannot serve this prompt, as a file of another width.
+    """
+    embedding = backbone["token_embedder"]["embedding"]
+    try:
+        bound = bind_vocabulary(prompt, embedding, vocabulary.encode)
+        return bound.initialize(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"prompt")))
+    except (ValueError, OSError) as e:
+        remedy = (
+            "" if "PROMPT" in str(e) else " Set --gin.PROMPT_FILE or use another prompt gin file."
+        )
+        raise InputError(f"The prompt cannot be initialized: {e}{remedy}") from e
+
+
+def _evaluate(config: RunConfig, evaluator: Evaluator, params: Params) -> Evaluation:
+    """Evaluates merged parameters; a prompt is folded, as it is when it has been exported."""
+    if config.prompt is not None:
+        folded = config.prompt.fold(jax.device_get(params["prompt"]))
+        params = params | {"prompt": {"prompt": folded}}
+    return summarized(evaluator(params), config.mixture_or_task_name, config.best_metric)
+
+
+def _save_prompt(prompt: SoftPrompt, folder: pathlib.Path, trained: Params) -> None:
+    if "prompt" in trained:
+        save_prompt(folder, prompt.fold(trained["prompt"]), trained["prompt"])
+
+
+def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, float]:
+    if prompt is None or "prompt" not in trained:
+        return {}
+    return prompt.diagnostics(jax.device_get(trained["prompt"]))
+
+
+def _describe_prompt(prompt: SoftPrompt | None) -> dict[str, Any] | None:
+    """The method and its sizes; not its initializers, which matter only at the start."""
+    if prompt is None:
+        return None
+    fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
+    sizes = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
+    sizes.pop("name", None)
+    return {"method": type(prompt).__name__} | sizes

@@ -1,0 +1,108 @@
+"""What a run trains, as the trainer sees it: arrays and functions of them.
+
+The trainer knows nothing of text, tasks or networks. A `Problem` hands it the parameters and which
+of them are trained, the batch of every step, the loss, the evaluation, and what tells this problem
+from another. `dpt_jax.problems.text` makes one of a frozen T5 and a SeqIO task.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jax.sharding import Mesh
+
+from dpt_jax.training.state import Params
+from dpt_jax.training.step import Batch, LossFn
+
+
+@dataclasses.dataclass
+class TaskResult:
+    """What evaluating one task gives.
+
+    Attributes:
+      task: the task's name.
+      metrics: the task's metrics by name.
+      predictions: one record an example, ready for JSON. There are none on processes other than the
+        first, and for averages over tasks.
+    """
+
+    task: str
+    metrics: dict[str, float]
+    predictions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What evaluating parameters gives.
+
+    Attributes:
+      value: the number by which steps are compared; higher is better.
+      results: those of every task, and averages under a name of their own.
+    """
+
+    value: float
+    results: Sequence[TaskResult]
+
+
+class Batches(Protocol):
+    """The training examples and their order."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every example is seen about once."""
+
+    def batch(self, step: int, rows: np.ndarray) -> Batch:
+        """The batch of an update, a function of the run's seed and `step` alone.
+
+        Args:
+          step: updates made before, from 0.
+          rows: which rows of the whole batch to give, ascending; a process gives its devices' own.
+
+        Returns:
+          Arrays whose first axis is as long as `rows`.
+        """
+
+
+def _nothing(*_: Any) -> dict[str, Any]:
+    return {}
+
+
+@dataclasses.dataclass
+class Problem:
+    """What a run trains.
+
+    Attributes:
+      name: what is trained on, for messages and for the metrics of all tasks together.
+      params: all parameters, nested dicts of arrays, or of `Tensor`s that are not read yet.
+      trainable: regular expression; a parameter whose whole name, such as `prompt/A`, matches is
+        trained, and the others are frozen.
+      loss_fn: the loss of a batch, summed, and the number of things that it is summed over.
+      data: the batches.
+      identity: what must not change when the run is continued, flat JSON.
+      description: what is trained on, in a line for people.
+      shardings: gives, for a mesh, a tree like `params` of shardings; None puts a whole copy on
+        every device.
+      evaluate: evaluates merged parameters; None where there is no evaluation.
+      save_trained: writes the trained parameters in a form for others into a folder; None where
+        there is none beside the checkpoints.
+      diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
+      files: JSON files to be kept in the run's folder, by name.
+      facts: what else must be the same in all processes, flat JSON; asked only where there are
+        several.
+    """
+
+    name: str
+    params: Params
+    trainable: str
+    loss_fn: LossFn
+    data: Batches
+    identity: Mapping[str, Any]
+    description: str = ""
+    shardings: Callable[[Mesh], Params] | None = None
+    evaluate: Callable[[Params], Evaluation] | None = None
+    save_trained: Callable[[pathlib.Path, Params], None] | None = None
+    diagnostics: Callable[[Params], Mapping[str, float]] = _nothing
+    files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Callable[[], Mapping[str, Any]] = _nothing
