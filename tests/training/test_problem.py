@@ -1,0 +1,140 @@
+"""The trainer trains whatever it is handed: here a linear map on arrays, without any text."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpt_jax.devices import partitioning
+from dpt_jax.errors import InputError, Stopped
+from dpt_jax.training import checkpoints, trainer
+from dpt_jax.training.config import TrainingConfig
+from dpt_jax.training.problem import Evaluation, Problem, TaskResult
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(64, 5)).astype(np.float32)
+FEATURES, TARGET = RNG.normal(size=(5, 4)), RNG.normal(size=(4,))
+TARGETS = (INPUTS @ FEATURES @ TARGET).astype(np.float32)
+
+
+class Rows:
+    """Sixty-four rows, eight steps an epoch, each drawn from (seed, step) alone."""
+
+    steps_per_epoch = 8
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def batch(self, step, rows):
+        chosen = np.random.default_rng([self.seed, step]).integers(0, len(INPUTS), 8)[rows]
+        return {"x": INPUTS[chosen], "y": TARGETS[chosen]}
+
+
+def loss_fn(trainable, frozen, batch, key):
+    del key
+    errors = batch["x"] @ frozen["features"] @ trainable["head"]["w"] - batch["y"]
+    return jnp.sum(errors**2), jnp.float32(len(errors))
+
+
+def evaluate(params):
+    error = INPUTS @ np.asarray(params["features"]) @ np.asarray(params["head"]["w"]) - TARGETS
+    found = {"mse": float(np.mean(error**2))}
+    return Evaluation(-found["mse"], [TaskResult("rows", found, [{"error": error[:3]}])])
+
+
+def problem(seed=0, width=4):
+    params = {"features": FEATURES.astype(np.float32), "head": {"w": np.zeros(width, np.float32)}}
+    identity = {"rows": "gaussian", "width": width}
+    return Problem("linear", params, "head/.*", loss_fn, Rows(seed), identity, evaluate=evaluate)
+
+
+def config(folder, **changes):
+    settings = {"train_steps": 24, "batch_size": 8, "optimizer": optax.sgd, "log_period": 4}
+    settings["learning_rate"] = lambda steps: optax.constant_schedule(0.05)
+    return TrainingConfig(model_dir=str(folder), **settings | changes)
+
+
+def by_hand(steps, seed=0):
+    """Gradient descent in numpy, in float64."""
+    w = np.zeros(4)
+    for step in range(steps):
+        batch = Rows(seed).batch(step, np.arange(8))
+        x = batch["x"].astype(np.float64) @ FEATURES
+        w -= 0.05 * 2 * x.T @ (x @ w - batch["y"]) / 8
+    return w
+
+
+def trained(folder, step):
+    return checkpoints.Checkpoints(folder, create=False).restore_params(step)["head"]["w"]
+
+
+def metrics(folder):
+    return list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))
+
+
+def test_it_is_trained_as_by_hand_and_leaves_a_whole_run_folder(tmp_path):
+    summary = trainer.train(config(tmp_path), problem())
+    np.testing.assert_allclose(trained(tmp_path, 24), by_hand(24), rtol=1e-4, atol=1e-5)
+    assert summary["trainable_parameters"] == 4 and summary["last_step"] == 24
+    assert summary["best_value"] == -summary["metrics"]["rows"]["mse"]
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [4, 8, 12, 16, 20, 24]
+    evaluated = [line["mse"] for line in lines if line["split"] == "validation"]
+    w = by_hand(summary["best_step"])
+    expected = np.mean((INPUTS @ FEATURES @ w - TARGETS) ** 2)
+    assert min(evaluated) == pytest.approx(expected, rel=1e-3)
+    identity = json.loads((tmp_path / "run.json").read_text())
+    assert identity["rows"] == "gaussian" and identity["data.random_seed"] == 0
+    written = (tmp_path / "predictions" / "rows_24.jsonl").read_text()
+    assert len(json.loads(written)["error"]) == 3
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    expected = trainer.train(config(whole), problem())
+    put = partitioning.put_batch
+    left = iter([None] * 10)
+
+    def interrupted(batch, mesh):
+        if next(left, "stop") == "stop":
+            os.kill(os.getpid(), 15)
+        return put(batch, mesh)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitioning, "put_batch", interrupted)
+        with pytest.raises(Stopped, match="step 11"):
+            trainer.train(config(broken), problem())
+    found = trainer.train(config(broken), problem())
+    assert found | {"train_seconds": 0} == expected | {"train_seconds": 0}
+    assert trained(broken, 24).tobytes() == trained(whole, 24).tobytes()
+    assert metrics(broken) == metrics(whole)
+
+
+def test_it_stops_early_and_another_problem_is_refused_its_folder(tmp_path):
+    rising = {"learning_rate": lambda steps: optax.constant_schedule(0.0)}
+    changes = {"early_stopping_patience": 1, "eval_period": 4}
+    summary = trainer.train(config(tmp_path, **changes, **rising), problem())
+    assert summary["stopped_early"] and (summary["best_step"], summary["last_step"]) == (4, 8)
+    with pytest.raises(InputError, match=r"width: saved 4, now 3"):
+        trainer.train(config(tmp_path), problem(width=3))
+    with pytest.raises(InputError, match=r"data.random_seed: saved 0, now 1"):
+        trainer.train(config(tmp_path, random_seed=1), problem())
+
+
+def test_training_imports_nothing_of_text(tmp_path):
+    code = (
+        "import sys, tests.training.test_problem as t\n"
+        "t.trainer.train(t.config(sys.argv[1]), t.problem())\n"
+        "known = 'tensorflow seqio gin sentencepiece dpt_jax.models dpt_jax.data dpt_jax.interop "
+        "dpt_jax.evaluation dpt_jax.problems'.split()\n"
+        "print([name for name in known if name in sys.modules])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
