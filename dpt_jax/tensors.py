@@ -7,7 +7,7 @@ anything large is read, and a conversion can go through a model one parameter at
 import dataclasses
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ _KEPT_DTYPES = (np.dtype(np.float32), BFLOAT16)
 _WIDENED_DTYPES = (np.dtype(np.float16), np.dtype(np.float64))
 
 
+# Nested dicts of parameters, or of anything that there is one of for each of them.
+Params = dict[str, Any]
 Shape = tuple[int, ...]
 
 
@@ -153,7 +155,7 @@ def in_memory(array: Any) -> Tensor:
     return Tensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
 
 
-def fingerprint(params: Mapping[str, Any]) -> int:
+def fingerprint(params: Params) -> int:
     """A checksum that tells one backbone from another: names, shapes and first values."""
     crc = 0
     for name, value in sorted(flatten_dict(params, sep="/").items()):

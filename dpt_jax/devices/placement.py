@@ -8,10 +8,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Sharding
 
-from dpt_jax.tensors import Tensor, as_used, in_memory
-
-# Nested dicts of parameters, or of anything that there is one of for each of them.
-Params = dict[str, Any]
+from dpt_jax.tensors import Params, Tensor, as_used, in_memory
 
 
 def place(params: Params, shardings: Params, dtype: Any = None) -> Params:

@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
-
-Params = dict[str, Any]
+from dpt_jax.tensors import Params
 
 
 class TrainState(struct.PyTreeNode):
