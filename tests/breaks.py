@@ -353,8 +353,8 @@ BREAKS = [
     Break(
         "answers given to other rows",
         "dpt_jax/evaluation/evaluator.py",
-        "            for i, row in zip(indices, generated, strict=False):\n                outputs[i] = row",
-        "            for i, row in enumerate(generated[: len(indices)]):\n                outputs[i] = row",
+        "zip(indices, generated, strict=False)",
+        "enumerate(generated[: len(indices)])",
         "tests/evaluation/test_evaluator.py tests/demo tests/cli/test_demo.py",
     ),
     Break(
