@@ -5,10 +5,7 @@ would be; the array lies in the folder that the spec names, `target.encoder.enco
 Optimizer state (`state.…`) is not read.
 """
 
-import collections
 import functools
-import itertools
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +19,6 @@ from dpt_jax.models import T5Config
 from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
 
 INDEX = "checkpoint"
-# Chunks are compressed, so that more than one at a time keeps the processor busy, and buckets.
-_BYTES_IN_FLIGHT = 128 * 2**20
 
 
 def has_index(location: str) -> bool:
@@ -120,7 +115,7 @@ def _open_parameter(base: str, name: str, leaf: Any) -> Tensor:
 
 
 def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
-    """Opens an array of TensorStore's; it is read chunk by chunk, to be in memory once.
+    """Opens an array of TensorStore's; it is copied chunk by chunk, to be in memory once.
 
     Args:
       spec: the driver and the key-value store.
@@ -147,7 +142,7 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
 
     def read(region: Region) -> np.ndarray:
         try:
-            return _read_in_chunks(store, region)
+            return _read_in_place(store, region)
         except ValueError as error:
             raise unreadable(error) from error
 
@@ -156,32 +151,13 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
     return Tensor(shape, store.dtype.numpy_dtype, lambda: read(whole), read_region=read)
 
 
-def _read_in_chunks(store: Any, region: Region) -> np.ndarray:
-    origin = [part.start for part in region]
+def _read_in_place(store: Any, region: Region) -> np.ndarray:
+    import tensorstore as ts
+
     out = aligned_empty(tuple(part.stop - part.start for part in region), store.dtype.numpy_dtype)
-    chunk = store.chunk_layout.read_chunk.shape
-    at_once = max(1, _BYTES_IN_FLIGHT // (math.prod(chunk) * out.itemsize))
-    pending: collections.deque = collections.deque()
-
-    def finish() -> None:
-        where, future = pending.popleft()
-        out[where] = future.result()
-
-    def pieces(part: slice, step: int) -> list[slice]:
-        """What each chunk of an axis has of the region."""
-        starts = range(part.start // step * step, part.stop, step)
-        return [slice(max(i, part.start), min(i + step, part.stop)) for i in starts]
-
-    for piece in itertools.product(*map(pieces, region, chunk)):
-        if len(pending) == at_once:
-            finish()
-        where = tuple(
-            slice(part.start - first, part.stop - first)
-            for part, first in zip(piece, origin, strict=True)
-        )
-        pending.append((where, store[piece].read()))
-    while pending:
-        finish()
+    # TensorStore counts a region's indices from where it lies in the array, and `out`'s from 0.
+    at_zero = store[region][ts.d[:].translate_to[0]] if region else store
+    ts.array(out, copy=False).write(at_zero).result()
     return out
 
 
