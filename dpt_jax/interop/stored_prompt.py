@@ -251,7 +251,6 @@ def _checked(array: np.ndarray, path: Path, flag: str) -> np.ndarray:
     from dpt_jax.prompts import prompt_array
 
     try:
-        return prompt_array(array)
+        return prompt_array(array, str(path))
     except ValueError as error:
-        message = str(error).replace("The given array", str(path))
-        raise InputError(f"{message} Change {flag}.") from error
+        raise InputError(f"{error} Change {flag}.") from error
