@@ -20,7 +20,7 @@ from typing import Any
 
 from flax.traverse_util import unflatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.files import TEMPORARY_MARK
 from dpt_jax.interop import hugging_face, orbax_checkpoint, own_folder, t5x_checkpoint
 from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
@@ -90,12 +90,11 @@ def open_backbone(path: str | os.PathLike, config: T5Config | None = None) -> Ba
             _shapes(tensors),
             own,
             stated_by,
-            "The folder is damaged or half copied; copy it again, or change "
-            "INITIAL_CHECKPOINT_PATH.",
+            f"The folder is damaged or half copied; copy it again, or change {SETTING}.",
         )
         return Backbone(path, kind, own, tensors, origin)
     remedy = (
-        "Change INITIAL_CHECKPOINT_PATH, or take the model gin file of this checkpoint's size: "
+        f"Change {SETTING}, or take the model gin file of this checkpoint's size: "
         f"its own sizes are {_describe(own)}."
     )
     check_parameters(path, _shapes(tensors), config, "the model file", remedy)
@@ -122,17 +121,15 @@ def _open(location: str) -> _Opened:
     folder = Path(location).expanduser()
     if not folder.exists():
         raise InputError(
-            f"There is no folder {location}. Set INITIAL_CHECKPOINT_PATH to the folder of a "
-            "pretrained T5."
+            f"There is no folder {location}. Set {SETTING} to the folder of a pretrained T5."
         )
     if not folder.is_dir():
         raise InputError(
-            f"{location} is a file; INITIAL_CHECKPOINT_PATH takes the folder it lies in, "
-            f"{folder.parent}."
+            f"{location} is a file; {SETTING} takes the folder it lies in, {folder.parent}."
         )
     if any(mark in folder.name for mark in _UNFINISHED):
         raise InputError(
-            f"{location} was left by a writer that did not finish. Set INITIAL_CHECKPOINT_PATH to "
+            f"{location} was left by a writer that did not finish. Set {SETTING} to "
             "a finished folder."
         )
     if (folder / CONFIG).exists():
@@ -157,7 +154,7 @@ def _open_url(url: str) -> _Opened:
     raise InputError(
         f"{url} holds no T5X checkpoint: it has neither a file '{t5x_checkpoint.INDEX}' (the "
         f"released format) nor {orbax_checkpoint.FILES[0]} (Orbax). Copy models of other formats "
-        "to a disk, or change INITIAL_CHECKPOINT_PATH."
+        f"to a disk, or change {SETTING}."
     )
 
 
@@ -174,7 +171,7 @@ def _open_t5x(kind: str, tensors: dict[str, Tensor], location: str, folder: Path
 
 def _not_a_backbone(folder: Path) -> InputError:
     names = sorted(entry.name for entry in folder.iterdir())
-    change = "Change INITIAL_CHECKPOINT_PATH."
+    change = f"Change {SETTING}."
     if any(name in hugging_face.WEIGHT_FILES for name in names):
         return InputError(
             f"{folder} has weights but neither {CONFIG} (our format) nor config.json (Hugging "

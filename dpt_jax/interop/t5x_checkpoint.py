@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.interop.parameters import check_both_stacks
 from dpt_jax.models import T5Config
 from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
@@ -46,7 +46,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     if stored.state != "value":
         raise InputError(
             f"{location} has no file '{INDEX}', which a T5X checkpoint has beside its parameters. "
-            "Set INITIAL_CHECKPOINT_PATH to a whole checkpoint folder."
+            f"Set {SETTING} to a whole checkpoint folder."
         )
     try:
         tree = serialization.msgpack_restore(stored.value)
@@ -55,7 +55,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     except Exception as error:
         raise InputError(
             f"{base}{INDEX} is not a T5X checkpoint's index ({error!r}). It may be half written; "
-            "copy it again, or change INITIAL_CHECKPOINT_PATH."
+            f"copy it again, or change {SETTING}."
         ) from error
     return {
         name: _open_parameter(base, name, leaf).as_weight(f"{location}: {name}")
@@ -87,9 +87,7 @@ def _read_index(location: str) -> Any:
     try:
         return open_store(location).read(INDEX).result()
     except ValueError as error:
-        raise InputError(
-            f"{location} cannot be read: {error}. Set INITIAL_CHECKPOINT_PATH."
-        ) from error
+        raise InputError(f"{location} cannot be read: {error}. Set {SETTING}.") from error
 
 
 class _Spec:
@@ -129,7 +127,7 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
     def unreadable(error: Exception) -> InputError:
         return InputError(
             f"Parameter {name} cannot be read from {_place(spec)}: {error}. The checkpoint may be "
-            "half written or half copied; copy it again, or change INITIAL_CHECKPOINT_PATH."
+            f"half written or half copied; copy it again, or change {SETTING}."
         )
 
     try:
@@ -181,8 +179,7 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
         if found is None or len(found) != rank:
             stored = "is missing" if found is None else f"has shape {found}"
             raise InputError(
-                f"{where} is not a whole T5: parameter {name} {stored}. "
-                "Change INITIAL_CHECKPOINT_PATH."
+                f"{where} is not a whole T5: parameter {name} {stored}. Change {SETTING}."
             )
         return found
 

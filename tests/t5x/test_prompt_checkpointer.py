@@ -22,6 +22,7 @@ from t5x.optimizers import OptimizerState
 from dpt_jax import demo
 from dpt_jax.errors import InputError
 from dpt_jax.interop import PromptFile, load_backbone, load_factors, load_prompt, save_backbone
+from dpt_jax.problems.text import init_prompt
 from dpt_jax.prompts import (
     ClassLabels,
     DecomposedPrompt,
@@ -34,7 +35,6 @@ from dpt_jax.t5x import numpy_checkpoints, prompt_state
 from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.vocabulary import task_vocabulary
-from dpt_jax.training.setup import init_prompt
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
 
