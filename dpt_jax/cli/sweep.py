@@ -157,10 +157,10 @@ def _run_sweep(
     paths: Sequence[str],
     resources: dict[str, float],
 ) -> int:
+    from dpt_jax.progress import Progress
     from dpt_jax.sweeps import jobs
     from dpt_jax.sweeps.local import Local
     from dpt_jax.sweeps.on_ray import Ray
-    from dpt_jax.sweeps.progress import SweepProgress
 
     folder.open()
     left = [point for point in points if folder.row(point)["status"] != "done"]
@@ -183,7 +183,14 @@ def _run_sweep(
     work = [[point] for point in left]
     if args.members_at_once != 0:
         work = jobs.group(left, args.jobs)
-    progress = SweepProgress(folder, len(points), len(points) - len(left), work)
+    done, failures = len(points) - len(left), 0
+    # Every point has a line of its own.
+    progress = Progress(folder.sweep.name, done, lines=False)
+    text = f"{folder.sweep.name}: {len(points)} points, {done} of them done before"
+    if together := sum(len(job) for job in work if len(job) > 1):
+        text += f"; {together} may be trained together, {len(work)} jobs in all"
+    progress.say(f"{text}. Logs are in {folder.path / 'logs'}")
+    progress.update(done, len(points))
     for point in left:
         folder.forget_failure(point)
     by_name = {point.name: point for point in left}
@@ -192,7 +199,17 @@ def _run_sweep(
         point = by_name[outcome.point]
         if outcome.status == "failed":
             folder.fail(point, outcome.error)
-        progress.ended(outcome, folder.row(point))
+        if outcome.status == "stopped":
+            progress.say(f"{point.name}: stopped, to be continued")
+        else:
+            nonlocal done, failures
+            done += 1
+            failures += outcome.status == "failed"
+            failed = f"{failures} failed" if failures else ""
+            progress.update(done, len(points), failed)
+            so_far = ", ".join(filter(None, (failed, progress.left(done, len(points)))))
+            ended = _ended(outcome, folder.row(point)["value"], folder.report.scale)
+            progress.say(f"[{done}/{len(points)}] {point.name}: {ended} ({so_far})")
         folder.write()
 
     with _signals(launcher.stop) as received:
@@ -213,6 +230,19 @@ def _run_sweep(
     names = {point.name for point in points}
     failed = any(row["status"] == "failed" for row in rows if row["point"] in names)
     return 1 if failed else 0
+
+
+def _ended(outcome: Any, value: float | None, scale: float) -> str:
+    """How a point ended, in words."""
+    from dpt_jax.analysis import tables
+
+    if outcome.status == "failed":
+        return f"failed: {tables.shortened(outcome.error)}"
+    text = "no score" if value is None else f"{value * scale:.2f}"
+    text += f", {outcome.seconds:.0f} s"
+    if outcome.together > 1:
+        text += f", one of {outcome.together} trained together"
+    return text
 
 
 def _finish(folder: Any) -> list[dict[str, Any]]:
