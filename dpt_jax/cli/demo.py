@@ -12,6 +12,8 @@ import argparse
 import pathlib
 from typing import Any
 
+from dpt_jax.cli.console import print_table
+
 HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
 
 # Method -> its prompt's gin file and bindings of its own.
@@ -129,33 +131,24 @@ def _chosen(flag: str, names: str, known: list[str]) -> list[str]:
 
 
 def _print_table(summary: dict[str, Any], tasks: list[str]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title="Exact match on validation, best evaluation", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
-    table.add_column("method", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    for task in tasks:
-        table.add_column(task.removeprefix("demo_"), justify="right")
-    table.add_column("mean", justify="right")
-    table.add_column("seconds", justify="right")
-
-    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = "") -> None:
+    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = "") -> list:
         mean = sum(accuracy.values()) / len(accuracy)
         cells = [f"{accuracy[task]:.3f}" for task in tasks]
-        table.add_row(name, parameters, *cells, f"{mean:.3f}", seconds)
+        return [name, parameters, *cells, f"{mean:.3f}", seconds]
 
-    row("majority class", summary["chance"])
-    row("no prompt", summary["no_prompt"])
-    table.add_section()
-    for method, found in summary["methods"].items():
+    rows = [row("majority class", summary["chance"]), row("no prompt", summary["no_prompt"]), []]
+    rows += [
         row(
             method.replace("_", " "),
             found["accuracy"],
             f"{found['trainable_parameters']:,}",
             f"{found['train_seconds']:.0f}",
         )
-    Console().print(table)
+        for method, found in summary["methods"].items()
+    ]
+    names = [task.removeprefix("demo_") for task in tasks]
+    print_table(
+        ["method", "parameters", *names, "mean", "seconds"],
+        rows,
+        title="Exact match on validation, best evaluation",
+    )

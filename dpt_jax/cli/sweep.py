@@ -27,6 +27,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dpt_jax.cli.console import print_table
+
 HELP = "run many points of a gin sweep and tabulate them"
 
 
@@ -265,26 +267,12 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
 
 
 def _print(section: Any) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=section.title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for i, title in enumerate(section.table.header):
-        left = i < section.table.labels
-        table.add_column(title, justify="left" if left else "right", no_wrap=not left)
-    for cells in section.table.rows:
-        table.add_row(*cells)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # What reads a pipe has no width: nothing is to be folded or cut.
-        console = Console(highlight=False, width=1000)
-    console.print(table)
-    for text in (section.table.caption, *section.table.notes):
-        console.print(text, markup=False, soft_wrap=True)
+    shown = section.table
+    print_table(shown.header, shown.rows, left=shown.labels, title=section.title)
+    for text in (shown.caption, *shown.notes):
+        print(text)
     for verdict in section.verdicts:
-        text = f"{verdict.text} {verdict.verdict}: {verdict.numbers}"
-        console.print(text, markup=False, soft_wrap=True)
+        print(f"{verdict.text} {verdict.verdict}: {verdict.numbers}")
 
 
 @contextlib.contextmanager
