@@ -86,7 +86,7 @@ def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str,
     return drawn.finish(report["score"], tables.ranged(rows, report))
 
 
-def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def probe(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The signs of the probe's spectrum and its rank over training (Figures 3 and 9)."""
     del options
     drawn = panels.Panels(report, rows, used=(), average=False)
@@ -137,7 +137,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "parameters": parameters,
     "curves": curves,
-    "rank": rank,
+    "rank": probe,
     "spectra": spectra,
 }
 _OPTIONS = {"score": {"x", "lines", "log"}, "rank": set()}

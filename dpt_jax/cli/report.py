@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reads, draws and writes."""
-    from dpt_jax.analysis import reports
+    from dpt_jax.analysis import page
     from dpt_jax.errors import InputError
 
     if not args.runs:
@@ -44,6 +44,6 @@ def run(args: argparse.Namespace) -> None:
     output = pathlib.Path(args.output)
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output is {output}; a report ends in .html or .md.")
-    sections = reports.gather([pathlib.Path(path) for path in args.runs])
-    reports.write(output, sections, args.title, args.text)
+    sections = page.gather([pathlib.Path(path) for path in args.runs])
+    page.write(output, sections, args.title, args.text)
     print(output)

@@ -251,18 +251,16 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
     """Writes the tables and figures, and prints the table."""
     import dataclasses
 
-    from dpt_jax.analysis import reports
+    from dpt_jax.analysis import page
     from dpt_jax.files import atomic_write, json_ready
 
     rows = folder.write()
     report = json_ready(dataclasses.asdict(folder.report))
-    made = reports.section(folder.sweep.name, rows, report, folder.path / reports.FIGURES)
+    made = page.section(folder.sweep.name, rows, report, folder.path / page.FIGURES)
     with atomic_write(folder.path / "table.md") as temporary:
-        temporary.write_text(
-            reports.to_markdown([made], folder.sweep.name, reports.FIGURES, named=False)
-        )
+        temporary.write_text(page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False))
     _print(made)
-    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {reports.FIGURES}/")
+    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {page.FIGURES}/")
     return rows
 
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dpt_jax.analysis import reports
+from dpt_jax.analysis.page import gather, to_html, to_markdown
 from dpt_jax.analysis.report import Report
 from dpt_jax.cli.main import main
 from dpt_jax.sweeps import Sweep
@@ -44,12 +44,13 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.addresses, self.open, self.cells = [], [], [], []
+        self.tags, self.addresses, self.ids, self.open, self.cells = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.addresses += [v for k, v in attributes if k in ("src", "href")]
+        self.ids += [v for k, v in attributes if k == "id"]
         if tag in ("td", "th"):
             self.cells.append("")
         if tag not in ("meta", "img"):
@@ -93,12 +94,14 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
 
 
 def test_the_claims_of_several_sweeps_are_listed_first(folder):
-    [one] = reports.gather([folder])
+    [one] = gather([folder])
     two = [one, dataclasses.replace(one, name="other", title="Other")]
-    beginning = reports.to_markdown(two, "Results", "results").split("## Made & up")[0]
-    assert "| Made & up | More is better. | holds |\n| Other | More is" in beginning
-    page = Page(reports.to_html(two, "Results"))
-    assert page.open == [] and {"#made_up", "#other"} <= set(page.addresses)
+    beginning = to_markdown(two, "Results", "results").split("## Made & up")[0]
+    row = "| [Made & up](#made--up) | More is better. | **holds** |\n| [Other](#other) | More is"
+    assert row in beginning
+    page = Page(to_html(two, "Results"))
+    assert page.open == [] and {"made--up", "other"} <= set(page.ids)
+    assert {"#made--up", "#other"} <= set(page.addresses)
 
 
 def test_a_results_file_of_another_sweep_is_refused(folder, tmp_path, capsys):
