@@ -71,7 +71,8 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
 def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The score at every evaluation, mean and range over seeds.
 
-    Options: `lines`, the axis that gives a line each; without it, every row of the table.
+    Options: `lines`, the axis that gives a line each; without it, every row of the table. `levels`,
+    constants by name and column, such as chance, each a dashed line.
     """
     lines = [options["lines"]] if options.get("lines") else report["rows"]
     name = tables.namer(report)
@@ -82,6 +83,9 @@ def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str,
             series = _mean_curve(of_line, "score", report["scale"])
             if series:
                 panels.line(axis, series, look, label, marker=None)
+        for label, constants in options.get("levels", {}).items():
+            constant = constants[chosen[0]["axes"][report["columns"]]]
+            panels.level(axis, report["scale"] * constant, panels.GREY, label)
         axis.set_xlabel("training step")
     return drawn.finish(report["score"], tables.ranged(rows, report))
 

@@ -17,6 +17,7 @@ from typing import Any
 from dpt_jax.analysis import claims, figures, results, tables
 from dpt_jax.analysis.report import Report
 from dpt_jax.analysis.results import RESULTS, SWEEP, read_results
+from dpt_jax.analysis.tables import as_markdown
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 
@@ -179,25 +180,30 @@ def to_markdown(
       text: a paragraph under the heading.
       named: whether a picture's file is called `<section>_<kind>.png`, and not `<kind>.png`.
     """
-    parts = [f"# {title}", *([text] if text else [])]
+    parts = [f"# {as_markdown(title)}", *([text] if text else [])]
     if len(sections) > 1 and any(one.verdicts for one in sections):
         lines = (
-            f"| [{one.title}](#{_anchor(one.title)}) | {v.text} | **{v.verdict}** |"
+            f"| [{as_markdown(one.title)}](#{_anchor(one.title)}) | {as_markdown(v.text)} "
+            f"| **{v.verdict}** |"
             for one in sections
             for v in one.verdicts
         )
         parts.append("\n".join(["| | claim | |", "| --- | --- | --- |", *lines]))
     for one in sections:
-        parts.append(f"## {one.title}")
+        parts.append(f"## {as_markdown(one.title)}")
         if one.command:
             parts.append(f"```sh\n{one.command}\n```")
         parts += [one.table.markdown().strip(), one.facts]
         if one.verdicts:
             parts.append(
-                "\n".join(f"- {v.text} **{v.verdict}**: {v.numbers}." for v in one.verdicts)
+                "\n".join(
+                    f"- {as_markdown(v.text)} **{v.verdict}**: {as_markdown(v.numbers)}."
+                    for v in one.verdicts
+                )
             )
+        shown = one if named else None
         parts += [
-            f"![{one.title}: {kind}]({_picture(pictures, one if named else None, kind)})"
+            f"![{as_markdown(one.title)}: {kind}]({_picture(pictures, shown, kind)})"
             for kind in one.pictures
         ]
     return "\n\n".join(parts) + "\n"
@@ -244,7 +250,8 @@ def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
     }
     for heading, inside in itertools.pairwise(tokens):
         if heading.type == "heading_open":
-            heading.attrSet("id", _anchor(inside.content))
+            plain = "".join(child.content for child in inside.children or ())
+            heading.attrSet("id", _anchor(plain))
     for token in itertools.chain.from_iterable(token.children or () for token in tokens):
         if token.type == "image" and (png := pictures.get(str(token.attrs["src"]))):
             token.attrSet("src", f"data:image/png;base64,{base64.b64encode(png).decode()}")

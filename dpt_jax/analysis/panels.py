@@ -12,7 +12,7 @@ _MARKERS = "os^Dv<>P"
 # Methods look the same in every figure.
 _METHODS = ("PT", "Res PT", "DPT", "fine-tuning")
 _MOST_IN_A_ROW = 5
-_GREY = "0.35"
+GREY = "0.35"
 
 
 class Panels:
@@ -75,7 +75,7 @@ class Panels:
         """Adds what belongs to all panels, and returns the figure."""
         figure = self._figure
         figure.supylabel(ylabel, fontsize=9)
-        figure.supxlabel(caption, fontsize=8, color=_GREY)
+        figure.supxlabel(caption, fontsize=8, color=GREY)
         # A line may be missing in one panel, so the legend is of all.
         entries: dict[str, Any] = {}
         for axis in self._axes.ravel():
@@ -139,9 +139,9 @@ def plain(axis: Any) -> None:
     axis.tick_params(labelsize=8)
 
 
-def level(axis: Any, value: float, look: Look) -> None:
+def level(axis: Any, value: float, color: Any, label: str | None = None) -> None:
     """Draws a constant as a dashed line."""
-    axis.axhline(value, color=look[0], linestyle="--", linewidth=0.9)
+    axis.axhline(value, color=color, linestyle="--", linewidth=0.9, label=label)
 
 
 def line(
@@ -194,4 +194,4 @@ def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
 
 def note(axis: Any, x: float, y: float, text: str) -> None:
     """Writes a small text beside a point."""
-    axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=_GREY)
+    axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=GREY)

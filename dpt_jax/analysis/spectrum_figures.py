@@ -45,7 +45,7 @@ def plot_spectrum(folder: pathlib.Path, found: Mapping[str, Any], title: str) ->
         scores = [row["metrics"][task][metric] for row in found["truncated"]]
         points = [(rank, score, score, score) for rank, score in zip(ranks, scores, strict=True)]
         panels.line(axis, points, look, f"{task} {metric}")
-        panels.level(axis, found["metrics"][task][metric], look)
+        panels.level(axis, found["metrics"][task][metric], look[0])
     panels.x_values(axis, ranks, log=len(ranks) > 2)
     axis.set_xlabel("rank kept (dashed: the whole prompt)")
     axis.set_ylabel("score")

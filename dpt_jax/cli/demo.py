@@ -45,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
 
     from dpt_jax import demo, gin_utils, inference
-    from dpt_jax.analysis.curves import plot_curves, read_curve
     from dpt_jax.files import write_json
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
@@ -94,26 +93,44 @@ def run(args: argparse.Namespace) -> None:
         }
     write_json(output / "summary.json", summary)
 
-    curves = {
-        task: {
-            method: read_curve(output / method / task, "validation", "accuracy", task)
-            for method in methods
-        }
-        for task in tasks
-    }
-    counts = {m: f"{summary['methods'][m]['trainable_parameters']:,}" for m in methods}
-    plot_curves(
-        output / "learning_curves.png",
-        curves,
-        levels={task: {"chance": summary["chance"][task]} for task in tasks},
-        labels={m: f"{m.replace('_', ' ')} ({counts[m]} parameters)" for m in methods}
-        | {"chance": "majority class"},
-        titles={task: task.removeprefix("demo_") for task in tasks},
-        ylabel="exact match on validation",
-        caption=f"one run a method and task, seed {args.seed}",
-    )
+    _draw(output, summary, tasks)
     _print_table(summary, tasks)
     print(f"\nWritten: {output / 'summary.json'}, {output / 'learning_curves.png'}")
+
+
+def _draw(output: pathlib.Path, summary: dict[str, Any], tasks: list[str]) -> None:
+    """The learning curves, drawn as a sweep's: a panel per task, a line per method."""
+    import dataclasses
+
+    from dpt_jax.analysis import figures
+    from dpt_jax.analysis.report import Report
+    from dpt_jax.analysis.results import read_curves
+    from dpt_jax.files import atomic_write
+
+    rows = [
+        {
+            "axes": {"method": method, "task": task},
+            "curves": read_curves(output / method / task, "accuracy"),
+        }
+        for method in summary["methods"]
+        for task in tasks
+    ]
+    names = {
+        method: f"{method.replace('_', ' ')} ({found['trainable_parameters']:,} parameters)"
+        for method, found in summary["methods"].items()
+    }
+    report = Report(
+        title=f"Learning curves of the demo, seed {summary['seed']}",
+        score="exact match on validation, %",
+        scale=100,
+        names=names | {task: task.removeprefix("demo_") for task in tasks},
+    ).resolved(["method", "task"])
+    levels = {"majority class": summary["chance"]}
+    figure = figures.curves(rows, dataclasses.asdict(report), {"levels": levels})
+    for panel in figure.axes:
+        panel.set_ylim(-2, 102)
+    with atomic_write(output / "learning_curves.png") as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def _chosen(flag: str, names: str, known: list[str]) -> list[str]:

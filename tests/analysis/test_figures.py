@@ -102,6 +102,15 @@ def test_curves_draw_the_mean_at_every_evaluation():
     assert y[-1] == pytest.approx(np.mean(values("rte")))
 
 
+def test_a_level_is_a_dashed_line_at_its_columns_own_height():
+    levels = {"chance": {"rte": 0.5, "wic": 0.4}}
+    options = {"lines": "method", "levels": levels}
+    for axes in shown(figures.curves(ROWS, report(), options)):
+        task = axes.get_title().rpartition(", ")[2]
+        assert set(lines(axes)) == {"PT", "DPT", "chance"}
+        assert set(lines(axes)["chance"][1]) == {100 * levels["chance"][task]}
+
+
 def test_the_probe_draws_both_signs_and_the_rank_from_zero():
     panels = shown(figures.probe(ROWS, report(), {}))
     drawn = lines(panels[0])

@@ -33,7 +33,7 @@ def folder(tmp_path):
     for i, point in enumerate(points):
         row = {"sweep": "made_up", "point": point.name, "axes": dict(point.axes)}
         done = {"status": "done", "value": 0.1 * i, "trainable_parameters": 9, "train_seconds": 1}
-        failed = {"status": "failed", "value": None, "error": "Out of memory."}
+        failed = {"status": "failed", "value": None, "error": "Out of [memory](x) in *a|b*."}
         rows.append(row | (failed if i == 7 else done))
     (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -76,7 +76,7 @@ def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     assert "url(" not in output.read_text()
     text = output.read_text()
     assert "dpt sweep made_up" in text and "7 of 8 points" in text
-    assert "failed: Out of memory." in text
+    assert "failed: Out of [memory](x) in *a|b*." in text
     # BOTTLENECK = 4 has scores 40, 50, 60 and a failure; its one whole seed is 40 and 60.
     assert re.search(
         r"More is better\. <strong class=holds>holds</strong>: 50\.00 \(1 of 2\) against 15", text
