@@ -35,7 +35,7 @@ _WIDENED_DTYPES = (np.dtype(np.float16), np.dtype(np.float64))
 Shape = tuple[int, ...]
 
 
-# A rectangle of an array: a slice an axis, with a start, a stop and no step.
+# A rectangle of an array: a slice per axis, with a start, a stop and no step.
 Region = tuple[slice, ...]
 
 

@@ -95,7 +95,7 @@ def read_sweep(path: pathlib.Path, pictures: pathlib.Path) -> Section:
 
 
 def read_runs(paths: Sequence[pathlib.Path], pictures: pathlib.Path) -> Section:
-    """One section for runs that belong to no sweep: a row a run, a column a task."""
+    """One section for runs that belong to no sweep: a row per run, a column per task."""
     rows = []
     for path in paths:
         row = {"sweep": "runs", "point": path.name, **results.read_run(path)}

@@ -16,7 +16,7 @@ GREY = "0.35"
 
 
 class Panels:
-    """A grid of axes: a panel a column of the report, for each value of the axes not shown else."""
+    """A grid of axes: one per column of the report, for each value of the axes not shown else."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ Look = tuple[Any, str]
 
 
 def looks(keys: Sequence[tuple]) -> list[Look]:
-    """A colour and a marker a line: methods have their own, numbers go from dark to light."""
+    """A colour and a marker per line: methods have their own, numbers go from dark to light."""
     import matplotlib
 
     values = [key[0] if len(key) == 1 else None for key in keys]

@@ -1,4 +1,4 @@
-"""Tables of sweeps in the paper's layout: a row a method, a column a task, mean ± deviation.
+"""Tables of sweeps in the paper's layout: a row per method, a column per task, mean ± deviation.
 
 From rows of `results.jsonl` alone.
 """

@@ -138,7 +138,7 @@ class Local:
 def _cores(index: int, jobs: int) -> list[int] | None:
     """The share of this machine's cores of the process `index` of `jobs`; None is all of them.
 
-    XLA makes a thread a core. Processes that each use all cores get in each other's way.
+    XLA makes one thread per core. Processes that each use all cores get in each other's way.
     """
     if jobs < 2 or not hasattr(os, "sched_getaffinity"):
         return None

@@ -71,7 +71,7 @@ class Ray:
                     f"A point needs {name}={amount:g}, which the Ray cluster does not have "
                     f"({has}). Change --resources."
                 )
-        # A fresh process a point; a point that died is reported, not tried again.
+        # One fresh process per point; a point that died is reported, not tried again.
         task = ray.remote(max_calls=1)(_ray_points).options(
             num_cpus=cpus, num_gpus=needed.pop("GPU", 0), resources=needed, max_retries=0
         )

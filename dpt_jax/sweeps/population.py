@@ -175,8 +175,8 @@ class _Population:
         share = jax.jit(functools.partial(population_step.share, prompts), out_shardings=everywhere)
         self._shared = share(states)
         self._compiled: dict[str, Any] = {}
-        # A CPU runs what one thread asks for one after the other. With a thread a program they run
-        # side by side, and no more of them than the layout says.
+        # A CPU runs what one thread asks for one after the other. With one thread per program they
+        # run side by side, and no more of them than the layout says.
         self._threads = concurrent.futures.ThreadPoolExecutor(layout.programs)
 
     def train(self, received: list[int]) -> list[End]:
@@ -234,7 +234,7 @@ class _Population:
         )
 
     def _step(self, batches: dict[int, dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        """One update of the runs that have a batch; metrics as arrays, a number a run."""
+        """One update of the runs that have a batch; metrics as arrays, a number per run."""
         runs, width = self._runs, self._layout.width
         members = list(batches)
         lengths = [batches[i]["encoder_input_tokens"].shape[1] for i in members]
