@@ -11,7 +11,6 @@ from typing import Any
 from dpt_jax.analysis import panels, tables
 from dpt_jax.analysis.tables import Row
 from dpt_jax.errors import InputError, nearest_names
-from dpt_jax.files import atomic_write
 
 # Singular values below this share of the largest are rounding in float32.
 _ROUNDING = 1e-6
@@ -188,8 +187,7 @@ def write_all(
     for kind, options in report["figures"].items():
         figure = KINDS[kind](done, report, options)
         for suffix in (".pdf", ".png"):
-            with atomic_write(folder / f"{kind}{suffix}") as temporary:
-                figure.savefig(temporary, dpi=150)
+            panels.save(figure, folder / f"{kind}{suffix}")
         yield folder / f"{kind}.png"
 
 

@@ -1,10 +1,12 @@
 """How figures look: panels side by side, lines with their range, one legend and one caption."""
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.analysis import tables
 from dpt_jax.analysis.tables import Row
+from dpt_jax.files import atomic_write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers do it without colour.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -130,6 +132,12 @@ def looks(keys: Sequence[tuple]) -> list[Look]:
         shades = matplotlib.colormaps["viridis"]
         return [(shades(0.9 * i / (len(keys) - 1)), markers[i]) for i in numbers]
     return [(_COLORS[i % len(_COLORS)], m) for i, m in zip(numbers, markers, strict=True)]
+
+
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Writes a figure in the form that the path's suffix names, atomically."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def plain(axis: Any) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpt_jax.analysis import figures, panels, results
-from dpt_jax.files import atomic_write
 
 
 def plot_spectrum(folder: pathlib.Path, found: Mapping[str, Any], title: str) -> None:
@@ -63,5 +62,4 @@ def plot_probe(folder: pathlib.Path, model_dir: pathlib.Path) -> None:
 def _save(figure: Any, path: pathlib.Path, title: str) -> None:
     figure.suptitle(title, fontsize=10)
     for suffix in (".pdf", ".png"):
-        with atomic_write(path.with_name(path.name + suffix)) as temporary:
-            figure.savefig(temporary, dpi=150)
+        panels.save(figure, path.with_name(path.name + suffix))

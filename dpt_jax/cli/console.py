@@ -1,7 +1,12 @@
-"""Tables on standard output."""
+"""Tables on standard output, and messages beside it."""
 
 import sys
 from collections.abc import Iterable, Sequence
+
+
+def say(text: str) -> None:
+    """Prints a message for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_table(

@@ -102,10 +102,9 @@ def _draw(output: pathlib.Path, summary: dict[str, Any], tasks: list[str]) -> No
     """The learning curves, drawn as a sweep's: a panel per task, a line per method."""
     import dataclasses
 
-    from dpt_jax.analysis import figures
+    from dpt_jax.analysis import figures, panels
     from dpt_jax.analysis.report import Report
     from dpt_jax.analysis.results import read_curves
-    from dpt_jax.files import atomic_write
 
     rows = [
         {
@@ -129,8 +128,7 @@ def _draw(output: pathlib.Path, summary: dict[str, Any], tasks: list[str]) -> No
     figure = figures.curves(rows, dataclasses.asdict(report), {"levels": levels})
     for panel in figure.axes:
         panel.set_ylim(-2, 102)
-    with atomic_write(output / "learning_curves.png") as temporary:
-        figure.savefig(temporary, dpi=150)
+    panels.save(figure, output / "learning_curves.png")
 
 
 def _chosen(flag: str, names: str, known: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import gin_flags, runs
 from dpt_jax.cli.console import print_table
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -173,7 +173,6 @@ def _probe(args: argparse.Namespace) -> None:
 
     from dpt_jax import gin_utils
     from dpt_jax.analysis.spectrum_figures import plot_probe
-    from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
@@ -186,7 +185,7 @@ def _probe(args: argparse.Namespace) -> None:
     gin_utils.parse(
         ["prompts/spectral.gin", *args.gin_file],
         ["PROMPT = @prompts.SpectralPrompt()", *args.gin_bindings],
-        search_paths(args),
+        gin_flags.search_paths(args),
     )
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:

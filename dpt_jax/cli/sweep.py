@@ -23,11 +23,11 @@ import fnmatch
 import pathlib
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dpt_jax.cli.console import print_table
+from dpt_jax.cli import gin_flags
+from dpt_jax.cli.console import print_table, say
 
 HELP = "run many points of a gin sweep and tabulate them"
 
@@ -37,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="sweeps of the package (wildcards too), or files"
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a sweep's gin file, or one on top of each SWEEP",
-    )
-    parser.add_argument("--gin_search_paths", action="append", default=[], metavar="DIR")
+    gin_flags.add_arguments(parser, "a sweep's gin file, or one on top of each SWEEP")
     parser.add_argument(
         "--output",
         default="runs/sweeps",
@@ -81,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sweeps; 1 when a point failed, 128 + n after signal n."""
-    from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
     from dpt_jax.sweeps import jobs, loading, on_ray
 
@@ -99,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     named = [file for name in args.sweeps for file in _matching(name)]
     if not named and not args.gin_file:
         raise InputError(f"Name a sweep: {', '.join(loading.known_sweeps())}, or --gin_file.")
-    paths = search_paths(args)
+    paths = gin_flags.search_paths(args)
     prepared = []
     for files in [[file, *args.gin_file] for file in named] or [args.gin_file]:
         prepared.append(_prepare(args, files, paths))
@@ -170,7 +162,7 @@ def _run_sweep(
         folder.write()
         for point in left:
             print(jobs.command(point, folder, paths))
-        _say(
+        say(
             f"{folder.sweep.name}: {len(left)} of {len(points)} points are left to run; the same "
             "dpt sweep command gathers their results."
         )
@@ -224,7 +216,7 @@ def _run_sweep(
             progress.close()
     rows = _finish(folder)
     if received:
-        _say(
+        say(
             f"dpt sweep: stopped by {signal.Signals(received[0]).name}; run the same command to "
             "continue"
         )
@@ -283,7 +275,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         del frame
         received.append(signum)
         signal.signal(signum, previous[signum])
-        _say(f"{signal.Signals(signum).name}: the running points save before they stop.")
+        say(f"{signal.Signals(signum).name}: the running points save before they stop.")
         stop()
 
     try:
@@ -296,7 +288,3 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     finally:
         for number, action in previous.items():
             signal.signal(number, action)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
