@@ -81,8 +81,9 @@ class Table:
 
 
 def as_markdown(text: str) -> str:
-    """A text in which Markdown finds nothing to mark up; `_` marks only at the ends of words."""
-    return re.sub(r"[\\`*\[\]<|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+    """A text in which Markdown finds nothing to mark up."""
+    # `_` marks up only at the ends of words, and `&` only before the name of a character.
+    return re.sub(r"[\\`*~\[\]<|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)", r"\\\g<0>", text)
 
 
 def value_of(row: Row, report: Mapping[str, Any]) -> float | None:

@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".html or .md (default: runs/report.html)",
     )
     parser.add_argument("--title", default="Results", metavar="TEXT", help="the heading")
-    parser.add_argument("--text", default="", metavar="TEXT", help="a paragraph under the heading")
+    parser.add_argument(
+        "--text", default="", metavar="TEXT", help="a paragraph under the heading, in Markdown"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
