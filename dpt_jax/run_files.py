@@ -7,7 +7,7 @@
     few_shot.json         the drawn examples of few-shot tasks
     checkpoints/<step>/   what training changes, for a restart
     numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors)
-    metrics.jsonl         a JSON object a line, and TensorBoard events beside it
+    metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
 """

@@ -4,6 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from dpt_jax.cli import gin_flags
 from dpt_jax.errors import InputError
 
 
@@ -16,20 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="which of the run's saved prompts: best, latest or a number (default: best)",
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="gin files of the model and task, instead of or on top of --model_dir's config.gin",
+    gin_flags.add_arguments(
+        parser, "gin files of the model and task, instead of or on top of --model_dir's config.gin"
     )
-    parser.add_argument("--gin_search_paths", action="append", default=[], metavar="DIR")
 
 
 def load_config(args: argparse.Namespace) -> Any:
     """The RunConfig of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
     from dpt_jax import gin_utils
-    from dpt_jax.cli.train import search_paths
     from dpt_jax.run_files import CONFIG
     from dpt_jax.training.config import RunConfig
 
@@ -47,5 +42,5 @@ def load_config(args: argparse.Namespace) -> Any:
     else:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
-    gin_utils.parse(files, bindings, search_paths(args))
+    gin_utils.parse(files, bindings, gin_flags.search_paths(args))
     return gin_utils.build(RunConfig)

@@ -13,7 +13,7 @@ from typing import Any
 
 from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
-from dpt_jax.sweeps.jobs import Report, died, job_of
+from dpt_jax.sweeps.jobs import OnOutcome, died, job_of
 from dpt_jax.sweeps.worker import Outcome
 
 
@@ -36,7 +36,7 @@ class Local:
         self._reporting = threading.Lock()
         self._errors: list[BaseException] = []
 
-    def __call__(self, jobs: Sequence[list[Point]], report: Report) -> None:
+    def __call__(self, jobs: Sequence[list[Point]], report: OnOutcome) -> None:
         """Runs all points; returns early after `stop`."""
 
         def one_by_one(outcome: Outcome) -> None:
@@ -65,7 +65,7 @@ class Local:
         for process in list(self._processes):
             process.send_signal(signal.SIGTERM)
 
-    def _work(self, index: int, report: Report) -> None:
+    def _work(self, index: int, report: OnOutcome) -> None:
         try:
             self._work_off(index, report)
         except BaseException as e:
@@ -73,7 +73,7 @@ class Local:
             self._errors.append(e)
             self.stop()
 
-    def _work_off(self, index: int, report: Report) -> None:
+    def _work_off(self, index: int, report: OnOutcome) -> None:
         process = None
         while not self._stopping.is_set():
             try:
@@ -103,7 +103,7 @@ class Local:
         self._processes.add(process)
         return process
 
-    def _run(self, process: Any, job: list[Point], report: Report) -> Any:
+    def _run(self, process: Any, job: list[Point], report: OnOutcome) -> Any:
         """Hands a job to a process; returns the process, or None when it died over it."""
         left = {point.name: point for point in job}
         try:
@@ -138,7 +138,7 @@ class Local:
 def _cores(index: int, jobs: int) -> list[int] | None:
     """The share of this machine's cores of the process `index` of `jobs`; None is all of them.
 
-    XLA makes a thread a core. Processes that each use all cores get in each other's way.
+    XLA makes one thread per core. Processes that each use all cores get in each other's way.
     """
     if jobs < 2 or not hasattr(os, "sched_getaffinity"):
         return None

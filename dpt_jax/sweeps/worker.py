@@ -1,6 +1,6 @@
 """A process that trains points, one after another: `python -m dpt_jax.sweeps.worker`.
 
-It reads a job a line from standard input, as JSON, and writes a line for every point of it to
+It reads one job per line from standard input, as JSON, and writes a line for every point of it to
 standard output. When standard input ends, because its reader has ended or was killed, a run in
 progress saves and stops. One process trains many points, since starting one takes longer than a
 small point does.

@@ -1,9 +1,7 @@
-"""What a run tells people and files: progress, TensorBoard and `metrics.jsonl`."""
+"""What a run leaves of its metrics: `metrics.jsonl` and TensorBoard."""
 
 import json
 import pathlib
-import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,64 +58,3 @@ class Silent:
     def _nothing(self, *args: Any, **kwargs: Any) -> None: ...
 
     write = update = say = close = _nothing
-
-
-class Progress:
-    """A progress bar on a terminal, plain lines elsewhere: step, loss, steps/s, time left."""
-
-    def __init__(self, total: int, start: int, seconds_between_lines: float = 10.0):
-        self._total, self._start = total, start
-        self._began = self._last_line = time.monotonic()
-        self._seconds = seconds_between_lines
-        self._bar: Any = None
-        self._task: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task("train", total=total, completed=start, shown="")
-            self._bar.start()
-
-    def update(self, step: int, loss: float) -> None:
-        """Shows the step, its loss, the mean rate since the start, and the time left."""
-        elapsed = time.monotonic() - self._began
-        rate = (step - self._start) / max(elapsed, 1e-9)
-        shown = f"loss {loss:.4f}  {rate:.2f} steps/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, shown=shown)
-        elif time.monotonic() - self._last_line >= self._seconds or step == self._total:
-            self._last_line = time.monotonic()
-            left = (self._total - step) / max(rate, 1e-9)
-            self.say(f"step {step}/{self._total}  {shown}  {_clock(left)} left")
-
-    def say(self, text: str) -> None:
-        """Prints a line above the bar, or as it is where there is no bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

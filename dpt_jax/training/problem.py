@@ -24,8 +24,8 @@ class TaskResult:
     Attributes:
       task: the task's name.
       metrics: the task's metrics by name.
-      predictions: one record an example, ready for JSON. There are none on processes other than the
-        first, and for averages over tasks.
+      predictions: one record per example, ready for JSON. There are none on processes other than
+        the first, and for averages over tasks.
     """
 
     task: str

@@ -1,6 +1,6 @@
 """Runs on the SuperGLUE tasks: the shots of a few-shot run, and what is refused before it.
 
-In processes of their own, because the tasks choose their vocabulary once a process.
+In processes of their own, because the tasks choose their vocabulary once per process.
 """
 
 import hashlib

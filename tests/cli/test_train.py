@@ -268,7 +268,7 @@ def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(bac
         lines,
         [
             "WARNING: 3 of 90 examples of 'toy_x' (train) are longer",
-            "toy_x: 90 examples, 6 steps an epoch, source buckets 40, target length 8",
+            "toy_x: 90 examples, 6 steps per epoch, source buckets 40, target length 8",
             "40 trainable and ",
             "run folder ",
             "step 2/2  loss ",

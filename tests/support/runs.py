@@ -53,7 +53,7 @@ def save_backbone(folder: pathlib.Path) -> pathlib.Path:
 
 
 def run_config(model_dir, backbone, **changes) -> RunConfig:
-    """A decomposed prompt on the toy task: 90 examples, 6 steps an epoch, 2 buckets."""
+    """A decomposed prompt on the toy task: 90 examples, 6 steps per epoch, 2 buckets."""
     fields = {
         "model_dir": str(model_dir),
         "model": T5,

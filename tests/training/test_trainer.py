@@ -13,8 +13,9 @@ from dpt_jax.errors import InputError, NonFiniteLossError
 from dpt_jax.evaluation.evaluator import Evaluator
 from dpt_jax.interop import load_backbone
 from dpt_jax.problems import text
+from dpt_jax.progress import Progress
 from dpt_jax.prompts import VanillaPrompt
-from dpt_jax.training import loggers, schedules, trainer
+from dpt_jax.training import schedules, trainer
 from dpt_jax.training.problem import TaskResult
 from tests.support import runs
 
@@ -162,13 +163,13 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
     )
-    update = loggers.Progress.update
+    update = Progress.update
 
-    def count(self, step, loss):
+    def count(self, step, total, text):
         seen.append((step, len(compiled)))
-        update(self, step, loss)
+        update(self, step, total, text)
 
-    monkeypatch.setattr(loggers.Progress, "update", count)
+    monkeypatch.setattr(Progress, "update", count)
     text.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
     [run] = spied
     assert len(run.data.buckets) == 2
