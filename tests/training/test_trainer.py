@@ -172,7 +172,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     monkeypatch.setattr(Progress, "update", count)
     text.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
     [run] = spied
-    assert len(run.data.buckets) == 2
+    assert len(run.problem.data.buckets) == 2
     assert run.train_step._cache_size() == 2
     counts = dict(seen)
     # Steps 1 to 6 are the first epoch, and step 6's evaluation comes after its count.
