@@ -38,8 +38,8 @@ _RETIRED = (
     # Sweeps are a package of their own.
     (r"^from dpt_jax\.analysis import sweeps\b", "from dpt_jax import sweeps"),
     # `dpt convert` took the cache's place; a folder that is still set is refused: see `_GONE`.
-    (r"^.*\bconverted_checkpoint_cache *= *(None|%\w+) *\n", ""),
-    (r"^CONVERTED_CHECKPOINT_CACHE *= *None *\n", ""),
+    (r"^.*\bconverted_checkpoint_cache *= *(None|%\w+) *$\n?", ""),
+    (r"^CONVERTED_CHECKPOINT_CACHE *= *None *$\n?", ""),
     # Initializers take arrays; they took a path and a function that reads it.
     (
         r"^(\S*)\binitializers\.(from_file\.path|truncated_svd\.prompt) = (?!@)",
