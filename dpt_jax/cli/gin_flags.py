@@ -3,7 +3,7 @@
 import argparse
 
 
-def add_arguments(parser: argparse.ArgumentParser, files: str) -> None:
+def add_gin_flags(parser: argparse.ArgumentParser, files: str) -> None:
     """Adds `--gin_file`, with `files` as its help, and `--gin_search_paths`."""
     parser.add_argument("--gin_file", action="append", default=[], metavar="FILE", help=files)
     parser.add_argument(

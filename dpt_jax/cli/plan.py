@@ -17,8 +17,8 @@ import argparse
 import json
 from typing import Any
 
-from dpt_jax.cli import gin_flags
 from dpt_jax.cli.console import say
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "compile a run for TPUs ahead of time: memory and estimated speed"
 _GIB = 2**30
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="chip and slice, such as v5e:4x4"
     )
-    gin_flags.add_arguments(parser, "gin file, repeatable; later ones override earlier ones")
+    add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument(
         "--search", action="store_true", help="find the best mesh and the largest batch that fits"
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     # What a plan does not depend on need not be set; what the user sets comes after it.
     unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
     unset += ["TRAIN_STEPS = 1000"]
-    gin_utils.parse(args.gin_file, [*unset, *args.gin_bindings], gin_flags.search_paths(args))
+    gin_utils.parse(args.gin_file, [*unset, *args.gin_bindings], search_paths(args))
 
     import jax
 

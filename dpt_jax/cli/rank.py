@@ -17,8 +17,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.cli import gin_flags, runs
+from dpt_jax.cli import runs
 from dpt_jax.cli.console import print_table
+from dpt_jax.cli.gin_flags import search_paths
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -185,7 +186,7 @@ def _probe(args: argparse.Namespace) -> None:
     gin_utils.parse(
         ["prompts/spectral.gin", *args.gin_file],
         ["PROMPT = @prompts.SpectralPrompt()", *args.gin_bindings],
-        gin_flags.search_paths(args),
+        search_paths(args),
     )
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
-from dpt_jax.cli import gin_flags
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 from dpt_jax.errors import InputError
 
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="which of the run's saved prompts: best, latest or a number (default: best)",
     )
-    gin_flags.add_arguments(
+    add_gin_flags(
         parser, "gin files of the model and task, instead of or on top of --model_dir's config.gin"
     )
 
@@ -42,5 +42,5 @@ def load_config(args: argparse.Namespace) -> Any:
     else:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
-    gin_utils.parse(files, bindings, gin_flags.search_paths(args))
+    gin_utils.parse(files, bindings, search_paths(args))
     return gin_utils.build(RunConfig)

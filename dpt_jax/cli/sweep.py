@@ -26,8 +26,8 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dpt_jax.cli import gin_flags
 from dpt_jax.cli.console import print_table, say
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "run many points of a gin sweep and tabulate them"
 
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="sweeps of the package (wildcards too), or files"
     )
-    gin_flags.add_arguments(parser, "a sweep's gin file, or one on top of each SWEEP")
+    add_gin_flags(parser, "a sweep's gin file, or one on top of each SWEEP")
     parser.add_argument(
         "--output",
         default="runs/sweeps",
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     named = [file for name in args.sweeps for file in _matching(name)]
     if not named and not args.gin_file:
         raise InputError(f"Name a sweep: {', '.join(loading.known_sweeps())}, or --gin_file.")
-    paths = gin_flags.search_paths(args)
+    paths = search_paths(args)
     prepared = []
     for files in [[file, *args.gin_file] for file in named] or [args.gin_file]:
         prepared.append(_prepare(args, files, paths))

@@ -14,14 +14,14 @@ import argparse
 import dataclasses
 import json
 
-from dpt_jax.cli import gin_flags
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "train a soft prompt on a frozen T5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds T5X's gin flags; `--gin.NAME=VALUE` is handled in main."""
-    gin_flags.add_arguments(parser, "gin file, repeatable; later ones override earlier ones")
+    add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     processes = parser.add_argument_group("several processes")
     processes.add_argument(
         "--coordinator_address",
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     launch = Launch(**{name: getattr(args, name) for name in names})
     with running(launch):
         with agreement.raise_everywhere():
-            gin_utils.parse(args.gin_file, args.gin_bindings, gin_flags.search_paths(args))
+            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
 
             from dpt_jax.problems import text
             from dpt_jax.training.config import RunConfig
