@@ -35,6 +35,7 @@ def parse(
     gin_files: Sequence[str],
     gin_bindings: Sequence[str] = (),
     gin_search_paths: Sequence[str] = (),
+    of_run: bool = False,
 ) -> None:
     """Parses gin files and bindings into gin's global configuration, replacing what is there.
 
@@ -45,10 +46,12 @@ def parse(
       gin_files: files, later ones override earlier ones.
       gin_bindings: bindings such as `BATCH_SIZE = 32`, which override all files.
       gin_search_paths: further folders to look in.
+      of_run: a `RunConfig` is to be built of them, so that one of the files has to say how.
 
     Raises:
       InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
-        a macro that nothing uses, or one that had to be set and is not.
+        a macro that nothing uses, or one that had to be set and is not; and for a run without a
+        run file.
     """
     folders = ["", *gin_search_paths, str(gin_configs())]
     if any(_imports_tasks(file, folders) for file in gin_files):
@@ -56,7 +59,24 @@ def parse(
     _parse_files(gin_files, gin_search_paths)
     for binding in gin_bindings:
         _parse_binding(binding)
+    if of_run and not any(
+        selector.endswith(".RunConfig") and "model" in arguments
+        for (_, selector), arguments in gin.config._CONFIG.items()
+    ):
+        raise InputError(
+            f"{_files_named(gin_files)} no run file, which gives a run its model, prompt and task. "
+            f"{_ADD_RUN_FILE}, before the others."
+        )
     _check_macros()
+
+
+_ADD_RUN_FILE = "Add --gin_file=runs/prompt_train.gin"
+
+
+def _files_named(gin_files: Sequence[str]) -> str:
+    if len(gin_files) == 1:
+        return f"{gin_files[0]} is"
+    return f"Among {', '.join(gin_files)} is"
 
 
 def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
@@ -325,8 +345,8 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
         missing = re.search(r"No values supplied by Gin or caller for arguments: \[(.*)\]", str(e))
         if missing:
             raise InputError(
-                f"Nothing sets {missing.group(1)} of {configurable.__name__}. Add "
-                "--gin_file=runs/prompt_train.gin, which binds them to macros."
+                f"Nothing sets {missing.group(1)} of {configurable.__name__}. {_ADD_RUN_FILE}, "
+                "which binds them to macros."
             ) from e
         # Gin appends where it was when it failed, which matters only where the message does not.
         message, _, where = str(e).strip().partition("\n  In call to configurable ")

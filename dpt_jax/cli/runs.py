@@ -41,7 +41,7 @@ def load_config(args: argparse.Namespace) -> Any:
     else:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
-    gin_utils.parse(files, bindings, search_paths(args))
+    gin_utils.parse(files, bindings, search_paths(args), of_run=True)
     return gin_utils.build(RunConfig)
 
 

@@ -18,6 +18,7 @@ import pathlib
 import platform
 import tempfile
 import time
+from typing import Any
 
 VARIABLE = "DPT_COMPILATION_CACHE"
 # Of all programs together. The demo's take 4 MB.
@@ -50,7 +51,7 @@ def start() -> None:
     import jax
 
     # JAX asks no one else for a cache, and has no public name for this place.
-    module = importlib.import_module("jax._src.compilation_cache")
+    module: Any = importlib.import_module("jax._src.compilation_cache")
     module.reset_cache()
     module.get_file_cache = lambda path: (programs, path)
     jax.config.update("jax_compilation_cache_dir", str(folder.expanduser()))
