@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py [--repeats N] [--commands NAMES] [--python PYTHON]
 
-Runs of `dpt demo`'s model and sizes are trained for a step each in a temporary folder, which is
-also where compiled programs are kept. Then, each in a process of its own and all in turn, `--repeats`
+A run of `dpt demo`'s model and sizes is trained for a step in a temporary folder, which is also
+where compiled programs are kept. Then, each in a process of its own and all in turn, `--repeats`
 times after one that is not counted:
   help, inspect, export    `dpt --help`, and of a run `dpt inspect` and `dpt export` to .npy
   predict                  `dpt predict` of one line of text
@@ -138,6 +138,7 @@ class Commands:
 
 
 def main() -> None:
+    """Measures, and prints each number as it comes and the medians at the end."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--python", default=sys.executable, help="interpreter to measure")
