@@ -96,7 +96,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     metrics = json.loads(out)["metrics"]["dpt_cb_k4_s7"]
     assert metrics["accuracy"] == logged["accuracy"] and metrics["invalid"] == 0
 
-    # The run keeps the vocabulary that the tasks have found, and its config.gin names their settings.
+    # The run keeps the vocabulary that the tasks have found; its config.gin names their settings.
     kept = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
     assert kept == {"kind": "sentencepiece", "extra_ids": 100, "add_eos": True}
     assert "from dpt_jax.tasks import settings" in (tmp_path / "run" / "config.gin").read_text()

@@ -68,12 +68,16 @@ def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
         (["rank", str(run), "--no_score"], ""),
         (["convert", str(BACKBONE_DIR), str(tmp_path / "hf"), "--to=hf"], ""),
     ]
+    statuses = [0] * len(commands)
+    files = ("runs/prompt_train.gin", "models/demo.gin", "recipes/paper.gin", "recipes/tpu.gin")
+    plan = ["plan", "--topology=v5e:2x2", "--json", *(f"--gin_file={name}" for name in files)]
     if importlib.util.find_spec("libtpu"):
-        files = ("runs/prompt_train.gin", "models/demo.gin", "recipes/paper.gin")
-        flags = [f"--gin_file={name}" for name in files]
-        flags += ["--gin.PROMPT=None", "--gin.EVAL_PERIOD=0", "--gin.FROZEN_DTYPE='bfloat16'"]
-        flags += ['--gin.TASK_FEATURE_LENGTHS={"inputs": 16, "targets": 8}', "--gin.BATCH_SIZE=4"]
-        commands.append((["plan", "--topology=v5e:2x2", "--json", *flags], ""))
+        lengths = '--gin.TASK_FEATURE_LENGTHS={"inputs": 16, "targets": 8}'
+        commands.append(([*plan, lengths, "--gin.BATCH_SIZE=4"], ""))
+        statuses.append(0)
+    # Refused once everything is prepared, and so without a compiler for TPUs.
+    commands.append(([*plan, "--gin.MESH=(1, 1, 8)"], ""))
+    statuses.append(2)
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps(commands)],
         capture_output=True,
@@ -82,7 +86,8 @@ def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [status for status, _ in answers] == [0] * len(commands), done.stderr
+    assert [status for status, _ in answers] == statuses, done.stderr
+    assert "does not make the 4 devices" in done.stderr
 
     # What a process with SeqIO predicts, from the task's own vocabulary.
     capsys.readouterr()
