@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     # What a plan does not depend on need not be set; what the user sets comes after it.
     unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
     unset += ["TRAIN_STEPS = 1000"]
-    gin_utils.parse(args.gin_file, [*unset, *args.gin_bindings], search_paths(args))
+    bindings = [*unset, *args.gin_bindings]
+    gin_utils.parse(args.gin_file, bindings, search_paths(args), of_run=True)
 
     import jax
 

@@ -187,6 +187,7 @@ def _probe(args: argparse.Namespace) -> None:
         ["prompts/spectral.gin", *args.gin_file],
         ["PROMPT = @prompts.SpectralPrompt()", *args.gin_bindings],
         search_paths(args),
+        of_run=True,
     )
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     launch = Launch(**{name: getattr(args, name) for name in names})
     with running(launch):
         with agreement.raise_everywhere():
-            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
+            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args), of_run=True)
 
             from dpt_jax.problems import text
             from dpt_jax.training.config import RunConfig

@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,6 @@ class Local:
     ):
         self._folder, self._search_paths, self._jobs = folder, search_paths, jobs
         self._members_at_once = members_at_once
-        self._programs = folder.path / ".programs"
         self._waiting: queue.SimpleQueue[list[Point]] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
@@ -55,7 +53,6 @@ class Local:
             # Without a time limit, a signal would wait for the thread as well.
             while thread.is_alive():
                 thread.join(0.2)
-        shutil.rmtree(self._programs, ignore_errors=True)
         if self._errors:
             raise self._errors[0]
 
@@ -89,7 +86,7 @@ class Local:
             self._processes.discard(process)
 
     def _start(self, index: int) -> Any:
-        settings = {"programs": str(self._programs), "cores": _cores(index, self._jobs)}
+        settings = {"cores": _cores(index, self._jobs)}
         process = subprocess.Popen(
             [sys.executable, "-m", "dpt_jax.sweeps.worker", json.dumps(settings)],
             stdin=subprocess.PIPE,

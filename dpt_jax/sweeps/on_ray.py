@@ -107,7 +107,7 @@ def _ray_points(job: Mapping[str, Any], cwd: str, path: list[str]) -> list[dict[
     sys.path.extend(entry for entry in path if entry not in sys.path)
     from dpt_jax.sweeps import worker
 
-    worker.prepare(None, cwd)
+    worker.prepare(cwd)
     return [dataclasses.asdict(outcome) for outcome in worker.train_points(job)]
 
 

@@ -275,19 +275,10 @@ def test_a_run_writes_metrics_predictions_and_tensorboard(backbone, tmp_path):
         right = sum(row["prediction"] == row["target"] for row in rows)
         assert line["accuracy"] == right / 20
 
-    import tensorflow as tf
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
+    shown = runs.tensorboard(tmp_path)
+    assert shown == runs.logged(tmp_path)
     tags = {"train/loss", "train/grad_norm", "train/learning_rate"}
-    tags |= {f"validation/{task}/accuracy" for task in ("toy_x", "toy_z")}
-    assert tags <= set(events.Tags()["tensors"])
-    shown = [
-        (event.step, tf.make_ndarray(event.tensor_proto).item())
-        for event in events.Tensors("train/loss")
-    ]
-    assert shown == [(line["step"], pytest.approx(line["loss"], rel=1e-6)) for line in train]
+    assert shown.keys() == tags | {f"validation/{task}/accuracy" for task in ("toy_x", "toy_z")}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backbone, tmp_path):
