@@ -305,7 +305,9 @@ def test_as_many_members_at_once_as_memory_has_room_for(
     model = dataclasses.replace(runs.T5, dropout_rate=dropout)
     member = types.SimpleNamespace(
         config=runs.run_config("x", "y", model=model),
-        data=types.SimpleNamespace(buckets=(16, 24), target_length=8),
+        problem=types.SimpleNamespace(
+            data=types.SimpleNamespace(buckets=(16, 24), target_length=8)
+        ),
     )
     each = population_step.activation_bytes(model, runs.PROMPT_LENGTH, (16, 24, 8))
     monkeypatch.setattr(population_memory, "_cores", lambda: 2)
