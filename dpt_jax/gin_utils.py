@@ -14,6 +14,7 @@ import gin
 from gin.resource_reader import system_path_file_exists as _gin_in_package
 
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.run_files import CONFIG
 
 # The macros that our gin files know; a typing error in one of them must not pass in silence.
 MACROS = (
@@ -129,8 +130,11 @@ def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> N
         raise InputError(_explain(e)) from e
 
 
-def _as_now(text: str) -> str:
+def _as_now(path: str | pathlib.Path, text: str) -> str:
     """The text of a gin file with what `_RETIRED` lists replaced."""
+    if pathlib.Path(path).name == CONFIG:
+        # A run that has kept a converted copy is the same run without it.
+        text = re.sub(r"^CONVERTED_CHECKPOINT_CACHE *=.*$\n?", "", text, flags=re.MULTILINE)
     for retired, now in _RETIRED:
         text = re.sub(retired, now, text, flags=re.MULTILINE)
     return text
@@ -143,7 +147,7 @@ def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
     @functools.wraps(original)
     def reader(path: str) -> io.StringIO:
         with original(path) as file:
-            replaced = io.StringIO(_as_now(file.read()))
+            replaced = io.StringIO(_as_now(path, file.read()))
         replaced.name = path  # For gin's messages.
         return replaced
 
@@ -163,7 +167,7 @@ def parse_part(file: pathlib.Path, root: str, gin_bindings: Sequence[str] = ()) 
     """
     gin.clear_config(clear_constants=True)
     try:
-        gin.parse_config(part(_as_now(file.read_text()), root))
+        gin.parse_config(part(_as_now(file, file.read_text()), root))
     except _PARSE_ERRORS as e:
         raise InputError(_explain(e)) from e
     for binding in gin_bindings:

@@ -169,6 +169,18 @@ def test_a_users_file_may_still_say_that_there_are_no_converted_copies(run):
     assert gin_utils.build(RunConfig).beam_size == 3
 
 
+def test_a_run_that_kept_a_converted_copy_is_read(run):
+    saved = pathlib.Path("run/config.gin")
+    text = saved.read_text()
+    changed = text.replace(
+        "\nCONVERTED_CHECKPOINT_CACHE = None\n", "\nCONVERTED_CHECKPOINT_CACHE = 'x'\n"
+    )
+    assert changed != text
+    saved.write_text(changed)
+    gin_utils.parse(["run/config.gin"])
+    assert gin_utils.build(RunConfig).initial_checkpoint_path == "backbone"
+
+
 @pytest.mark.parametrize("given", ["file", "included file", "flag"])
 def test_a_folder_of_converted_copies_is_refused_with_what_took_its_place(run, given):
     setting = "CONVERTED_CHECKPOINT_CACHE = 'copies'"
