@@ -4,6 +4,8 @@ import functools
 import importlib
 import importlib.util
 import os
+import shutil
+import sys
 import tempfile
 
 import pytest
@@ -16,11 +18,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_GCE_CHECK", "true")
 # Programs are compiled once for all tests and the processes they start, and quickly: none of them
-# runs for long. One setting for all, since other optimizations round differently.
+# runs for long. One setting for all, since other optimizations round differently. The folder is new
+# for every run, because a process that a test kills may leave a program half written.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+PROGRAMS = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dpt-jax-programs-")
+    # xdist's workers are started after this, and have the same.
+    PROGRAMS = tempfile.mkdtemp(prefix="dpt-jax-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
 
 
 @functools.cache
@@ -40,6 +46,13 @@ def reason_to_skip_t5x() -> str | None:
     except ImportError as error:
         return f"`import t5x` fails ({error}): CONTRIBUTING.md tells how to put T5X on PYTHONPATH"
     return None
+
+
+def pytest_unconfigure() -> None:
+    if processes := sys.modules.get("tests.support.processes"):
+        processes.stop_server()
+    if PROGRAMS is not None:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 REASONS_TO_SKIP = {"interop": reason_to_skip_interop, "t5x": reason_to_skip_t5x}

@@ -1,28 +1,17 @@
 """Generation on a divided CPU gives what one device gives."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from dpt_jax.models import decoding
-from tests.support import generating, runs
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import generating, processes, runs
 
 
 @pytest.fixture(scope="module")
 def found():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.generating"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("tests.support.generating", devices=4)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -11,6 +11,7 @@ import sys
 from flax.traverse_util import flatten_dict
 
 from dpt_jax.problems import text
+from dpt_jax.training import run
 from tests.support import runs
 
 MESHES = ((8, 1, 1), (4, 1, 2), (2, 2, 2), (1, 1, 8))

@@ -7,8 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import types
 
 import jax
@@ -24,9 +22,8 @@ from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
 from dpt_jax.training.run import Run
-from tests.support import runs
+from tests.support import processes, runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Every point is the first with something changed.
 POINTS = {
     "first": {},
@@ -130,7 +127,7 @@ def test_a_killed_population_goes_on_in_chunks_of_members(backbone, alone, tmp_p
         "from tests.sweeps import test_population as t; "
         f"t.train_and_die({str(tmp_path)!r}, {str(backbone)!r})"
     )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    killed = processes.run("-c", code)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     latest = {p: checkpoints.Checkpoints(tmp_path / p).latest_step() for p in POINTS}
     assert {latest["first"], latest["rate"]} == {8, 4}

@@ -5,8 +5,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -20,7 +18,7 @@ from dpt_jax.models import T5Config
 from dpt_jax.problems import text
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.training.checkpoints import Checkpoints
-from tests.support import runs
+from tests.support import processes, runs
 
 STEPS = 24
 MACROS = {
@@ -31,17 +29,6 @@ MACROS = {
     "DROPOUT_RATE": 0.1,
     "MIXTURE_OR_TASK_NAME": "toy_mixture",
 }
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def started(module, *argv):
-    return subprocess.Popen(
-        [sys.executable, "-m", *module, *argv],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def latest(model_dir):
@@ -93,18 +80,18 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
         ("in_checkpoint", 12),
         ("in_prune", 17),
     ):
-        process = started(["tests.support.killed", place, str(step)], *argv)
+        process = processes.start([place, step, *argv], module="tests.support.killed")
         _, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, (place, err)
         assert latest(broken) == (step if place == "in_prune" else step - 1), place
 
-    process = started(["dpt_jax"], *argv)
+    process = processes.start(argv)
     wait_for_step(process, broken, 18)
     time.sleep(random.random() * 0.05)
     process.kill()
     process.communicate(timeout=300)
 
-    process = started(["dpt_jax"], *argv)
+    process = processes.start(argv)
     wait_for_step(process, broken, 20)
     process.terminate()
     _, err = process.communicate(timeout=300)
