@@ -1,15 +1,39 @@
 """The errors that a person can do something about; the command line prints them as one message."""
 
+import contextlib
 import difflib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+# What a reader of files writes in a message for the flag or binding that gave the file's path,
+# which only its caller knows: see `path_given_by`.
+SETTING = "<setting>"
 
 
 class InputError(ValueError):
     """Input that cannot be used: names the thing, its value, and the flag or binding to change.
 
     The command line prints its message without a traceback and exits with status 2.
+
+    Attributes:
+      setting: what stands for `SETTING` in the message.
     """
+
+    setting = "INITIAL_CHECKPOINT_PATH"
+
+    def __str__(self) -> str:
+        """The message, with the setting's name in its place."""
+        return super().__str__().replace(SETTING, self.setting)
+
+
+@contextlib.contextmanager
+def path_given_by(setting: str) -> Iterator[None]:
+    """Has errors raised inside name `setting` as what to change, not INITIAL_CHECKPOINT_PATH."""
+    try:
+        yield
+    except InputError as error:
+        error.setting = setting
+        raise
 
 
 class NonFiniteLossError(RuntimeError):

@@ -1,6 +1,8 @@
 """Reading gin files and `--gin.NAME=VALUE` bindings, with errors that name what to change."""
 
 import contextlib
+import functools
+import io
 import logging
 import pathlib
 import re
@@ -22,6 +24,40 @@ MACROS = (
     "PROMPT PROMPT_FILE PROMPT_LENGTH RANDOM_SEED REMAT_POLICY SCORING TASK_FEATURE_LENGTHS "
     "TRAIN_STEPS"
 ).split()
+
+# What earlier versions had, and what to do instead.
+_GONE = {
+    "CONVERTED_CHECKPOINT_CACHE": "`dpt convert` makes a converted copy of a pretrained T5; set "
+    "INITIAL_CHECKPOINT_PATH to the copy",
+}
+
+# Lines that earlier versions wrote into a run's config.gin or read in a user's file, as regular
+# expressions, and what they are read as now. Every gin file passes through this table, included
+# ones too. An entry may go when no run of such a version is worth reading any more.
+_RETIRED = (
+    # Sweeps are a package of their own.
+    (r"^from dpt_jax\.analysis import sweeps\b", "from dpt_jax import sweeps"),
+    # `dpt convert` took the cache's place; a folder that is still set is refused: see `_GONE`.
+    (r"^.*\bconverted_checkpoint_cache *= *(None|%\w+) *\n", ""),
+    (r"^CONVERTED_CHECKPOINT_CACHE *= *None *\n", ""),
+    # Initializers take arrays; they took a path and a function that reads it.
+    (
+        r"^(\S*)\binitializers\.(from_file\.path|truncated_svd\.prompt) = (?!@)",
+        r"from dpt_jax import interop\n"
+        r"\1initializers.\2 = @interop.PromptFile()\n"
+        r"\1interop.PromptFile.path = ",
+    ),
+    (r"\binitializers\.from_file\.path\b", "initializers.from_prompt.prompt"),
+    (r"\binitializers\.from_file\b", "initializers.from_prompt"),
+    (
+        r"^(\S*)\binitializers\.from_factors\.path = ",
+        r"\1initializers.from_factors.factors = @interop.FactorsFile()\n"
+        r"\1interop.FactorsFile.path = ",
+    ),
+    (r"^\S*\binitializers\.\w+\.read = @\S*_reader\(\)\n", ""),
+    (r"^(\S*)\binterop\.prompt_reader\.flag\b", r"\1interop.PromptFile.flag"),
+    (r"^(\S*)\binterop\.factors_reader\.flag\b", r"\1interop.FactorsFile.flag"),
+)
 
 T = TypeVar("T")
 
@@ -63,7 +99,7 @@ def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> N
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
     gin.config._FILE_READERS[:] = [
-        (read, _in_package if exists is _gin_in_package else exists)
+        (_up_to_date(read), _in_package if exists is _gin_in_package else exists)
         for read, exists in gin.config._FILE_READERS
     ]
     try:
@@ -71,6 +107,23 @@ def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> N
             gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
     except _PARSE_ERRORS as e:
         raise InputError(_explain(e)) from e
+
+
+def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
+    """A reader of gin files that replaces what `_RETIRED` lists."""
+    original = getattr(read, "__wrapped__", read)
+
+    @functools.wraps(original)
+    def reader(path: str) -> io.StringIO:
+        with original(path) as file:
+            text = file.read()
+        for retired, now in _RETIRED:
+            text = re.sub(retired, now, text, flags=re.MULTILINE)
+        replaced = io.StringIO(text)
+        replaced.name = path  # For gin's messages.
+        return replaced
+
+    return reader
 
 
 def _in_package(path: str) -> bool:
@@ -213,7 +266,12 @@ def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) ->
 
 def _check_macros() -> None:
     bound, used = _macro_bindings(), used_macros()
-    for name in bound:
+    for name, value in bound.items():
+        if name in _GONE:
+            raise InputError(
+                f"The gin macro {name} is set to {value!r}, but it is gone: {_GONE[name]}, and "
+                f"remove {name}."
+            )
         if name not in used and name not in MACROS:
             raise InputError(
                 f"The gin macro {name} is set, but nothing uses it."

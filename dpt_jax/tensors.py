@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 
 BFLOAT16 = np.dtype(jnp.bfloat16)
 
@@ -126,7 +126,7 @@ class Tensor:
             return self.as_dtype(np.dtype(np.float32))
         raise InputError(
             f"{where} is stored as {self.dtype.name}; weights may be float32, bfloat16, float16 "
-            "or float64. Change INITIAL_CHECKPOINT_PATH."
+            f"or float64. Change {SETTING}."
         )
 
 

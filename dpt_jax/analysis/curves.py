@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from dpt_jax.files import atomic_write
+from dpt_jax.run_files import METRICS
 
 Curve = tuple[list[int], list[float]]
 
@@ -20,7 +21,7 @@ def read_curve(model_dir: str | pathlib.Path, split: str, metric: str, task: str
       task: the task; None for what belongs to no task, such as the training loss.
     """
     steps, values = [], []
-    for line in (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines():
+    for line in (pathlib.Path(model_dir) / METRICS).read_text().splitlines():
         row = json.loads(line)
         if row["split"] == split and row["task"] == task and metric in row:
             steps.append(row["step"])

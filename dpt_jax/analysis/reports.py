@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dpt_jax import run_files
 from dpt_jax.analysis import claims, figures, results, tables
 from dpt_jax.analysis.report import Report
 from dpt_jax.analysis.results import RESULTS, SWEEP, read_results
@@ -116,7 +117,7 @@ def gather(paths: Sequence[pathlib.Path]) -> list[Section]:
     for path in paths:
         if path.name == RESULTS or (path / RESULTS).exists():
             sweeps.append(path)
-        elif (path / "run.json").exists():
+        elif (path / run_files.IDENTITY).exists():
             runs.append(path)
         else:
             raise InputError(

@@ -61,7 +61,7 @@ def read_curves(folder: pathlib.Path, metric: str | None = None) -> dict[str, li
     scores: dict[int, list[float]] = {}
     named: dict[int, float] = {}
     curves: dict[str, list[list[float]]] = {}
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / run_files.METRICS).read_text().splitlines()
     for row in map(json.loads, lines):
         step, split, task = row.pop("step"), row.pop("split"), row.pop("task")
         if split == run_files.PROMPT_SPLIT:
@@ -90,10 +90,10 @@ def _metric(row: Mapping[str, Any], metric: str | None) -> float | None:
 
 
 def _singular_values(folder: pathlib.Path, step: int | None) -> list[float] | None:
-    path = folder / "numpy_checkpoints" / f"checkpoint_{step}" / "prompt.npy"
-    if not path.exists():
+    saved = run_files.numpy_checkpoints(folder)
+    if step not in saved:
         return None
-    values = spectrum(np.load(path)).singular_values
+    values = spectrum(np.load(saved[step] / run_files.PROMPT)).singular_values
     return [float(f"{value:.6g}") for value in values]
 
 

@@ -36,17 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was made."""
-    from dpt_jax.errors import InputError
+    from dpt_jax.errors import InputError, path_given_by
     from dpt_jax.interop.conversion import convert
 
     if args.gin_bindings:
         raise InputError(f"dpt convert takes no gin bindings, but got {args.gin_bindings[0]!r}.")
     progress = _Progress()
     try:
-        made = convert(args.source, args.target, args.to, args.dtype, progress.update)
-    except InputError as error:
-        # The same errors name a gin macro where a run reads the model.
-        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "SOURCE")) from error
+        with path_given_by("SOURCE"):
+            made = convert(args.source, args.target, args.to, args.dtype, progress.update)
     except KeyboardInterrupt:
         print("\ndpt convert: interrupted; nothing was written", file=sys.stderr)
         return 130

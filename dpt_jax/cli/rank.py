@@ -59,9 +59,10 @@ def _measure(args: argparse.Namespace) -> None:
     from dpt_jax.errors import InputError
     from dpt_jax.files import json_dumps, write_json
     from dpt_jax.interop import load_prompt
+    from dpt_jax.run_files import CONFIG
 
     if args.model_dir is None and not args.gin_file:
-        if (pathlib.Path(args.prompt) / "config.gin").is_file():
+        if (pathlib.Path(args.prompt) / CONFIG).is_file():
             args.model_dir = args.prompt
         elif args.gin_bindings:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
@@ -87,9 +88,8 @@ def _measure(args: argparse.Namespace) -> None:
 def _prompt_path(args: argparse.Namespace) -> Any:
     """The prompt's path; of a run, that of the step which `--step` names."""
     from dpt_jax import inference, run_files
-    from dpt_jax.run_files import numpy_checkpoints
 
-    if not numpy_checkpoints(args.prompt):
+    if not run_files.numpy_checkpoints(args.prompt):
         return args.prompt
     return run_files.numpy_checkpoint(args.prompt, inference.step_of_run(args.prompt, args.step))
 

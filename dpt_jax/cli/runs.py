@@ -30,14 +30,15 @@ def load_config(args: argparse.Namespace) -> Any:
     """The RunConfig of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
     from dpt_jax import gin_utils
     from dpt_jax.cli.train import search_paths
+    from dpt_jax.run_files import CONFIG
     from dpt_jax.training.config import RunConfig
 
     files, bindings = list(args.gin_file), list(args.gin_bindings)
     if args.model_dir is not None:
-        path = pathlib.Path(args.model_dir) / "config.gin"
+        path = pathlib.Path(args.model_dir) / CONFIG
         if not path.is_file():
             raise InputError(
-                f"--model_dir = {args.model_dir} has no config.gin; it is not the folder of a run "
+                f"--model_dir = {args.model_dir} has no {CONFIG}; it is not the folder of a run "
                 "of dpt train."
             )
         files.insert(0, str(path))

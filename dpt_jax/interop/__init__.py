@@ -7,22 +7,22 @@ from dpt_jax.interop.backbones import (
 )
 from dpt_jax.interop.own_folder import save_backbone, write_backbone
 from dpt_jax.interop.prompts import (
-    factors_reader,
+    FactorsFile,
+    PromptFile,
     load_factors,
     load_prompt,
-    prompt_reader,
     save_factors,
     save_prompt,
 )
 
 __all__ = [
     "Backbone",
-    "factors_reader",
+    "FactorsFile",
+    "PromptFile",
     "load_backbone",
     "load_factors",
     "load_prompt",
     "open_backbone",
-    "prompt_reader",
     "save_backbone",
     "save_factors",
     "save_prompt",

@@ -20,10 +20,9 @@ from typing import Any
 
 from flax.traverse_util import unflatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.files import TEMPORARY_MARK
 from dpt_jax.interop import hugging_face, orbax_checkpoint, own_folder, t5x_checkpoint
-from dpt_jax.interop.converted_copies import converted_copy
 from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
 from dpt_jax.interop.parameters import check_parameters
 from dpt_jax.models import T5Config
@@ -55,9 +54,7 @@ class Backbone:
 
 
 def load_backbone(
-    path: str | os.PathLike,
-    config: T5Config | None = None,
-    cache: str | os.PathLike | None = None,
+    path: str | os.PathLike, config: T5Config | None = None
 ) -> tuple[T5Config, dict[str, Any]]:
     """Loads a pretrained T5.
 
@@ -66,8 +63,6 @@ def load_backbone(
       config: the network that the parameters are meant for. Every shape is checked against it, and
         it is what is returned. Without it the sizes are the folder's own, the activations float32
         and the dropout 0.
-      cache: a folder in which a model in another format than ours is kept converted; the first
-        load writes the copy, later loads use it in place.
 
     Returns:
       The configuration, and the parameters as nested dicts of NumPy arrays, float32 or bfloat16 as
@@ -77,28 +72,16 @@ def load_backbone(
     Raises:
       InputError: `path` holds no such model, a part of one, or one of other sizes than `config`.
     """
-    backbone = open_backbone(path, config, cache)
+    backbone = open_backbone(path, config)
     params = {name: tensor.load() for name, tensor in backbone.tensors.items()}
     return backbone.config, unflatten_dict(params, sep="/")
 
 
-def open_backbone(
-    path: str | os.PathLike,
-    config: T5Config | None = None,
-    cache: str | os.PathLike | None = None,
-) -> Backbone:
+def open_backbone(path: str | os.PathLike, config: T5Config | None = None) -> Backbone:
     """Finds out what `path` holds and checks every name and shape, reading no parameter.
 
-    Arguments and errors are those of `load_backbone`; a copy for `cache` is made here.
+    Arguments and errors are those of `load_backbone`.
     """
-    backbone = _open_checked(path, config)
-    if cache is None or backbone.format == "dpt":
-        return backbone
-    copy = converted_copy(backbone.path, backbone.config, dict(backbone.tensors), cache)
-    return _open_checked(copy, config)
-
-
-def _open_checked(path: str | os.PathLike, config: T5Config | None) -> Backbone:
     path = os.fspath(path)
     kind, own, tensors, origin, stated_by = _open(path)
     if config is None:
@@ -107,12 +90,11 @@ def _open_checked(path: str | os.PathLike, config: T5Config | None) -> Backbone:
             _shapes(tensors),
             own,
             stated_by,
-            "The folder is damaged or half copied; copy it again, or change "
-            "INITIAL_CHECKPOINT_PATH.",
+            f"The folder is damaged or half copied; copy it again, or change {SETTING}.",
         )
         return Backbone(path, kind, own, tensors, origin)
     remedy = (
-        "Change INITIAL_CHECKPOINT_PATH, or take the model gin file of this checkpoint's size: "
+        f"Change {SETTING}, or take the model gin file of this checkpoint's size: "
         f"its own sizes are {_describe(own)}."
     )
     check_parameters(path, _shapes(tensors), config, "the model file", remedy)
@@ -139,17 +121,15 @@ def _open(location: str) -> _Opened:
     folder = Path(location).expanduser()
     if not folder.exists():
         raise InputError(
-            f"There is no folder {location}. Set INITIAL_CHECKPOINT_PATH to the folder of a "
-            "pretrained T5."
+            f"There is no folder {location}. Set {SETTING} to the folder of a pretrained T5."
         )
     if not folder.is_dir():
         raise InputError(
-            f"{location} is a file; INITIAL_CHECKPOINT_PATH takes the folder it lies in, "
-            f"{folder.parent}."
+            f"{location} is a file; {SETTING} takes the folder it lies in, {folder.parent}."
         )
     if any(mark in folder.name for mark in _UNFINISHED):
         raise InputError(
-            f"{location} was left by a writer that did not finish. Set INITIAL_CHECKPOINT_PATH to "
+            f"{location} was left by a writer that did not finish. Set {SETTING} to "
             "a finished folder."
         )
     if (folder / CONFIG).exists():
@@ -174,7 +154,7 @@ def _open_url(url: str) -> _Opened:
     raise InputError(
         f"{url} holds no T5X checkpoint: it has neither a file '{t5x_checkpoint.INDEX}' (the "
         f"released format) nor {orbax_checkpoint.FILES[0]} (Orbax). Copy models of other formats "
-        "to a disk, or change INITIAL_CHECKPOINT_PATH."
+        f"to a disk, or change {SETTING}."
     )
 
 
@@ -191,7 +171,7 @@ def _open_t5x(kind: str, tensors: dict[str, Tensor], location: str, folder: Path
 
 def _not_a_backbone(folder: Path) -> InputError:
     names = sorted(entry.name for entry in folder.iterdir())
-    change = "Change INITIAL_CHECKPOINT_PATH."
+    change = f"Change {SETTING}."
     if any(name in hugging_face.WEIGHT_FILES for name in names):
         return InputError(
             f"{folder} has weights but neither {CONFIG} (our format) nor config.json (Hugging "

@@ -10,14 +10,14 @@ from jaxtyping import Float32
 from numpy import ndarray
 
 from dpt_jax import run_files
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.interop import peft_adapter, stored_prompt
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
+from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.tensors import Tensor, in_memory
 
-IDENTITY = "run.json"
 _BACKBONES = {
     "dpt": "a pretrained T5 in dpt-jax's own format",
     "hf": "a pretrained T5 of Hugging Face Transformers",
@@ -28,10 +28,6 @@ _BACKBONES = {
 _BACKBONE_FILES = (
     "backbone.json config.json checkpoint _METADATA _CHECKPOINT_METADATA manifest.ocdbt "
     "model.safetensors model.safetensors.index.json pytorch_model.bin pytorch_model.bin.index.json"
-).split()
-_SIZES = (
-    "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers head_dim mlp_dim "
-    "mlp_activations logits_via_embedding"
 ).split()
 
 
@@ -77,7 +73,7 @@ def describe(location: str) -> Description:
             summary = f"a PEFT adapter of type {config.get('peft_type')}, which is no soft prompt"
             tensors = peft_adapter.open_tensors(path, "PATH")
             return Description("adapter", summary, tensors, _without_nulls(config))
-    elif IDENTITY in names:
+    elif run_files.IDENTITY in names:
         return _run(path)
     elif names & set(_BACKBONE_FILES):
         return _backbone(location)
@@ -93,10 +89,8 @@ def describe(location: str) -> Description:
 
 def _file(path: Path) -> Description:
     if path.suffix == ".safetensors":
-        try:
+        with path_given_by("PATH"):
             tensors = open_safetensors(path)
-        except InputError as error:
-            raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "PATH")) from error
         if not {stored_prompt.TENSOR, peft_adapter.TENSOR} & set(tensors):
             summary = "a safetensors file of tensors, no soft prompt"
             return Description("tensors", summary, tensors, {})
@@ -121,7 +115,7 @@ def _prompt(path: Path) -> Description:
 
 
 def _run(folder: Path) -> Description:
-    identity = read_json(folder / IDENTITY)
+    identity = read_json(folder / run_files.IDENTITY)
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
@@ -142,12 +136,9 @@ def _run(folder: Path) -> Description:
 
 
 def _backbone(location: str) -> Description:
-    try:
+    with path_given_by("PATH"):
         backbone = open_backbone(location)
-    except InputError as error:
-        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", "PATH")) from error
-    sizes = {name: getattr(backbone.config, name) for name in _SIZES}
-    details = json.loads(json.dumps(sizes))
+    details = json.loads(json.dumps(stored_sizes(backbone.config)))
     summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
     return Description("backbone", summary, backbone.tensors, details)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.interop.hugging_face_config import config_from_hugging_face, config_to_hugging_face
 from dpt_jax.interop.new_folder import new_folder
 from dpt_jax.interop.parameters import check_both_stacks, check_parameters, parameter_shapes
@@ -96,7 +96,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
     if unknown:
         raise InputError(
             f"{folder} holds {len(unknown)} tensor(s) that its config.json does not account for, "
-            f"the first {unknown[0]} {weights[unknown[0]].shape}. Change INITIAL_CHECKPOINT_PATH, "
+            f"the first {unknown[0]} {weights[unknown[0]].shape}. Change {SETTING}, "
             "or copy the folder again."
         )
     return config, tensors, raw
@@ -201,7 +201,7 @@ def _open_weights(folder: Path) -> dict[str, Tensor]:
             return _open_shards(index, opener)
     raise InputError(
         f"{folder} has a config.json but no weights: none of {', '.join(WEIGHT_FILES)}. "
-        "Copy it again, or change INITIAL_CHECKPOINT_PATH."
+        f"Copy it again, or change {SETTING}."
     )
 
 
@@ -216,7 +216,7 @@ def _open_shards(index: Path, opener) -> dict[str, Tensor]:
             count = sum(1 for file in weight_map.values() if file == shard)
             raise InputError(
                 f"{path} is missing: {index.name} places {count} tensors in it. Copy it there, or "
-                "change INITIAL_CHECKPOINT_PATH."
+                f"change {SETTING}."
             )
         tensors.update(opener(path))
     return tensors

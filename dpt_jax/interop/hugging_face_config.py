@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.models import T5Config
 
 _CLASSES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
@@ -46,13 +46,13 @@ def config_from_hugging_face(raw: Mapping[str, Any], where: str) -> T5Config:
     if kind not in _CLASSES:
         raise InputError(
             f"{where}: config.json says model_type {kind!r}; known are 't5' (T5 1.0 and 1.1, "
-            "LM-adapted, Flan, ByT5) and 'mt5'. Change INITIAL_CHECKPOINT_PATH."
+            f"LM-adapted, Flan, ByT5) and 'mt5'. Change {SETTING}."
         )
     if raw.get("is_encoder_decoder") is False:
         classes = ", ".join(raw.get("architectures") or ()) or "half a T5"
         raise InputError(
             f"{where}: config.json says is_encoder_decoder false ({classes}), but a whole T5 with "
-            "an encoder and a decoder is needed. Change INITIAL_CHECKPOINT_PATH."
+            f"an encoder and a decoder is needed. Change {SETTING}."
         )
     for name, value in _FIXED.items():
         stated = raw.get(name, value)

@@ -8,7 +8,7 @@ the store itself, which says the same in every version of Orbax. Optimizer state
 import re
 from typing import Any
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.interop.t5x_checkpoint import open_array, open_store, tensorstore_context
 from dpt_jax.tensors import Tensor
 
@@ -55,7 +55,7 @@ def open_checkpoint(item: str) -> dict[str, Tensor]:
     except ValueError as error:
         raise InputError(
             f"{item} cannot be read: {error}. It may be half written or half copied; copy it "
-            "again, or change INITIAL_CHECKPOINT_PATH."
+            f"again, or change {SETTING}."
         ) from error
     arrays = {}
     for key in keys:
@@ -69,7 +69,7 @@ def open_checkpoint(item: str) -> dict[str, Tensor]:
         shown = ", ".join(sorted(arrays)[:3]) or "nothing"
         raise InputError(
             f"{item} is an Orbax checkpoint without a T5: it has no array "
-            f"'target.token_embedder.embedding', but {shown}. Change INITIAL_CHECKPOINT_PATH."
+            f"'target.token_embedder.embedding', but {shown}. Change {SETTING}."
         )
 
     def spec(folder: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.interop.new_folder import new_folder
 from dpt_jax.interop.parameters import check_parameters
 from dpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
@@ -62,8 +62,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
     weights = folder / WEIGHTS
     if not weights.exists():
         raise InputError(
-            f"{folder} has a {CONFIG} but no {WEIGHTS}. Copy it again, or change "
-            "INITIAL_CHECKPOINT_PATH."
+            f"{folder} has a {CONFIG} but no {WEIGHTS}. Copy it again, or change {SETTING}."
         )
     tensors = {
         name: tensor.as_weight(f"{weights}: {name}")

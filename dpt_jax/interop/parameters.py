@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.tensors import Shape
 
@@ -83,5 +83,5 @@ def check_both_stacks(where: object, stacks: Collection[str]) -> None:
     if missing:
         raise InputError(
             f"{where} holds no {' and no '.join(missing)}; a whole T5, encoder and decoder, is "
-            "needed. Change INITIAL_CHECKPOINT_PATH."
+            f"needed. Change {SETTING}."
         )

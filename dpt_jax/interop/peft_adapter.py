@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.files import atomic_write
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
@@ -49,10 +49,8 @@ def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:
     """Opens the weights of an adapter of any type; an empty table where there are none."""
     for name, opener in ((WEIGHTS, open_safetensors), (PICKLE, open_torch_weights)):
         if (folder / name).exists():
-            try:
+            with path_given_by(flag):
                 return opener(folder / name)
-            except InputError as error:
-                raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
     return {}
 
 

@@ -5,9 +5,9 @@ checkpoints are laid out: `prompt.npy` and `prompt_params.npz`. Prompts of other
 through `stored_prompt`.
 """
 
-import functools
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +132,56 @@ def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, A
     return unflatten_dict(stored.factors, sep="/")
 
 
-def prompt_reader(flag: str = "PROMPT_FILE") -> Callable[[str], np.ndarray]:
-    """`load_prompt` for a gin file: what an initializer reads the prompt it starts from with."""
-    # A function that gin has not wrapped: gin adds lines of its own to an error.
-    return functools.partial(load_prompt, flag=flag)
+@dataclasses.dataclass(frozen=True)
+class PromptFile:
+    """A prompt in a file, as an array that is read when its values are asked for.
+
+    A gin file names by it what a prompt starts from. Neither who counts parameters nor a run that
+    goes on needs the file.
+
+    Attributes:
+      path: a file or folder that `load_prompt` takes.
+      flag: the flag or binding that gave `path`, for the messages.
+    """
+
+    path: str
+    flag: str = "PROMPT_FILE"
+
+    @property
+    def name(self) -> str:
+        """How messages name the array."""
+        return str(self.path)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """`load_prompt`, for NumPy."""
+        return np.asarray(load_prompt(self.path, flag=self.flag), dtype)
 
 
-def factors_reader(flag: str = "PROMPT_FILE") -> Callable[[str], dict[str, Any]]:
-    """`load_factors` for a gin file: what an initializer reads the factors it continues with."""
-    return functools.partial(load_factors, flag=flag)
+@dataclasses.dataclass(frozen=True)
+class FactorsFile(Mapping):
+    """The parameters of a prompt's method in a file, read when one is asked for: see `PromptFile`.
+
+    Attributes:
+      path: a file or folder that `load_factors` takes.
+      flag: the flag or binding that gave `path`, for the messages.
+    """
+
+    path: str
+    flag: str = "PROMPT_FILE"
+
+    @property
+    def name(self) -> str:
+        """How messages name the factors."""
+        return str(self.path)
+
+    def __getitem__(self, factor: str) -> Any:
+        return load_factors(self.path, self.flag)[factor]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(load_factors(self.path, self.flag))
+
+    def __len__(self) -> int:
+        return len(load_factors(self.path, self.flag))
 
 
 def _write_npy(path: Path, array: np.ndarray) -> None:

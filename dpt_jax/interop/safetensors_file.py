@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.tensors import ALIGNMENT, BFLOAT16, Tensor
 
 _DTYPES = {
@@ -138,5 +138,5 @@ def _tensor(path: Path, name: str, entry: dict, mapped: mmap.mmap, start: int, s
 def _broken(path: Path, reason: str) -> InputError:
     return InputError(
         f"{path} is not a whole safetensors file: {reason}. It may be half written or half copied; "
-        "copy it again, or change INITIAL_CHECKPOINT_PATH."
+        f"copy it again, or change {SETTING}."
     )

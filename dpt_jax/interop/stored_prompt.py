@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.interop import peft_adapter, released_dpt
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
@@ -197,10 +197,8 @@ def _open_adapter(folder: Path, flag: str) -> StoredPrompt:
 
 
 def _open_safetensors(path: Path, flag: str) -> StoredPrompt:
-    try:
+    with path_given_by(flag):
         tensors = open_safetensors(path)
-    except InputError as error:
-        raise InputError(str(error).replace("INITIAL_CHECKPOINT_PATH", flag)) from error
     if path.name == peft_adapter.WEIGHTS and (path.parent / peft_adapter.CONFIG).exists():
         return _open_adapter(path.parent, flag)
     if TENSOR not in tensors:
@@ -251,7 +249,6 @@ def _checked(array: np.ndarray, path: Path, flag: str) -> np.ndarray:
     from dpt_jax.prompts import prompt_array
 
     try:
-        return prompt_array(array)
+        return prompt_array(array, str(path))
     except ValueError as error:
-        message = str(error).replace("The given array", str(path))
-        raise InputError(f"{message} Change {flag}.") from error
+        raise InputError(f"{error} Change {flag}.") from error

@@ -5,10 +5,7 @@ would be; the array lies in the folder that the spec names, `target.encoder.enco
 Optimizer state (`state.…`) is not read.
 """
 
-import collections
 import functools
-import itertools
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,14 +13,12 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.interop.parameters import check_both_stacks
 from dpt_jax.models import T5Config
 from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
 
 INDEX = "checkpoint"
-# Chunks are compressed, so that more than one at a time keeps the processor busy, and buckets.
-_BYTES_IN_FLIGHT = 128 * 2**20
 
 
 def has_index(location: str) -> bool:
@@ -51,7 +46,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     if stored.state != "value":
         raise InputError(
             f"{location} has no file '{INDEX}', which a T5X checkpoint has beside its parameters. "
-            "Set INITIAL_CHECKPOINT_PATH to a whole checkpoint folder."
+            f"Set {SETTING} to a whole checkpoint folder."
         )
     try:
         tree = serialization.msgpack_restore(stored.value)
@@ -60,7 +55,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     except Exception as error:
         raise InputError(
             f"{base}{INDEX} is not a T5X checkpoint's index ({error!r}). It may be half written; "
-            "copy it again, or change INITIAL_CHECKPOINT_PATH."
+            f"copy it again, or change {SETTING}."
         ) from error
     return {
         name: _open_parameter(base, name, leaf).as_weight(f"{location}: {name}")
@@ -92,9 +87,7 @@ def _read_index(location: str) -> Any:
     try:
         return open_store(location).read(INDEX).result()
     except ValueError as error:
-        raise InputError(
-            f"{location} cannot be read: {error}. Set INITIAL_CHECKPOINT_PATH."
-        ) from error
+        raise InputError(f"{location} cannot be read: {error}. Set {SETTING}.") from error
 
 
 class _Spec:
@@ -120,7 +113,7 @@ def _open_parameter(base: str, name: str, leaf: Any) -> Tensor:
 
 
 def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
-    """Opens an array of TensorStore's; it is read chunk by chunk, to be in memory once.
+    """Opens an array of TensorStore's; it is copied chunk by chunk, to be in memory once.
 
     Args:
       spec: the driver and the key-value store.
@@ -134,7 +127,7 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
     def unreadable(error: Exception) -> InputError:
         return InputError(
             f"Parameter {name} cannot be read from {_place(spec)}: {error}. The checkpoint may be "
-            "half written or half copied; copy it again, or change INITIAL_CHECKPOINT_PATH."
+            f"half written or half copied; copy it again, or change {SETTING}."
         )
 
     try:
@@ -147,7 +140,7 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
 
     def read(region: Region) -> np.ndarray:
         try:
-            return _read_in_chunks(store, region)
+            return _read_in_place(store, region)
         except ValueError as error:
             raise unreadable(error) from error
 
@@ -156,32 +149,13 @@ def open_array(spec: Mapping[str, Any], name: str) -> Tensor:
     return Tensor(shape, store.dtype.numpy_dtype, lambda: read(whole), read_region=read)
 
 
-def _read_in_chunks(store: Any, region: Region) -> np.ndarray:
-    origin = [part.start for part in region]
+def _read_in_place(store: Any, region: Region) -> np.ndarray:
+    import tensorstore as ts
+
     out = aligned_empty(tuple(part.stop - part.start for part in region), store.dtype.numpy_dtype)
-    chunk = store.chunk_layout.read_chunk.shape
-    at_once = max(1, _BYTES_IN_FLIGHT // (math.prod(chunk) * out.itemsize))
-    pending: collections.deque = collections.deque()
-
-    def finish() -> None:
-        where, future = pending.popleft()
-        out[where] = future.result()
-
-    def pieces(part: slice, step: int) -> list[slice]:
-        """What each chunk of an axis has of the region."""
-        starts = range(part.start // step * step, part.stop, step)
-        return [slice(max(i, part.start), min(i + step, part.stop)) for i in starts]
-
-    for piece in itertools.product(*map(pieces, region, chunk)):
-        if len(pending) == at_once:
-            finish()
-        where = tuple(
-            slice(part.start - first, part.stop - first)
-            for part, first in zip(piece, origin, strict=True)
-        )
-        pending.append((where, store[piece].read()))
-    while pending:
-        finish()
+    # TensorStore counts a region's indices from where it lies in the array, and `out`'s from 0.
+    at_zero = store[region][ts.d[:].translate_to[0]] if region else store
+    ts.array(out, copy=False).write(at_zero).result()
     return out
 
 
@@ -205,8 +179,7 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
         if found is None or len(found) != rank:
             stored = "is missing" if found is None else f"has shape {found}"
             raise InputError(
-                f"{where} is not a whole T5: parameter {name} {stored}. "
-                "Change INITIAL_CHECKPOINT_PATH."
+                f"{where} is not a whole T5: parameter {name} {stored}. Change {SETTING}."
             )
         return found
 

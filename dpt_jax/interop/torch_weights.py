@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dpt_jax.errors import InputError
+from dpt_jax.errors import SETTING, InputError
 from dpt_jax.tensors import BFLOAT16, Tensor
 
 
@@ -47,12 +47,12 @@ def open_torch_weights(path: Path) -> dict[str, Tensor]:
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise InputError(
             f"{path} cannot be read ({error}). It may be half written or half copied; copy it "
-            "again, or change INITIAL_CHECKPOINT_PATH."
+            f"again, or change {SETTING}."
         ) from error
     if not isinstance(state, dict) or not all(torch.is_tensor(x) for x in state.values()):
         raise InputError(
             f"{path} holds {type(state).__name__} of other things than tensors; the state dict of "
-            "a model is needed. Change INITIAL_CHECKPOINT_PATH."
+            f"a model is needed. Change {SETTING}."
         )
     mappings = _mappings(path) if mapped else []
     return {name: _tensor(f"{path}: {name}", value, mappings) for name, value in state.items()}
@@ -74,7 +74,7 @@ def _tensor(where: str, value: Any, mappings: Sequence[range]) -> Tensor:
     except TypeError as error:
         raise InputError(
             f"{where} is stored as {name}; weights may be float32, bfloat16, float16 or float64. "
-            "Change INITIAL_CHECKPOINT_PATH."
+            f"Change {SETTING}."
         ) from error
 
 

@@ -124,6 +124,11 @@ class Prepared:
         )
 
     @functools.cached_property
+    def fingerprint(self) -> int:
+        """A checksum that tells this backbone from another."""
+        return fingerprint(self.backbone)
+
+    @functools.cached_property
     def placed(self) -> Params:
         """The frozen T5's parameters on their devices."""
         variables = abstract_variables(Transformer(self.config.model))
@@ -203,7 +208,7 @@ class Prepared:
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         vocabulary, params = self.vocabulary, dict(self.backbone)
-        identity = self._identity() | {_FINGERPRINT: fingerprint(params)}
+        identity = self._identity() | {_FINGERPRINT: self.fingerprint}
         run_folder.check_identity(config, identity)
         if prompt is not None:
             params["prompt"] = init_prompt(prompt, params, vocabulary, config.random_seed)

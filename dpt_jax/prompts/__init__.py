@@ -3,9 +3,9 @@
 This package imports only JAX and Flax.
 """
 
+from dpt_jax.prompts.arrays import prompt_array
 from dpt_jax.prompts.base import SoftPrompt, declare_parameter, require_size
 from dpt_jax.prompts.decomposed import DecomposedPrompt
-from dpt_jax.prompts.files import prompt_array
 from dpt_jax.prompts.initializers import (
     ClassLabels,
     Initializer,
@@ -13,7 +13,7 @@ from dpt_jax.prompts.initializers import (
     VocabularyInitializer,
     bind_vocabulary,
     from_factors,
-    from_file,
+    from_prompt,
     gaussian,
     shape_only,
     truncated_svd,
@@ -38,7 +38,7 @@ __all__ = [
     "bind_vocabulary",
     "declare_parameter",
     "from_factors",
-    "from_file",
+    "from_prompt",
     "gaussian",
     "prompt_array",
     "require_size",

@@ -15,11 +15,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from dpt_jax.prompts.files import PromptSource, prompt_array, shape_error
+from dpt_jax.prompts.arrays import name_of, prompt_array, shape_error
 
 Initializer = Callable[..., jax.Array]
 Encode = Callable[[str], Sequence[int]]
-Read = Callable[[Any], np.ndarray]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 # T5's vocabularies begin with padding, end of sequence and unknown; the pieces follow in the order
@@ -41,42 +40,38 @@ def uniform(scale: float = 0.5) -> Initializer:
     return initializer
 
 
-def from_file(path: str, read: Read = prompt_array) -> Initializer:
-    """Starts from a file that holds a prompt `[P, D]`.
+def from_prompt(prompt: Any) -> Initializer:
+    """Starts from a prompt that exists already.
 
     Args:
-        path: the file. It is read when the parameter is initialized, not before.
-        read: reads it; without it the file is a `.npy` file. The gin files give
-            `dpt_jax.interop.prompt_reader()`, which takes other programs' prompts as well.
+        prompt: an array `[P, D]`. It is asked for its values when the parameter is initialized, not
+            before, so that it may be a file that reads itself (`dpt_jax.interop.PromptFile`).
 
     Returns:
-        An initializer for a parameter `[length, embed]`. It raises ValueError where the file is
-        missing, is no prompt, has numbers that are not finite, or has another shape.
+        An initializer for a parameter `[length, embed]`. It raises ValueError where the array is no
+        prompt, has numbers that are not finite, or has another shape.
     """
 
     def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        prompt = read(path)
-        if prompt.shape != tuple(shape):
-            raise shape_error(path, prompt, *shape)
-        return jnp.asarray(prompt, dtype)
+        array = prompt_array(prompt)
+        if array.shape != tuple(shape):
+            raise shape_error(name_of(prompt), array, *shape)
+        return jnp.asarray(array, dtype)
 
     return initializer
 
 
-def from_factors(
-    path: str, factor: Literal["A", "B"], read: Callable[[str], Mapping[str, Any]]
-) -> Initializer:
+def from_factors(factors: Mapping[str, Any], factor: Literal["A", "B"]) -> Initializer:
     """Continues one factor of a `DecomposedPrompt` from where it was left.
 
     Unlike `truncated_svd`, which makes new factors of the same product, this starts from the very
     factors that were trained.
 
     Args:
-        path: where the factors are. It is read when the parameter is initialized, not before.
+        factors: the factors by name. They are asked for when the parameter is initialized, not
+            before, so that they may be in a file (`dpt_jax.interop.FactorsFile`).
         factor: which factor to take, "A" `[P, b]` or "B" `[b, D]`.
-        read: reads the factors at `path` by name. The gin file gives
-            `dpt_jax.interop.factors_reader()`.
 
     Returns:
         An initializer for that factor. It raises ValueError where the factor is missing or has
@@ -89,28 +84,27 @@ def from_factors(
 
     def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        factors = read(path)
-        if factor not in factors:
+        name = getattr(factors, "name", "The given mapping")
+        try:
+            array = factors[factor]
+        except KeyError as error:
             raise ValueError(
-                f"{path} holds the parameters {', '.join(factors)}, but a DecomposedPrompt has A "
+                f"{name} holds the parameters {', '.join(factors)}, but a DecomposedPrompt has A "
                 "and B. Change PROMPT_FILE."
-            )
-        found = jnp.shape(factors[factor])
-        if found != tuple(shape):
+            ) from error
+        if jnp.shape(array) != tuple(shape):
             sizes = {"A": "(PROMPT_LENGTH, BOTTLENECK)", "B": "(BOTTLENECK, EMBED_DIM)"}[factor]
             raise ValueError(
-                f"{path} holds {factor} of shape {found}, but the wanted shape {sizes} is "
-                f"{tuple(shape)}. Set these macros to the sizes of the factors, or change "
+                f"{name} holds {factor} of shape {jnp.shape(array)}, but the wanted shape {sizes} "
+                f"is {tuple(shape)}. Set these macros to the sizes of the factors, or change "
                 "PROMPT_FILE."
             )
-        return jnp.asarray(factors[factor], dtype)
+        return jnp.asarray(array, dtype)
 
     return initializer
 
 
-def truncated_svd(
-    prompt: PromptSource, factor: Literal["A", "B"], read: Read = prompt_array
-) -> Initializer:
+def truncated_svd(prompt: Any, factor: Literal["A", "B"]) -> Initializer:
     """Starts one factor of a `DecomposedPrompt` from an existing prompt.
 
     With the singular value decomposition `prompt = U S V^T` cut after b values, `A` is
@@ -119,12 +113,11 @@ def truncated_svd(
     Both initializers must be given the same prompt.
 
     Args:
-        prompt: a file or an array, `[P, D]`.
+        prompt: an array `[P, D]` or a file, as `from_prompt` takes them.
         factor: which factor to make, "A" `[P, b]` or "B" `[b, D]`.
-        read: reads `prompt`, as in `from_file`.
 
     Returns:
-        An initializer for that factor. It raises ValueError for a prompt that `from_file` would
+        An initializer for that factor. It raises ValueError for a prompt that `from_prompt` would
         not take and for a bottleneck above min(P, D).
 
     Raises:
@@ -134,12 +127,12 @@ def truncated_svd(
 
     def initializer(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         del key
-        array = read(prompt)
+        array = prompt_array(prompt)
         bottleneck = shape[1] if factor == "A" else shape[0]
         if factor == "A" and array.shape[0] != shape[0]:
-            raise shape_error(prompt, array, shape[0], None)
+            raise shape_error(name_of(prompt), array, shape[0], None)
         if factor == "B" and array.shape[1] != shape[1]:
-            raise shape_error(prompt, array, None, shape[1])
+            raise shape_error(name_of(prompt), array, None, shape[1])
         if bottleneck > min(array.shape):
             raise ValueError(
                 f"BOTTLENECK is {bottleneck}, but a prompt of shape {array.shape} has only "
@@ -357,7 +350,7 @@ def shape_only(prompt: _Module) -> _Module:
     """Returns a copy of a prompt that has the same parameters, all of them starting at 0.
 
     For the places that trace an initialization only to learn shapes and axes: these must need
-    neither the model's embeddings nor the files that a prompt starts from. Initializers are the
+    neither the model's embeddings nor a file that a prompt starts from. Initializers are the
     fields whose names end in `_init`.
     """
     zeros: dict[str, Any] = {

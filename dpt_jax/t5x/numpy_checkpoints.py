@@ -19,14 +19,14 @@ from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import save_factors, save_prompt
-from dpt_jax.run_files import CHECKPOINTS, FACTORS, PROMPT
+from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT
 
 TRAIN_STATE = "train_state.npz"
 
 
 def checkpoint_folder(model_dir: str, step: int) -> str:
     """Where the prompt of a step is."""
-    return os.path.join(model_dir, CHECKPOINTS, f"checkpoint_{step}")
+    return os.path.join(model_dir, NUMPY_CHECKPOINTS, f"checkpoint_{step}")
 
 
 def write(
@@ -91,7 +91,7 @@ def latest_train_state(model_dir: str) -> TrainedPrompt | None:
     """The latest step that was written with its `train_state.npz`, or None."""
     from tensorflow.io import gfile
 
-    pattern = os.path.join(model_dir, CHECKPOINTS, "checkpoint_*", TRAIN_STATE)
+    pattern = os.path.join(model_dir, NUMPY_CHECKPOINTS, "checkpoint_*", TRAIN_STATE)
     steps = {}
     for path in gfile.glob(pattern):
         folder = os.path.dirname(path)

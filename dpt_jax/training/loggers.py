@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dpt_jax.files import atomic_write, json_dumps
+from dpt_jax.run_files import METRICS
 
 
 class MetricsLog:
@@ -21,7 +22,7 @@ class MetricsLog:
         """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint."""
         from clu import metric_writers
 
-        self._path = pathlib.Path(model_dir) / "metrics.jsonl"
+        self._path = pathlib.Path(model_dir) / METRICS
         self._drop_after(resume_step)
         self._file = open(self._path, "a", buffering=1)
         self._tensorboard = metric_writers.SummaryWriter(str(model_dir))

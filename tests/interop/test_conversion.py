@@ -1,8 +1,7 @@
-"""Conversions: which bits, files and dtypes arrive, and copies that are kept."""
+"""Conversions: which bits, files and dtypes arrive."""
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import jax
@@ -158,48 +157,6 @@ def test_a_network_that_hugging_face_has_not_is_refused(tmp_path):
 def test_an_unknown_format_or_dtype_is_refused(tmp_path, change, named):
     with pytest.raises(InputError, match=named):
         convert(tmp_path, tmp_path / "new", **change)
-
-
-def loads_with_copies(source, cache):
-    _, params = load_backbone(source, cache=cache)
-    return params, sorted(path.name for path in cache.iterdir())
-
-
-def test_a_converted_copy_is_made_once_and_used_in_place(ours, config, tmp_path):
-    source, cache = tmp_path / "hf", tmp_path / "copies"
-    convert(ours, source, to="hf")
-    params, first = loads_with_copies(source, cache)
-    check_equal(params, random_parameters(config))
-    made = os.stat(cache / first[0] / "backbone.json").st_mtime_ns
-    params, second = loads_with_copies(source, cache)
-    assert second == first
-    assert os.stat(cache / first[0] / "backbone.json").st_mtime_ns == made
-    assert open_backbone(cache / first[0]).format == "dpt"
-    check_equal(params, random_parameters(config))
-
-
-def test_a_model_that_changed_is_converted_again(ours, tmp_path):
-    source, cache = tmp_path / "hf", tmp_path / "copies"
-    convert(ours, source, to="hf")
-    _, first = loads_with_copies(source, cache)
-    weights = source / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-4:] = np.float32(3).tobytes()
-    weights.write_bytes(data)
-    params, second = loads_with_copies(source, cache)
-    assert set(first) < set(second)
-    check_equal(params, load_backbone(source)[1])
-
-
-def test_our_own_folder_needs_no_copy(ours, tmp_path):
-    load_backbone(ours, cache=tmp_path / "copies")
-    assert not (tmp_path / "copies").exists()
-
-
-def test_a_cache_that_cannot_be_written_names_its_binding(ours, tmp_path):
-    convert(ours, tmp_path / "hf", to="hf")
-    with pytest.raises(InputError, match="CONVERTED_CHECKPOINT_CACHE"):
-        load_backbone(tmp_path / "hf", cache=ours / "backbone.json")
 
 
 def resident_bytes(path) -> int:

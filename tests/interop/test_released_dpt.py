@@ -8,7 +8,7 @@ import pytest
 
 from dpt_jax import prompts
 from dpt_jax.errors import InputError
-from dpt_jax.interop import factors_reader, load_factors, load_prompt
+from dpt_jax.interop import FactorsFile, load_factors, load_prompt
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
 pytestmark = pytest.mark.interop
@@ -86,9 +86,8 @@ def test_a_checkpoint_written_under_numpy_1_is_read(tmp_path):
 
 def test_a_decomposed_prompt_continues_from_the_very_factors(tmp_path, encoder):
     torch.save({"params": encoder.state_dict()}, tmp_path / "p.pt")
-    start = {
-        name: prompts.from_factors(str(tmp_path / "p.pt"), name, factors_reader()) for name in "AB"
-    }
+    factors = FactorsFile(str(tmp_path / "p.pt"))
+    start = {name: prompts.from_factors(factors, name) for name in "AB"}
     prompt = prompts.DecomposedPrompt(P, D, BOTTLENECK, start["A"], start["B"])
     params = prompt.initialize(jax.random.key(0))
     np.testing.assert_array_equal(params["A"], encoder.prefix_first.detach().numpy())

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from dpt_jax import prompts
+from dpt_jax.errors import InputError
+from dpt_jax.interop import PromptFile
 
 KEY = jax.random.key(7)
 
@@ -173,7 +175,7 @@ def test_embeddings_of_another_width_are_refused(table):
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
 def test_a_file_of_any_float_type_starts_a_float32_prompt(prompt_file, dtype):
     array = np.arange(48).reshape(6, 8).astype(dtype)
-    prompt = prompts.VanillaPrompt(6, 8, prompts.from_file(prompt_file(array)))
+    prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(prompt_file(array))))
     params = prompt.initialize(KEY)
     assert params["prompt"].dtype == jnp.float32
     np.testing.assert_array_equal(prompt.fold(params), np.arange(48.0).reshape(6, 8))
@@ -197,7 +199,7 @@ def test_a_file_of_any_float_type_starts_a_float32_prompt(prompt_file, dtype):
 )
 def test_a_file_that_is_no_prompt_for_the_model_is_refused(prompt_file, array, message):
     path = prompt_file(array)
-    prompt = prompts.VanillaPrompt(6, 8, prompts.from_file(path))
+    prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(path)))
     with pytest.raises(ValueError, match=message) as caught:
         prompt.initialize(KEY)
     assert path in str(caught.value)
@@ -206,22 +208,38 @@ def test_a_file_that_is_no_prompt_for_the_model_is_refused(prompt_file, array, m
 def test_a_missing_file_is_named(tmp_path):
     path = str(tmp_path / "absent.npy")
     with pytest.raises(ValueError, match=r"no prompt file .*absent\.npy"):
-        prompts.VanillaPrompt(6, 8, prompts.from_file(path)).initialize(KEY)
+        prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(path))).initialize(KEY)
 
 
 @pytest.mark.parametrize("content", [b"", b"not numpy at all", b"\x93NUMPY\x01\x00v\x00{'descr'"])
-def test_a_broken_file_is_named(tmp_path, content):
+def test_a_broken_file_is_named_with_the_macro_that_gave_it(tmp_path, content):
     path = tmp_path / "broken.npy"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.npy cannot be read"):
-        prompts.prompt_array(path)
+    prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(str(path))))
+    with pytest.raises(InputError, match=r"broken\.npy (is no prompt|cannot be read).*PROMPT_FILE"):
+        prompt.initialize(KEY)
 
 
-def test_an_npz_archive_is_no_prompt(tmp_path):
-    path = tmp_path / "prompt_params.npz"
-    np.savez(path, A=np.ones((6, 2)), B=np.ones((2, 8)))
-    with pytest.raises(ValueError, match=r"npz archive \(of A, B\)"):
-        prompts.prompt_array(path)
+def test_an_array_starts_a_prompt_or_is_refused():
+    array = np.arange(48.0).reshape(6, 8)
+    params = prompts.VanillaPrompt(6, 8, prompts.from_prompt(array)).initialize(KEY)
+    np.testing.assert_array_equal(params["prompt"], array)
+    with pytest.raises(ValueError, match=r"The given array holds a prompt of shape \(6, 8\)"):
+        prompts.VanillaPrompt(7, 8, prompts.from_prompt(array)).initialize(KEY)
+
+
+def test_factors_by_name_start_a_decomposed_prompt_or_are_refused():
+    a, b = np.ones((6, 2), np.float32), np.full((2, 8), 2, np.float32)
+    start = [prompts.from_factors({"A": a, "B": b}, factor) for factor in "AB"]
+    params = prompts.DecomposedPrompt(6, 8, 2, *start).initialize(KEY)
+    np.testing.assert_array_equal(params["A"], a)
+    np.testing.assert_array_equal(params["B"], b)
+    with pytest.raises(ValueError, match="mapping holds the parameters B, but .* has A and B"):
+        draw(prompts.from_factors({"B": b}, "A"), (6, 2))
+    with pytest.raises(
+        ValueError, match=r"B of shape \(2, 8\).*BOTTLENECK, EMBED_DIM\) is \(3, 8\)"
+    ):
+        draw(prompts.from_factors({"B": b}, "B"), (3, 8))
 
 
 @pytest.mark.parametrize("shape", [(12, 20), (20, 12)])
@@ -230,7 +248,10 @@ def test_truncated_svd_is_the_best_approximation_of_its_rank(prompt_file, shape,
     array = np.random.default_rng(0).normal(size=shape)
     path = prompt_file(array)
     prompt = prompts.DecomposedPrompt(
-        *shape, bottleneck, prompts.truncated_svd(path, "A"), prompts.truncated_svd(path, "B")
+        *shape,
+        bottleneck,
+        prompts.truncated_svd(PromptFile(path), "A"),
+        prompts.truncated_svd(PromptFile(path), "B"),
     )
     params = prompt.initialize(KEY)
     # Eckart and Young: what is left out has the norm of the discarded singular values.
@@ -252,10 +273,10 @@ def test_truncated_svd_takes_an_array():
 def test_truncated_svd_refuses_what_the_prompt_cannot_give(prompt_file):
     path = prompt_file(np.ones((6, 8)))
     with pytest.raises(ValueError, match=r"prompt\.npy .*\(7, any\).*PROMPT_LENGTH=6"):
-        draw(prompts.truncated_svd(path, "A"), (7, 2))
+        draw(prompts.truncated_svd(PromptFile(path), "A"), (7, 2))
     with pytest.raises(ValueError, match=r"prompt\.npy .*\(any, 9\).*EMBED_DIM of 9"):
-        draw(prompts.truncated_svd(path, "B"), (2, 9))
+        draw(prompts.truncated_svd(PromptFile(path), "B"), (2, 9))
     with pytest.raises(ValueError, match="BOTTLENECK is 7.*only 6 singular values"):
-        draw(prompts.truncated_svd(path, "A"), (6, 7))
+        draw(prompts.truncated_svd(PromptFile(path), "A"), (6, 7))
     with pytest.raises(ValueError, match="factor is 'C'"):
-        prompts.truncated_svd(path, "C")
+        prompts.truncated_svd(PromptFile(path), "C")

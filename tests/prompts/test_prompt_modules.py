@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from dpt_jax import prompts
+from dpt_jax.interop import PromptFile
 
 LENGTH, WIDTH, BOTTLENECK, HIDDEN = 6, 8, 3, 5
 
@@ -96,7 +97,7 @@ def test_spectral_prompt_has_one_singular_value_per_token():
 
 
 @pytest.mark.parametrize(
-    "init", [prompts.SampledVocabulary(), prompts.from_file("no/such/prompt.npy")]
+    "init", [prompts.SampledVocabulary(), prompts.from_prompt(PromptFile("no/such/prompt.npy"))]
 )
 def test_shapes_and_counts_need_neither_embeddings_nor_files(init):
     prompt = prompts.ResidualPrompt(100, 512, prompt_init=init)
@@ -260,7 +261,7 @@ def test_fold_refuses_parameters_of_another_size():
 def test_trained_parameters_do_not_need_their_starting_point(tmp_path):
     path = tmp_path / "start.npy"
     np.save(path, np.ones((6, 8), np.float32))
-    prompt = prompts.VanillaPrompt(6, 8, prompts.from_file(str(path)))
+    prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(str(path))))
     params = prompt.initialize(jax.random.key(0))
     path.unlink()
     np.testing.assert_array_equal(prompt.fold(params), np.ones((6, 8)))

@@ -21,20 +21,20 @@ from t5x.optimizers import OptimizerState
 
 from dpt_jax import demo
 from dpt_jax.errors import InputError
-from dpt_jax.interop import load_backbone, load_factors, load_prompt, save_backbone
+from dpt_jax.interop import PromptFile, load_backbone, load_factors, load_prompt, save_backbone
+from dpt_jax.problems.text import init_prompt
 from dpt_jax.prompts import (
     ClassLabels,
     DecomposedPrompt,
     SampledVocabulary,
     VanillaPrompt,
-    from_file,
+    from_prompt,
     truncated_svd,
 )
 from dpt_jax.t5x import numpy_checkpoints, prompt_state
 from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.vocabulary import task_vocabulary
-from dpt_jax.training.setup import init_prompt
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
 
@@ -135,8 +135,8 @@ def test_class_labels_start_at_the_restored_embeddings_of_their_pieces(pretraine
 def test_a_run_starts_from_a_npy_file(pretrained, tmp_path):
     array = np.random.default_rng(0).normal(size=(tiny.LENGTH, tiny.WIDTH)).astype(np.float32)
     np.save(tmp_path / "prompt.npy", array)
-    file = str(tmp_path / "prompt.npy")
-    vanilla = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(file))
+    file = PromptFile(str(tmp_path / "prompt.npy"))
+    vanilla = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_prompt(file))
     state = checkpointer(tmp_path / "a", vanilla).restore(path=str(pretrained[0]))
     np.testing.assert_array_equal(tiny.prompt_of(state)["prompt"], array)
     svd = DecomposedPrompt(
@@ -158,7 +158,7 @@ def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_pat
     file = tmp_path / "prompt.npy"
     if shape:
         np.save(file, np.zeros(shape, np.float32))
-    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(file)))
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_prompt(PromptFile(str(file))))
     with pytest.raises(InputError, match=message):
         # There is nothing here that could be read.
         checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "pretrained"))
@@ -184,7 +184,7 @@ def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_
 def test_a_resumed_run_needs_no_file_that_its_prompt_started_from(pretrained, tmp_path):
     file = tmp_path / "prompt.npy"
     np.save(file, np.zeros((tiny.LENGTH, tiny.WIDTH), np.float32))
-    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(file)))
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=from_prompt(PromptFile(str(file))))
     state = checkpointer(tmp_path, prompt).restore(path=str(pretrained[0]))
     checkpointer(tmp_path, prompt).save(moved(state, 2))
     file.unlink()
@@ -311,7 +311,7 @@ def test_an_evaluation_takes_a_npy_file_beside_a_plain_checkpoint(pretrained, tm
     array = np.random.default_rng(0).normal(size=(tiny.LENGTH, tiny.WIDTH)).astype(np.float32)
     np.save(tmp_path / "prompt.npy", array)
     prompt = VanillaPrompt(
-        tiny.LENGTH, tiny.WIDTH, prompt_init=from_file(str(tmp_path / "prompt.npy"))
+        tiny.LENGTH, tiny.WIDTH, prompt_init=from_prompt(PromptFile(str(tmp_path / "prompt.npy")))
     )
     found = checkpointer(prompt=prompt, training=False).restore(path=str(pretrained[0]))
     np.testing.assert_array_equal(tiny.prompt_of(found)["prompt"], array)
