@@ -23,8 +23,8 @@ def points(tmp_path):
             "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 6},
             "PROMPT_LENGTH": runs.PROMPT_LENGTH,
             "NUM_BUCKETS": 1,
-            "TRAIN_STEPS": 10,
-            "EVAL_PERIOD": 5,
+            "TRAIN_STEPS": 3,
+            "EVAL_PERIOD": 3,
             "RANDOM_SEED": seed,
             "LEARNING_RATE_PEAK": rate,
             "BOTTLENECK": bottleneck,
@@ -73,7 +73,7 @@ def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tm
     assert (diverged.status, done.status) == ("failed", "done")
     assert "is nan at step 2, learning rate 1e+30" in diverged.error
     assert diverged.together == done.together == 2
-    assert json.loads((tmp_path / "1" / "summary.json").read_text())["last_step"] == 10
+    assert json.loads((tmp_path / "1" / "summary.json").read_text())["last_step"] == 3
     # Pytest has Python's own streams; in a process of a sweep these lines are in the logs.
     out, err = capfd.readouterr()
     assert "Trains together with 0" in out
