@@ -75,6 +75,7 @@ def test_the_last_line_says_what_was_made(source, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{target}: {count:,} parameters, bfloat16, ")
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_through_google_cloud_storages_own_protocol(tmp_path):
     if not GOLDENS.exists():
         pytest.skip("the checkpoints that T5X wrote are not on this machine")
@@ -89,6 +90,7 @@ def test_a_bucket_is_read_through_google_cloud_storages_own_protocol(tmp_path):
     assert names(tmp_path) == ["ours"]
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_looks_finished_and_a_rerun_succeeds(
     source, params, tmp_path
 ):
@@ -115,6 +117,7 @@ def test_the_work_of_a_conversion_that_still_runs_is_not_taken_for_a_leftover(so
         shutil.rmtree(tmp_path / "target")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["dpt", "hf"])
 def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(source, tmp_path, to):
     before = names(tmp_path)

@@ -16,6 +16,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["4x1x1", "2x1x2"])
 @pytest.mark.parametrize("beams", generating.BEAMS)
 def test_a_divided_cpu_generates_what_one_device_does(found, mesh, beams):
@@ -30,6 +31,7 @@ def test_a_divided_cpu_generates_what_one_device_does(found, mesh, beams):
     assert len(np.unique(tokens, axis=0)) > 4  # The rows are told apart.
 
 
+@pytest.mark.slow
 def test_one_device_decodes_where_each_has_all_weights(found):
     devices = {name.split(",")[0]: result["devices"] for name, result in found.items()}
     assert devices == {"4x1x1": 1, "2x1x2": 4}

@@ -80,6 +80,7 @@ def full_forward_scores(config, params, rows, prompt):
     return [[next(sums) for _ in row["candidates"]] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [16, 3])
 def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_size):
     prompt = np.random.default_rng(2).normal(size=(4, runs.WIDTH)).astype(np.float32)
@@ -147,6 +148,7 @@ def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
             assert score == pytest.approx(-float(loss) * labels.numel(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_and_dpt_evaluate_score_by_rank(backbone, tmp_path, capsys):
     run = tmp_path / "run"
     argv = runs.arguments(

@@ -111,6 +111,7 @@ def programs(config):
     return jax.jit(apply), jax.jit(generate)
 
 
+@pytest.mark.slow
 def test_logits_and_greedy_tokens_equal_pytorchs(family):
     model, folder = family
     config, params = load_backbone(folder)
@@ -123,6 +124,7 @@ def test_logits_and_greedy_tokens_equal_pytorchs(family):
     np.testing.assert_array_equal(tokens, greedy_tokens(model))
 
 
+@pytest.mark.slow
 def test_to_our_folder_and_back_gives_the_same_model_bit_for_bit(family, tmp_path):
     model, folder = family
     convert(folder, tmp_path / "ours")

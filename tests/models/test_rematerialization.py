@@ -68,6 +68,7 @@ def saved_numbers(loss, prompt, capsys):
     return total
 
 
+@pytest.mark.slow
 def test_every_policy_gives_the_same_gradient_with_dropout(params):
     def gradient(policy):
         # Every layer is wrapped by itself: one shows what two would.
@@ -81,6 +82,7 @@ def test_every_policy_gives_the_same_gradient_with_dropout(params):
         )
 
 
+@pytest.mark.slow
 def test_every_policy_declares_the_same_parameters():
     def names(policy):
         shapes = jax.eval_shape(
@@ -93,6 +95,7 @@ def test_every_policy_declares_the_same_parameters():
     assert names("none") == names("minimal") == names("full")
 
 
+@pytest.mark.slow
 def test_each_policy_keeps_less_than_the_one_before(params, capsys):
     kept = [saved_numbers(loss_of(p, params), params["prompt"], capsys) for p in REMAT_POLICIES]
     none, minimal, full = kept

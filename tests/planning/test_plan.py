@@ -95,6 +95,7 @@ def test_decoding_costs_less_than_training(compiled):
     assert 0 < compiled["decoding"]["flops"] < compiled["2x2x2/1"]["flops"]
 
 
+@pytest.mark.slow
 def test_meshes_divide_the_model_and_hold_its_weights():
     found = set(plan.meshes(large_config(), parse_topology("v5e:4x4")))
     # 22 GB in bfloat16 on chips of 16 GB: four of them leave half of their memory.

@@ -64,6 +64,7 @@ def test_what_a_point_prints_goes_to_its_log(tmp_path, capfd):
     assert log.read_text() == "first\nas a library\nsecond\nas a library\n"
 
 
+@pytest.mark.slow
 def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tmp_path, capfd):
     # One backbone, and a rate of which a prompt's products overflow.
     for point, rate in zip(points, (1e30, 0.25), strict=True):
@@ -80,6 +81,7 @@ def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tm
     assert "2 runs train together: 1 at a time" in err and "The others go on." in err
 
 
+@pytest.mark.slow
 def test_points_that_cannot_be_trained_together_are_trained_alone(points, tmp_path, capfd):
     job = {"points": points, "search_paths": [str(tmp_path)], "members_at_once": None}
     outcomes = list(worker.train_points(job))

@@ -25,6 +25,7 @@ def python(code: str, **environment) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_importing_takes_no_network_and_registers_once():
     code = """
 import importlib, socket

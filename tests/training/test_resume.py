@@ -111,6 +111,7 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
     assert runs.contents(broken) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
     backbone, tmp_path, monkeypatch, stop
@@ -143,6 +144,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
     same_run(broken, whole)
 
 
+@pytest.mark.slow
 def test_training_on_from_a_finished_run_is_training_longer(backbone, tmp_path):
     def config(folder, steps):
         return runs.run_config(
@@ -160,6 +162,7 @@ def test_training_on_from_a_finished_run_is_training_longer(backbone, tmp_path):
 OTHER_T5 = T5Config(emb_dim=runs.WIDTH, dropout_rate=0.0, **runs.SIZES | {"mlp_dim": 64})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
@@ -201,6 +204,7 @@ def finished(backbone, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_another_backbone_or_optimizer_is_refused(backbone, finished, tmp_path):
     from dpt_jax.interop import save_backbone
 
