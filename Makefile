@@ -51,6 +51,7 @@ bench: $(FULL)
 	$(PY) benchmarks/train_step.py
 	$(PY) benchmarks/epoch.py $(ARGS)
 	$(PY) benchmarks/convert.py
+	$(PY) benchmarks/startup.py
 
 # Checked on every call, because a stamp cannot know that PYTHON changed.
 interpreter:

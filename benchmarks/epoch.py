@@ -7,7 +7,7 @@ few-shot SuperGLUE as T5 text where the data lies beside the checkout, else gene
 lengths. T5-Small's shape with random weights, 100 prompt tokens, batches of 16, float32, AdamW,
 dropout 0.1 in training (T5's own rate) unless `--dropout` says otherwise, 2 threads. Ours trains
 and decodes in 16 length buckets (`NUM_BUCKETS`, 8 by default); theirs takes random batches, each
-padded to its own longest row. Evaluation decodes exactly 8 tokens a row on both sides. The sides
+padded to its own longest row. Evaluation decodes exactly 8 tokens per row on both sides. The sides
 take turns batch by batch, each in its own process. What compiles does so in a first pass over the
 buckets, which is not timed.
 
@@ -34,7 +34,7 @@ PHASES = ("train", "generate")
 
 
 class OurPass:
-    """Batches by length, and the first pass that compiles a program a bucket."""
+    """Batches by length, and the first pass that compiles one program per bucket."""
 
     def __init__(self, rows, size: Size, dropout: float, num_buckets: int):
         from ours import Ours
@@ -139,7 +139,7 @@ def serve(options: argparse.Namespace, size: Size) -> None:
     """The child: batches of the pass on demand."""
     processes.use_cores(options.threads)
     if options.side == "ours":
-        processes.use_a_device_a_core(options.threads)
+        processes.use_one_device_per_core(options.threads)
     _, rows = load_rows(options, size)
     if options.side == "ours":
         side = OurPass(rows, size, options.dropout, options.buckets)

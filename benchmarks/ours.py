@@ -40,7 +40,7 @@ class Ours:
         params = jax.jit(
             lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
         )(jax.random.key(0))
-        # One XLA device a core, the batch split over them: the mesh of `MESH = (-1, 1, 1)`.
+        # One XLA device per core, the batch split over them: the mesh of `MESH = (-1, 1, 1)`.
         self._mesh = partitioning.make_mesh()
         # From the host, as in training: the devices of a CPU then share one copy.
         params = jax.tree.map(np.asarray, params)
@@ -67,7 +67,7 @@ class Ours:
         return float(metrics["loss"])
 
     def generate(self, tokens: np.ndarray, length: int) -> np.ndarray:
-        """Greedy decoding of exactly `length` tokens a row."""
+        """Greedy decoding of exactly `length` tokens per row."""
         if length not in self._generators:
             # No token is the end: both sides decode every position.
             self._generators[length] = Generator(self.model, self._mesh, length, eos_id=-1)

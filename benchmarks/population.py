@@ -141,7 +141,7 @@ def measure(folder: pathlib.Path, bindings: dict[str, object]) -> dict[str, obje
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, help="updates a point; default: the demo's own")
+    parser.add_argument("--steps", type=int, help="updates per point; default: the demo's own")
     parser.add_argument("--tiny", action="store_true", help="two points, to see that it runs")
     options = parser.parse_args()
     bindings: dict[str, object] = {"MIXTURE_OR_TASK_NAME": "demo_wordsense"}

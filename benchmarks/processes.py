@@ -20,7 +20,7 @@ from dpt_jax.huge_pages import restart_with_huge_pages
 
 
 class Side:
-    """One side: a child process that answers questions, one JSON object a line."""
+    """One side: a child process that answers questions, one JSON object per line."""
 
     def __init__(self, process: subprocess.Popen):
         self._process = process
@@ -81,11 +81,11 @@ def use_cores(count: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
-def use_a_device_a_core(count: int) -> None:
+def use_one_device_per_core(count: int) -> None:
     """Sets this process up, before JAX is imported, as one that trains on a CPU should be.
 
-    The `dpt` command takes huge pages by itself; XLA is given a device a core, over which the batch
-    is split, by `XLA_FLAGS=--xla_force_host_platform_device_count=N dpt train`.
+    The `dpt` command takes huge pages by itself; XLA is given one device per core, over which the
+    batch is split, by `XLA_FLAGS=--xla_force_host_platform_device_count=N dpt train`.
     """
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={count}"
     restart_with_huge_pages()

@@ -85,8 +85,8 @@ def read(path: pathlib.Path) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """The rows as Markdown, by model and slice."""
     lines = [
-        "| T5 | slice | chips | mesh | batch | memory a chip, GiB | step, ms | of it collectives | "
-        "examples/s | examples/s a chip | of peak |",
+        "| T5 | slice | chips | mesh | batch | memory per chip, GiB | step, ms | of it collectives "
+        "| examples/s | examples/s per chip | of peak |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in sorted(rows, key=lambda r: (list(NAMES).index(r["model"]), r["topology"])):

@@ -59,7 +59,7 @@ class Theirs:
 
     @torch.inference_mode()
     def generate(self, tokens, length: int):
-        """Greedy decoding of exactly `length` tokens a row."""
+        """Greedy decoding of exactly `length` tokens per row."""
         self._model.eval()
         tokens = torch.as_tensor(tokens, dtype=torch.long)
         generated = self._model.generate(

@@ -8,7 +8,7 @@ dropout rate: 0.1, T5's own and what PEFT trains a T5 with unless told otherwise
 PEFT's step takes two thirds longer with dropout than without (`--dropout 0`), ours hardly changes,
 and without it the ratio is near 1.
 The two sides take turns, each in its own process; medians over the turns. Ours splits the batch
-over one XLA device a core and takes memory in huge pages (`processes.use_a_device_a_core`).
+over one XLA device per core and takes memory in huge pages (`processes.use_one_device_per_core`).
 
 The last line is a JSON object:
   step_seconds, peft_step_seconds  a step: forward, backward to the prompt, update.
@@ -55,7 +55,7 @@ def serve(side: str, size: Size, dropout: float, threads: int) -> None:
     """The child: steps and matrix products on demand."""
     processes.use_cores(threads)
     if side == "ours":
-        processes.use_a_device_a_core(threads)
+        processes.use_one_device_per_core(threads)
         import ours as library
 
         model = library.Ours(size, dropout)

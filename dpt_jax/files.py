@@ -166,7 +166,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write_json_lines(path: str | os.PathLike, records: Iterable[Any]) -> None:
-    """Writes a JSON value a line, atomically."""
+    """Writes one JSON value per line, atomically."""
     with atomic_write(path) as temporary, open(temporary, "w") as file:
         for record in records:
             file.write(json_dumps(record) + "\n")

@@ -38,8 +38,8 @@ _RETIRED = (
     # Sweeps are a package of their own.
     (r"^from dpt_jax\.analysis import sweeps\b", "from dpt_jax import sweeps"),
     # `dpt convert` took the cache's place; a folder that is still set is refused: see `_GONE`.
-    (r"^.*\bconverted_checkpoint_cache *= *(None|%\w+) *\n", ""),
-    (r"^CONVERTED_CHECKPOINT_CACHE *= *None *\n", ""),
+    (r"^.*\bconverted_checkpoint_cache *= *(None|%\w+) *$\n?", ""),
+    (r"^CONVERTED_CHECKPOINT_CACHE *= *None *$\n?", ""),
     # Initializers take arrays; they took a path and a function that reads it.
     (
         r"^(\S*)\binitializers\.(from_file\.path|truncated_svd\.prompt) = (?!@)",
@@ -71,6 +71,7 @@ def parse(
     gin_files: Sequence[str],
     gin_bindings: Sequence[str] = (),
     gin_search_paths: Sequence[str] = (),
+    of_run: bool = False,
 ) -> None:
     """Parses gin files and bindings into gin's global configuration, replacing what is there.
 
@@ -81,10 +82,12 @@ def parse(
       gin_files: files, later ones override earlier ones.
       gin_bindings: bindings such as `BATCH_SIZE = 32`, which override all files.
       gin_search_paths: further folders to look in.
+      of_run: a `RunConfig` is to be built of them, so that one of the files has to say how.
 
     Raises:
       InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
-        a macro that nothing uses, or one that had to be set and is not.
+        a macro that nothing uses, or one that had to be set and is not; and for a run without a
+        run file.
     """
     folders = ["", *gin_search_paths, str(gin_configs())]
     if any(_imports_tasks(file, folders) for file in gin_files):
@@ -92,7 +95,24 @@ def parse(
     _parse_files(gin_files, gin_search_paths)
     for binding in gin_bindings:
         _parse_binding(binding)
+    if of_run and not any(
+        selector.endswith(".RunConfig") and "model" in arguments
+        for (_, selector), arguments in gin.config._CONFIG.items()
+    ):
+        raise InputError(
+            f"{_files_named(gin_files)} no run file, which gives a run its model, prompt and task. "
+            f"{_ADD_RUN_FILE}, before the others."
+        )
     _check_macros()
+
+
+_ADD_RUN_FILE = "Add --gin_file=runs/prompt_train.gin"
+
+
+def _files_named(gin_files: Sequence[str]) -> str:
+    if len(gin_files) == 1:
+        return f"{gin_files[0]} is"
+    return f"Among {', '.join(gin_files)} is"
 
 
 def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
@@ -109,6 +129,13 @@ def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> N
         raise InputError(_explain(e)) from e
 
 
+def _as_now(text: str) -> str:
+    """The text of a gin file with what `_RETIRED` lists replaced."""
+    for retired, now in _RETIRED:
+        text = re.sub(retired, now, text, flags=re.MULTILINE)
+    return text
+
+
 def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
     """A reader of gin files that replaces what `_RETIRED` lists."""
     original = getattr(read, "__wrapped__", read)
@@ -116,14 +143,87 @@ def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
     @functools.wraps(original)
     def reader(path: str) -> io.StringIO:
         with original(path) as file:
-            text = file.read()
-        for retired, now in _RETIRED:
-            text = re.sub(retired, now, text, flags=re.MULTILINE)
-        replaced = io.StringIO(text)
+            replaced = io.StringIO(_as_now(file.read()))
         replaced.name = path  # For gin's messages.
         return replaced
 
     return reader
+
+
+def parse_part(file: pathlib.Path, root: str, gin_bindings: Sequence[str] = ()) -> None:
+    """Parses of a run's `config.gin` what one configurable needs; nothing else is imported.
+
+    Args:
+      file: the file, without `include`.
+      root: the configurable's name without its module, such as `RunConfig`.
+      gin_bindings: as in `parse`.
+
+    Raises:
+      InputError: as `parse` does.
+    """
+    gin.clear_config(clear_constants=True)
+    try:
+        gin.parse_config(part(_as_now(file.read_text()), root))
+    except _PARSE_ERRORS as e:
+        raise InputError(_explain(e)) from e
+    for binding in gin_bindings:
+        _parse_binding(binding)
+    _check_macros()
+
+
+class _Reference(str):
+    """`@scope/module.name()` or `%MACRO`, which a container prints as it is."""
+
+    __repr__ = str.__str__
+
+
+class _References(gin.config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name, evaluate):
+        return _Reference(f"@{scoped_configurable_name}{'()' if evaluate else ''}")
+
+    def macro(self, macro_name):
+        return _Reference(f"%{macro_name}")
+
+
+def part(text: str, root: str) -> str:
+    """The statements of a gin text that a configurable needs, found by following its references.
+
+    Args:
+      text: bindings and imports.
+      root: the configurable's name without its module.
+    """
+    statements = list(gin.config_parser.ConfigParser(text, _References()))
+    imports = [s for s in statements if isinstance(s, gin.config_parser.ImportStatement)]
+    bindings = [s for s in statements if isinstance(s, gin.config_parser.BindingStatement)]
+    needed, known = {root}, 0
+    while len(needed) > known:
+        known = len(needed)
+        for binding in bindings:
+            if _last_name(binding.selector) in needed:
+                needed |= {_last_name(name) for name in _referred(binding.value)}
+    kept = [binding for binding in bindings if _last_name(binding.selector) in needed]
+    names = [name for b in kept for name in (b.selector, *_referred(b.value))]
+    modules = {"dynamic_registration", *(name.partition(".")[0] for name in names)}
+    lines = [s.format() for s in imports if s.bound_name() in modules]
+    for scope, selector, argument, value, _ in kept:
+        name = "/".join(filter(None, (scope, selector)))
+        lines.append(f"{name}{'.' if argument else ''}{argument} = {value!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _referred(value: Any) -> Iterator[str]:
+    """The selectors that a parsed value refers to, without their scopes."""
+    if isinstance(value, _Reference):
+        yield value.strip("@%()").split("/")[-1]
+    elif isinstance(value, dict):
+        yield from _referred([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for element in value:
+            yield from _referred(element)
+
+
+def _last_name(selector: str) -> str:
+    return selector.split(".")[-1]
 
 
 def _in_package(path: str) -> bool:
@@ -307,8 +407,8 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
         missing = re.search(r"No values supplied by Gin or caller for arguments: \[(.*)\]", str(e))
         if missing:
             raise InputError(
-                f"Nothing sets {missing.group(1)} of {configurable.__name__}. Add "
-                "--gin_file=runs/prompt_train.gin, which binds them to macros."
+                f"Nothing sets {missing.group(1)} of {configurable.__name__}. {_ADD_RUN_FILE}, "
+                "which binds them to macros."
             ) from e
         # Gin appends where it was when it failed, which matters only where the message does not.
         message, _, where = str(e).strip().partition("\n  In call to configurable ")

@@ -1,8 +1,8 @@
 """Memory in huge pages, for training on a CPU.
 
 XLA takes the arrays of every step from malloc and gives them back, and Linux then faults them in
-again 4 KB at a time: some 190,000 faults a step at T5-Small's size, a tenth of its time. glibc asks
-for huge pages where a tunable says so, but reads it before a program's first line.
+again 4 KB at a time: some 190,000 faults per step at T5-Small's size, a tenth of its time. glibc
+asks for huge pages where a tunable says so, but reads it before a program's first line.
 """
 
 import os

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +11,8 @@ from jaxtyping import Float
 
 from dpt_jax import run_files
 from dpt_jax.data.batches import evaluation_batches
+from dpt_jax.data.kept_vocabulary import KeptVocabulary
+from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation.evaluator import decode_text
@@ -73,9 +76,36 @@ class Predictor:
       prompts: folded prompts by name; None stands for no prompt.
     """
 
-    def __init__(self, prepared: Prepared, prompts: Mapping[str, PromptArray | None]):
+    def __init__(
+        self,
+        prepared: Prepared,
+        prompts: Mapping[str, PromptArray | None],
+        vocabulary: KeptVocabulary | None = None,
+    ):
+        """Takes what to generate with.
+
+        Args:
+          prepared: the model.
+          prompts: folded prompts by name; None stands for no prompt.
+          vocabulary: what the run's folder keeps; None asks the task, which takes SeqIO.
+
+        Raises:
+          InputError: when the vocabulary is not the model's.
+        """
         self.prompts = dict(prompts)
         self._prepared = prepared
+        self._vocabulary: Any = vocabulary
+        if vocabulary is None:
+            self._vocabulary = prepared.vocabulary
+            self._add_eos = prepared.task.output_features["inputs"].add_eos
+        else:
+            config, self._add_eos = prepared.config, vocabulary.add_eos
+            check_vocabulary(
+                vocabulary,
+                config.model,
+                config.mixture_or_task_name,
+                config.initial_checkpoint_path,
+            )
         self._programs: dict[int, Generator] = {}
 
     def __call__(self, texts: Sequence[str], prompt_names: Sequence[str]) -> list[str]:
@@ -110,10 +140,10 @@ class Predictor:
         return outputs
 
     def _tokenize(self, text: str, row: int) -> np.ndarray:
-        config, feature = self._prepared.config, self._prepared.task.output_features["inputs"]
-        ids = list(self._prepared.vocabulary.encode(text))
-        if feature.add_eos:
-            ids.append(self._prepared.vocabulary.eos_id)
+        config = self._prepared.config
+        ids = list(self._vocabulary.encode(text))
+        if self._add_eos:
+            ids.append(self._vocabulary.eos_id)
         limit = config.task_feature_lengths["inputs"]
         if len(ids) > limit:
             if config.overlength != "truncate":
@@ -143,7 +173,7 @@ class Predictor:
                 placed = partitioning.put_batch({"tokens": batch}, prepared.mesh)
                 generated = np.asarray(self._program(prompt_length)(params, placed["tokens"]))
             for i, row in zip(indices, generated, strict=False):
-                outputs[i] = decode_text(prepared.vocabulary, row)
+                outputs[i] = decode_text(self._vocabulary, row)
         return outputs
 
     def _program(self, prompt_length: int) -> Generator:

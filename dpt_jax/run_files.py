@@ -5,9 +5,10 @@
     config.gin            the operative configuration
     run.json              the run's identity, the last of the files that a run starts with
     few_shot.json         the drawn examples of few-shot tasks
+    vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces
     checkpoints/<step>/   what training changes, for a restart
     numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors)
-    metrics.jsonl         a JSON object a line, and TensorBoard events beside it
+    metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
 """
@@ -24,6 +25,9 @@ CONFIG = "config.gin"
 IDENTITY = "run.json"
 # {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
 FEW_SHOT = "few_shot.json"
+# How the task's vocabulary turns text into ids, and the pieces of one that has pieces.
+VOCABULARY = "vocabulary.json"
+PIECES = "sentencepiece.model"
 CHECKPOINTS = "checkpoints"
 NUMPY_CHECKPOINTS = "numpy_checkpoints"
 METRICS = "metrics.jsonl"

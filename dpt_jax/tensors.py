@@ -37,7 +37,7 @@ Params = dict[str, Any]
 Shape = tuple[int, ...]
 
 
-# A rectangle of an array: a slice an axis, with a start, a stop and no step.
+# A rectangle of an array: a slice per axis, with a start, a stop and no step.
 Region = tuple[slice, ...]
 
 

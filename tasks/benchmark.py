@@ -27,7 +27,7 @@ class Benchmark:
       classes: the class of each label, in order; empty where rows have no label.
       sizes: rows of each split, answer options in MultiRC and queries in ReCoRD.
       train_examples: (input, target) pairs that T5 trains on, where they are not the rows: WSC's
-        true ones, and one an answer in ReCoRD.
+        true ones, and one per answer in ReCoRD.
     """
 
     name: str

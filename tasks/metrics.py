@@ -170,7 +170,7 @@ def _without_determiners(text: str) -> str:
 
 
 def superglue_average(results: Mapping[str, Mapping[str, float]]) -> float:
-    """The mean over the eight tasks, one number a task: accuracy, or F1 for MultiRC and ReCoRD.
+    """The mean over the eight tasks, one number per task: accuracy, or F1 for MultiRC and ReCoRD.
 
     As the DPT paper averages them (Tables 1 and 2).
 
@@ -187,7 +187,7 @@ def superglue_average(results: Mapping[str, Mapping[str, float]]) -> float:
         if name not in BENCHMARKS:
             raise TaskError(f"{task!r} is none of SuperGLUE's tasks: {', '.join(BENCHMARKS)}.")
         if name in numbers:
-            raise TaskError(f"There are two results for {name!r}; the average takes one a task.")
+            raise TaskError(f"There are two results for {name!r}; the average takes one per task.")
         metric = "f1" if name in ("multirc", "record") else "accuracy"
         if metric not in metrics:
             raise TaskError(f"The result of {task!r} has no {metric!r} but {', '.join(metrics)}.")

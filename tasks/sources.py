@@ -86,7 +86,10 @@ class SuperGlueSource(seqio.DataSource):
             )
         folder = settings.superglue_dir()
         if folder:
-            dataset = _from_rows(self.benchmark, jsonl.read(self.benchmark, folder, split))
+            rows = jsonl.read(self.benchmark, folder, split)
+            if name == "record" and split == "train":
+                _warn_of_unanswered(rows)
+            dataset = _from_rows(self.benchmark, rows)
         else:
             dataset = _from_tfds(self.benchmark, split)
         if name == "wsc":
@@ -94,7 +97,7 @@ class SuperGlueSource(seqio.DataSource):
             if split == "train":
                 dataset = dataset.filter(lambda row: row["label"] == 1)
         if name == "record" and split == "train":
-            dataset = _Unanswered().dropped(dataset)
+            dataset = dataset.filter(lambda row: tf.size(row["answers"]) > 0)
         return dataset
 
     def few_shot_ids(self) -> list[list[int]]:
@@ -139,6 +142,11 @@ class SuperGlueSource(seqio.DataSource):
         if self.benchmark.name != "record":
             return sum(1 for _ in dataset)
         return sum(len(targets) for targets in dataset.map(lambda row: row["targets"]))
+
+
+def _warn_of_unanswered(rows: list[jsonl.Row]) -> None:
+    if count := sum(not row["answers"] for row in rows):
+        logging.warning("ReCoRD: %d training queries have no answer and are left out.", count)
 
 
 def _equal(chosen: list[list[int]], idx: tf.Tensor) -> tf.Tensor:
@@ -240,36 +248,3 @@ def _with_candidates(dataset: tf.data.Dataset) -> tf.data.Dataset:
     nouns = tf.data.Dataset.from_tensor_slices(_ragged(wsc.candidates(rows)))
     pairs = tf.data.Dataset.zip((dataset, nouns))
     return pairs.map(lambda row, found: row | {"candidates": found})
-
-
-class _Unanswered:
-    """Leaves out ReCoRD's training queries without an answer, and says how many there were."""
-
-    def __init__(self):
-        self._count = 0
-
-    def _add(self) -> bool:
-        self._count += 1
-        return False
-
-    def _end(self):
-        if self._count:
-            logging.warning(
-                "ReCoRD: %d training queries have no answer and are left out.", self._count
-            )
-        self._count = 0
-        yield from ()
-
-    def dropped(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The rows with an answer; the count is said at the end of every pass."""
-
-        def answered(row):
-            # Python is called only for what is dropped.
-            return tf.cond(
-                tf.size(row["answers"]) > 0,
-                lambda: True,
-                lambda: tf.ensure_shape(tf.py_function(self._add, [], tf.bool), []),
-            )
-
-        end = tf.data.Dataset.from_generator(self._end, output_signature=dataset.element_spec)
-        return dataset.filter(answered).concatenate(end)

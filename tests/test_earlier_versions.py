@@ -161,6 +161,14 @@ def test_sweeps_were_part_of_the_analysis(tmp_path):
     )
 
 
+def test_a_users_file_may_still_say_that_there_are_no_converted_copies(run):
+    text = "from __gin__ import dynamic_registration\nfrom dpt_jax.training import config\n"
+    block = "config.RunConfig:\n  converted_checkpoint_cache = None\n  beam_size = 3\n"
+    pathlib.Path("mine.gin").write_text(text + block + "CONVERTED_CHECKPOINT_CACHE = None")
+    gin_utils.parse(["run/config.gin", "mine.gin"])
+    assert gin_utils.build(RunConfig).beam_size == 3
+
+
 @pytest.mark.parametrize("given", ["file", "included file", "flag"])
 def test_a_folder_of_converted_copies_is_refused_with_what_took_its_place(run, given):
     setting = "CONVERTED_CHECKPOINT_CACHE = 'copies'"

@@ -20,7 +20,7 @@ demo gin_utils
 data analysis interop
 devices models
 tensors run_files
-prompts files huge_pages tasks
+prompts files huge_pages progress tasks
 errors
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}

@@ -83,7 +83,7 @@ def call(capsys, *argv, stdin=None, monkeypatch=None):
 
 
 def greedy_by_recompute(folder, prompt, text):
-    """What the prompted model says, one full forward pass a token, without any cache."""
+    """What the prompted model says, one full forward pass per token, without any cache."""
     from dpt_jax.interop import load_backbone
     from dpt_jax.prompts import VanillaPrompt
 

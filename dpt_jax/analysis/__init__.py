@@ -1,1 +1,1 @@
-"""Reading results back: learning curves and their plots."""
+"""Results read back: tables, claims, figures and pages of runs, and the spectrum of a prompt."""

@@ -11,7 +11,6 @@ from typing import Any
 from dpt_jax.analysis import panels, tables
 from dpt_jax.analysis.tables import Row
 from dpt_jax.errors import InputError, nearest_names
-from dpt_jax.files import atomic_write
 
 # Singular values below this share of the largest are rounding in float32.
 _ROUNDING = 1e-6
@@ -71,7 +70,8 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
 def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The score at every evaluation, mean and range over seeds.
 
-    Options: `lines`, the axis that gives a line each; without it, every row of the table.
+    Options: `lines`, the axis that gives a line each; without it, every row of the table. `levels`,
+    constants by name and column, such as chance, each a dashed line.
     """
     lines = [options["lines"]] if options.get("lines") else report["rows"]
     name = tables.namer(report)
@@ -82,11 +82,14 @@ def curves(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str,
             series = _mean_curve(of_line, "score", report["scale"])
             if series:
                 panels.line(axis, series, look, label, marker=None)
+        for label, constants in options.get("levels", {}).items():
+            constant = constants[chosen[0]["axes"][report["columns"]]]
+            panels.level(axis, report["scale"] * constant, panels.GREY, label)
         axis.set_xlabel("training step")
     return drawn.finish(report["score"], tables.ranged(rows, report))
 
 
-def rank(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+def probe(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The signs of the probe's spectrum and its rank over training (Figures 3 and 9)."""
     del options
     drawn = panels.Panels(report, rows, used=(), average=False)
@@ -137,7 +140,7 @@ KINDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "parameters": parameters,
     "curves": curves,
-    "rank": rank,
+    "rank": probe,
     "spectra": spectra,
 }
 _OPTIONS = {"score": {"x", "lines", "log"}, "rank": set()}
@@ -184,8 +187,7 @@ def write_all(
     for kind, options in report["figures"].items():
         figure = KINDS[kind](done, report, options)
         for suffix in (".pdf", ".png"):
-            with atomic_write(folder / f"{kind}{suffix}") as temporary:
-                figure.savefig(temporary, dpi=150)
+            panels.save(figure, folder / f"{kind}{suffix}")
         yield folder / f"{kind}.png"
 
 

@@ -1,10 +1,12 @@
 """How figures look: panels side by side, lines with their range, one legend and one caption."""
 
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.analysis import tables
 from dpt_jax.analysis.tables import Row
+from dpt_jax.files import atomic_write
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; markers do it without colour.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -12,11 +14,11 @@ _MARKERS = "os^Dv<>P"
 # Methods look the same in every figure.
 _METHODS = ("PT", "Res PT", "DPT", "fine-tuning")
 _MOST_IN_A_ROW = 5
-_GREY = "0.35"
+GREY = "0.35"
 
 
 class Panels:
-    """A grid of axes: a panel a column of the report, for each value of the axes not shown else."""
+    """A grid of axes: one per column of the report, for each value of the axes not shown else."""
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class Panels:
         """Adds what belongs to all panels, and returns the figure."""
         figure = self._figure
         figure.supylabel(ylabel, fontsize=9)
-        figure.supxlabel(caption, fontsize=8, color=_GREY)
+        figure.supxlabel(caption, fontsize=8, color=GREY)
         # A line may be missing in one panel, so the legend is of all.
         entries: dict[str, Any] = {}
         for axis in self._axes.ravel():
@@ -117,7 +119,7 @@ Look = tuple[Any, str]
 
 
 def looks(keys: Sequence[tuple]) -> list[Look]:
-    """A colour and a marker a line: methods have their own, numbers go from dark to light."""
+    """A colour and a marker per line: methods have their own, numbers go from dark to light."""
     import matplotlib
 
     values = [key[0] if len(key) == 1 else None for key in keys]
@@ -132,6 +134,12 @@ def looks(keys: Sequence[tuple]) -> list[Look]:
     return [(_COLORS[i % len(_COLORS)], m) for i, m in zip(numbers, markers, strict=True)]
 
 
+def save(figure: Any, path: pathlib.Path) -> None:
+    """Writes a figure in the form that the path's suffix names, atomically."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
 def plain(axis: Any) -> None:
     """Gives a panel its looks."""
     axis.grid(alpha=0.25)
@@ -139,9 +147,9 @@ def plain(axis: Any) -> None:
     axis.tick_params(labelsize=8)
 
 
-def level(axis: Any, value: float, look: Look) -> None:
+def level(axis: Any, value: float, color: Any, label: str | None = None) -> None:
     """Draws a constant as a dashed line."""
-    axis.axhline(value, color=look[0], linestyle="--", linewidth=0.9)
+    axis.axhline(value, color=color, linestyle="--", linewidth=0.9, label=label)
 
 
 def line(
@@ -194,4 +202,4 @@ def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
 
 def note(axis: Any, x: float, y: float, text: str) -> None:
     """Writes a small text beside a point."""
-    axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=_GREY)
+    axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=GREY)

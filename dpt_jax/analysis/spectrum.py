@@ -89,7 +89,7 @@ def spectrum(prompt: Float[Any, "length embed"]) -> Spectrum:
       prompt: an array `[P, D]` with at least one row and column, all numbers finite.
 
     Raises:
-      ValueError: `prompt` has another rank, or is empty.
+      ValueError: `prompt` has another number of axes, or is empty.
     """
     array = np.asarray(prompt, np.float64)
     if array.ndim != 2 or array.size == 0:

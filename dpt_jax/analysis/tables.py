@@ -1,10 +1,11 @@
-"""Tables of sweeps in the paper's layout: a row a method, a column a task, mean ± deviation.
+"""Tables of sweeps in the paper's layout: a row per method, a column per task, mean ± deviation.
 
 From rows of `results.jsonl` alone.
 """
 
 import dataclasses
 import math
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -70,14 +71,19 @@ class Table:
     def markdown(self) -> str:
         """The table in Markdown, with caption and notes."""
         aligned = ["---"] * self.labels + ["---:"] * (len(self.header) - self.labels)
-        lines = ["| " + " | ".join(_escaped(cells)) + " |" for cells in (self.header, *self.rows)]
+        lines = [
+            "| " + " | ".join(map(as_markdown, cells)) + " |" for cells in (self.header, *self.rows)
+        ]
         lines.insert(1, "| " + " | ".join(aligned) + " |")
-        notes = [f"- {note}" for note in self.notes]
-        return "\n".join([*lines, "", self.caption, *([""] + notes if notes else [])]) + "\n"
+        notes = [f"- {as_markdown(note)}" for note in self.notes]
+        below = ["", as_markdown(self.caption), *([""] + notes if notes else [])]
+        return "\n".join([*lines, *below]) + "\n"
 
 
-def _escaped(cells: Sequence[str]) -> list[str]:
-    return [cell.replace("|", "\\|") for cell in cells]
+def as_markdown(text: str) -> str:
+    """A text in which Markdown finds nothing to mark up."""
+    # `_` marks up only at the ends of words, and `&` only before the name of a character.
+    return re.sub(r"[\\`*~\[\]<|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)", r"\\\g<0>", text)
 
 
 def value_of(row: Row, report: Mapping[str, Any]) -> float | None:

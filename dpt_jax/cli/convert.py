@@ -12,7 +12,6 @@ converted. TARGET appears when it is whole.
 
 import argparse
 import sys
-import time
 
 HELP = "convert a pretrained T5 between Hugging Face, T5X and our own format"
 
@@ -38,10 +37,11 @@ def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was made."""
     from dpt_jax.errors import InputError, path_given_by
     from dpt_jax.interop.conversion import convert
+    from dpt_jax.progress import Progress
 
     if args.gin_bindings:
         raise InputError(f"dpt convert takes no gin bindings, but got {args.gin_bindings[0]!r}.")
-    progress = _Progress()
+    progress = Progress("converted", shown=lambda nbytes: f"{nbytes / 1e9:.2f} GB")
     try:
         with path_given_by("SOURCE"):
             made = convert(args.source, args.target, args.to, args.dtype, progress.update)
@@ -56,26 +56,3 @@ def run(args: argparse.Namespace) -> int | None:
     nbytes = sum(tensor.nbytes for tensor in tensors)
     print(f"{args.target}: {count:,} parameters, {dtypes}, {nbytes / 1e9:.2f} GB")
     return None
-
-
-class _Progress:
-    """One line that is rewritten on a terminal; a line every ten seconds elsewhere."""
-
-    def __init__(self):
-        self._began = self._last = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._shown = False
-
-    def update(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last < (0.2 if self._terminal else 10) and done < total:
-            return
-        self._last = now
-        left = (now - self._began) * (total - done) / done
-        text = f"{done / 1e9:.2f} of {total / 1e9:.2f} GB  {done / total:4.0%}  {left:.0f} s left"
-        self._shown = True
-        print(text, end="\r" if self._terminal else "\n", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._shown and self._terminal:
-            print(file=sys.stderr)

@@ -12,6 +12,8 @@ import argparse
 import pathlib
 from typing import Any
 
+from dpt_jax.cli.console import print_table
+
 HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
 
 # Method -> its prompt's gin file and bindings of its own.
@@ -43,7 +45,6 @@ def run(args: argparse.Namespace) -> None:
     import dataclasses
 
     from dpt_jax import demo, gin_utils, inference
-    from dpt_jax.analysis.curves import plot_curves, read_curve
     from dpt_jax.files import write_json
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
@@ -92,26 +93,42 @@ def run(args: argparse.Namespace) -> None:
         }
     write_json(output / "summary.json", summary)
 
-    curves = {
-        task: {
-            method: read_curve(output / method / task, "validation", "accuracy", task)
-            for method in methods
-        }
-        for task in tasks
-    }
-    counts = {m: f"{summary['methods'][m]['trainable_parameters']:,}" for m in methods}
-    plot_curves(
-        output / "learning_curves.png",
-        curves,
-        levels={task: {"chance": summary["chance"][task]} for task in tasks},
-        labels={m: f"{m.replace('_', ' ')} ({counts[m]} parameters)" for m in methods}
-        | {"chance": "majority class"},
-        titles={task: task.removeprefix("demo_") for task in tasks},
-        ylabel="exact match on validation",
-        caption=f"one run a method and task, seed {args.seed}",
-    )
+    _draw(output, summary, tasks)
     _print_table(summary, tasks)
     print(f"\nWritten: {output / 'summary.json'}, {output / 'learning_curves.png'}")
+
+
+def _draw(output: pathlib.Path, summary: dict[str, Any], tasks: list[str]) -> None:
+    """The learning curves, drawn as a sweep's: a panel per task, a line per method."""
+    import dataclasses
+
+    from dpt_jax.analysis import figures, panels
+    from dpt_jax.analysis.report import Report
+    from dpt_jax.analysis.results import read_curves
+
+    rows = [
+        {
+            "axes": {"method": method, "task": task},
+            "curves": read_curves(output / method / task, "accuracy"),
+        }
+        for method in summary["methods"]
+        for task in tasks
+    ]
+    names = {
+        method: f"{method.replace('_', ' ')} ({found['trainable_parameters']:,} parameters)"
+        for method, found in summary["methods"].items()
+    }
+    report = Report(
+        title=f"Learning curves of the demo, seed {summary['seed']}",
+        score="exact match on validation, %",
+        scale=100,
+        names=names | {task: task.removeprefix("demo_") for task in tasks},
+    ).resolved(["method", "task"])
+    levels = {"majority class": summary["chance"]}
+    figure = figures.curves(rows, dataclasses.asdict(report), {"levels": levels})
+    for panel in figure.axes:
+        panel.set_ylim(-2, 102)
+    panels.save(figure, output / "learning_curves.png")
 
 
 def _chosen(flag: str, names: str, known: list[str]) -> list[str]:
@@ -129,33 +146,24 @@ def _chosen(flag: str, names: str, known: list[str]) -> list[str]:
 
 
 def _print_table(summary: dict[str, Any], tasks: list[str]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        title="Exact match on validation, best evaluation", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
-    table.add_column("method", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    for task in tasks:
-        table.add_column(task.removeprefix("demo_"), justify="right")
-    table.add_column("mean", justify="right")
-    table.add_column("seconds", justify="right")
-
-    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = "") -> None:
+    def row(name: str, accuracy: dict[str, float], parameters: str = "", seconds: str = "") -> list:
         mean = sum(accuracy.values()) / len(accuracy)
         cells = [f"{accuracy[task]:.3f}" for task in tasks]
-        table.add_row(name, parameters, *cells, f"{mean:.3f}", seconds)
+        return [name, parameters, *cells, f"{mean:.3f}", seconds]
 
-    row("majority class", summary["chance"])
-    row("no prompt", summary["no_prompt"])
-    table.add_section()
-    for method, found in summary["methods"].items():
+    rows = [row("majority class", summary["chance"]), row("no prompt", summary["no_prompt"]), []]
+    rows += [
         row(
             method.replace("_", " "),
             found["accuracy"],
             f"{found['trainable_parameters']:,}",
             f"{found['train_seconds']:.0f}",
         )
-    Console().print(table)
+        for method, found in summary["methods"].items()
+    ]
+    names = [task.removeprefix("demo_") for task in tasks]
+    print_table(
+        ["method", "parameters", *names, "mean", "seconds"],
+        rows,
+        title="Exact match on validation, best evaluation",
+    )

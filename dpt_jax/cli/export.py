@@ -88,7 +88,7 @@ def _from_run(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str,
     prompt, factors = load_prompt(folder, flag="--model_dir"), load_factors(folder, "--model_dir")
     base = BaseModel()
     if with_base:
-        config = runs.load_config(argparse.Namespace(**vars(args), gin_file=[]))
+        config, _ = runs.load_without_tasks(argparse.Namespace(**vars(args), gin_file=[]))
         path = config.initial_checkpoint_path
         base = BaseModel(
             path if path is not None and _hugging_face_config(path) is not None else None,

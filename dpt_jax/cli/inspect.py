@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from dpt_jax.cli.console import print_table
 
 if TYPE_CHECKING:
     from dpt_jax.analysis.spectrum import Spectrum
@@ -102,83 +104,61 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def _print(path: str, found: Any, rows: list[tuple], numbers: Any) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # What reads a pipe has no width: nothing is to be folded or cut.
-        console = Console(highlight=False, width=1000)
-
-    def show(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
-
-    show(f"{path}: {found.summary}")
+    print(f"{path}: {found.summary}")
     if found.details:
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-        for name, value in found.details.items():
-            table.add_row(_plain(name), _plain(value))
-        console.print(table)
+        print_table((), [(name, _text(value)) for name, value in found.details.items()])
     if rows:
-        table = Table(box=box.SIMPLE, padding=(0, 2, 0, 0))
-        table.add_column("parameter", overflow="fold")
-        for title in ("copies", "shape", "dtype", "numbers", "size"):
-            table.add_column(title, justify="left" if title == "dtype" else "right", no_wrap=True)
-        for name, copies, shape, dtype, nbytes in rows:
-            table.add_row(
-                _plain(name),
+        cells = [
+            (
+                name,
                 f"{copies:,}" if copies > 1 else "",
                 " × ".join(map(str, shape)) or "scalar",
                 dtype,
                 f"{copies * math.prod(shape):,}",
                 _human(nbytes),
             )
-        console.print(table)
-        total, nbytes = (
-            sum(row[1] * math.prod(row[2]) for row in rows),
-            sum(row[-1] for row in rows),
-        )
-        show(f"Total: {total:,} numbers, {nbytes:,} bytes ({_human(nbytes)})")
+            for name, copies, shape, dtype, nbytes in rows
+        ]
+        print_table(("parameter", "copies", "shape", "dtype", "numbers", "size"), cells)
+        total = sum(row[1] * math.prod(row[2]) for row in rows)
+        nbytes = sum(row[-1] for row in rows)
+        print(f"Total: {total:,} numbers, {nbytes:,} bytes ({_human(nbytes)})")
     if numbers is not None:
-        _print_spectrum(numbers, show)
+        _print_spectrum(numbers)
 
 
-def _print_spectrum(numbers: "Spectrum", show: Callable[[str], None]) -> None:
+def _print_spectrum(numbers: "Spectrum") -> None:
     count, rank = len(numbers.singular_values), numbers.numerical_rank
-    show(f"\nPrompt of {numbers.length} tokens, {numbers.width} wide; of {count} directions")
-    show(
+    print(f"\nPrompt of {numbers.length} tokens, {numbers.width} wide; of {count} directions")
+    print(
         f"  effective rank        {numbers.effective_rank:>8.2f}  exp(entropy of the singular "
         "values' shares), Roy and Vetterli 2007"
     )
-    show(
+    print(
         f"  numerical rank        {rank:>8}  singular values above {numbers.tolerance:.2g}, "
         "numpy's tolerance for float32"
     )
     for share in (0.9, 0.99):
         needed = numbers.rank_for_energy(share)
-        show(
+        print(
             f"  rank for {share:.0%} energy   {needed:>8}  squared singular values, largest first, "
             f"up to {share:.0%} of their sum"
         )
     values = [f"{value:.4g}" for value in numbers.singular_values[:rank]]
     width = max(map(len, values), default=0)
-    show("Singular values, largest first:")
+    print("Singular values, largest first:")
     for i in range(0, rank, 8):
-        show("  " + " ".join(value.rjust(width) for value in values[i : i + 8]))
+        print("  " + " ".join(value.rjust(width) for value in values[i : i + 8]))
     if rank < count:
-        show(f"  and {count - rank} below the tolerance, which may be rounding (--json has them)")
+        print(f"  and {count - rank} below the tolerance, which may be rounding (--json has them)")
 
 
-def _plain(value: Any) -> Any:
-    """Text that rich shows as it is."""
-    from rich.text import Text
-
+def _text(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
     if isinstance(value, Mapping):
         value = json.dumps(value)
-    return Text(str(value))
+    return str(value)
 
 
 def _human(nbytes: float) -> str:

@@ -27,6 +27,8 @@ COMMANDS = (
     "tasks",
     "plan",
 )
+# Those that run programs themselves. A sweep's are run by its workers.
+_COMPILING = ("demo", "train", "evaluate", "predict", "rank")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.append(os.getcwd())
     args.gin_bindings = _gin_bindings([*unknown, *gin_flags], subparsers[args.command])
 
+    from dpt_jax.devices import compilation_cache
     from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 
     try:
+        if args.command in _COMPILING:
+            compilation_cache.start()
         return args.run(args) or 0
     except (InputError, NonFiniteLossError) as e:
         if args.debug:

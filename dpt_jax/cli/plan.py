@@ -15,8 +15,10 @@ The exit status is 1 when the compiler refuses.
 
 import argparse
 import json
-import sys
 from typing import Any
+
+from dpt_jax.cli.console import say
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "compile a run for TPUs ahead of time: memory and estimated speed"
 _GIB = 2**30
@@ -27,10 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="chip and slice, such as v5e:4x4"
     )
-    for flag, metavar in (("--gin_file", "FILE"), ("--gin_search_paths", "DIR")):
-        parser.add_argument(
-            flag, action="append", default=[], metavar=metavar, help="as in dpt train; repeatable"
-        )
+    add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument(
         "--search", action="store_true", help="find the best mesh and the largest batch that fits"
@@ -40,7 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Compiles and prints."""
     from dpt_jax import gin_utils
-    from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
     from dpt_jax.planning.tpus import parse_topology
 
@@ -53,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     # What a plan does not depend on need not be set; what the user sets comes after it.
     unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
     unset += ["TRAIN_STEPS = 1000"]
-    gin_utils.parse(args.gin_file, [*unset, *args.gin_bindings], search_paths(args))
+    bindings = [*unset, *args.gin_bindings]
+    gin_utils.parse(args.gin_file, bindings, search_paths(args), of_run=True)
 
     import jax
 
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     config = gin_utils.build(RunConfig)
     decoding = config.eval_period != 0 and config.scoring == "generation"
     if args.search:
-        made, candidates = plan.search(config, where, _say, decoding)
+        made, candidates = plan.search(config, where, say, decoding)
     else:
         made, candidates = plan.make_plan(config, where, decoding), []
     if args.json:
@@ -75,12 +74,8 @@ def run(args: argparse.Namespace) -> int:
         _print(made)
     if made.fits:
         return 0
-    _say(f"dpt plan: the TPU compiler refuses {made.refusal}\n{_advice(made)}")
+    say(f"dpt plan: the TPU compiler refuses {made.refusal}\n{_advice(made)}")
     return 1
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 def _advice(made: Any) -> str:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"--window is {args.window}; it must be at least 1.")
     if args.input != "-" and not pathlib.Path(args.input).is_file():
         raise InputError(f"--input = {args.input}: there is no such file.")
-    config = runs.load_config(args)
+    config, vocabulary = runs.load_without_tasks(args)
 
     from dpt_jax import inference, run_files
     from dpt_jax.interop import load_prompt
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     prepared = prepare(config)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
-    predictor = inference.Predictor(prepared, prompts)
+    predictor = inference.Predictor(prepared, prompts, vocabulary)
 
     with contextlib.ExitStack() as stack:
         lines = sys.stdin if args.input == "-" else stack.enter_context(open(args.input))

@@ -14,10 +14,14 @@ A prompt is cut by its truncated singular value decomposition and not trained ag
 
 import argparse
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpt_jax.cli import runs
+from dpt_jax.cli.console import print_table
+from dpt_jax.cli.gin_flags import search_paths
+
+Scores = Mapping[str, Mapping[str, float]]
 
 HELP = "show a prompt's rank, and its score when cut to a rank"
 
@@ -54,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    from dpt_jax.analysis.rank_report import measured, plot, print_table
+    from dpt_jax.analysis.spectrum_figures import plot_spectrum
     from dpt_jax.analysis.truncation import ranks_for, truncate
     from dpt_jax.errors import InputError
     from dpt_jax.files import json_dumps, write_json
@@ -72,17 +76,17 @@ def _measure(args: argparse.Namespace) -> None:
     prompt = load_prompt(_prompt_path(args), embed_dim=width, flag="PROMPT")
     ranks = _ranks(args.ranks, min(prompt.shape)) if args.ranks else ranks_for(prompt)
     cut = truncate(prompt, ranks)
-    scores: Sequence[Any] = ()
+    scores: Sequence[Scores] = ()
     if config is not None:
         scores = _scores(config, prompt, cut)
-    found = measured(prompt, cut, scores)
+    found = _measured(prompt, cut, scores)
     if args.output:
         write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
-        plot(pathlib.Path(args.output), found, title=args.prompt)
+        plot_spectrum(pathlib.Path(args.output), found, title=args.prompt)
     if args.json:
         print(json_dumps({"prompt": args.prompt, **found}))
     else:
-        print_table(args.prompt, found)
+        _print(args.prompt, found)
 
 
 def _prompt_path(args: argparse.Namespace) -> Any:
@@ -109,7 +113,7 @@ def _ranks(text: str, most: int) -> list[int]:
     return ranks
 
 
-def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[dict[str, dict[str, float]]]:
+def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[Scores]:
     """The metrics by task of the whole prompt, and then of each cut one."""
     from dpt_jax import inference
     from dpt_jax.problems.text import prepare
@@ -121,12 +125,55 @@ def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[dict[str, dict
     ]
 
 
+def _measured(prompt: Any, cut: Sequence[Any], scores: Sequence[Scores]) -> dict[str, Any]:
+    """What is said of a prompt, ready for JSON; `scores` is empty where there is no task."""
+    from dpt_jax.analysis.spectrum import spectrum
+    from dpt_jax.analysis.truncation import energy_curve
+
+    of = spectrum(prompt)
+    rows: list[dict[str, Any]] = [
+        {"rank": one.rank, "energy": one.energy, "error": one.error} for one in cut
+    ]
+    for row, metrics in zip(rows, scores[1:], strict=bool(scores)):
+        row["metrics"] = metrics
+    return {
+        "length": of.length,
+        "width": of.width,
+        **of.summary(),
+        "energy_curve": energy_curve(of).tolist(),
+        "truncated": rows,
+        **({"metrics": scores[0]} if scores else {}),
+    }
+
+
+def _print(name: str, found: Mapping[str, Any]) -> None:
+    print(
+        f"{name}: {found['length']} tokens, {found['width']} wide; effective rank "
+        f"{found['effective_rank']:.2f}, numerical rank {found['numerical_rank']}"
+    )
+    whole = {"rank": "uncut", "energy": 1.0, "error": 0.0, "metrics": found.get("metrics", {})}
+    columns = [(task, metric) for task, of in whole["metrics"].items() for metric in of]
+    rows = [
+        (
+            str(row["rank"]),
+            *(f"{row[name]:.4f}" for name in ("energy", "error")),
+            *(f"{row['metrics'][task][metric]:.4f}" for task, metric in columns),
+        )
+        for row in (*found["truncated"], whole)
+    ]
+    header = ["rank", "energy", "error", *(f"{task} {metric}" for task, metric in columns)]
+    print_table(header, rows, left=0)
+    print(
+        "energy: share of the squared singular values that are kept; error: Frobenius norm of what "
+        "is missed, as a share of the prompt's."
+    )
+
+
 def _probe(args: argparse.Namespace) -> None:
     import json
 
     from dpt_jax import gin_utils
-    from dpt_jax.analysis.rank_report import plot_probe
-    from dpt_jax.cli.train import search_paths
+    from dpt_jax.analysis.spectrum_figures import plot_probe
     from dpt_jax.errors import InputError
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
@@ -140,6 +187,7 @@ def _probe(args: argparse.Namespace) -> None:
         ["prompts/spectral.gin", *args.gin_file],
         ["PROMPT = @prompts.SpectralPrompt()", *args.gin_bindings],
         search_paths(args),
+        of_run=True,
     )
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:

@@ -29,12 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".html or .md (default: runs/report.html)",
     )
     parser.add_argument("--title", default="Results", metavar="TEXT", help="the heading")
-    parser.add_argument("--text", default="", metavar="TEXT", help="a paragraph under the heading")
+    parser.add_argument(
+        "--text", default="", metavar="TEXT", help="a paragraph under the heading, in Markdown"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Reads, draws and writes."""
-    from dpt_jax.analysis import reports
+    from dpt_jax.analysis import page
     from dpt_jax.errors import InputError
 
     if not args.runs:
@@ -44,6 +46,6 @@ def run(args: argparse.Namespace) -> None:
     output = pathlib.Path(args.output)
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output is {output}; a report ends in .html or .md.")
-    sections = reports.gather([pathlib.Path(path) for path in args.runs])
-    reports.write(output, sections, args.title, args.text)
+    sections = page.gather([pathlib.Path(path) for path in args.runs])
+    page.write(output, sections, args.title, args.text)
     print(output)

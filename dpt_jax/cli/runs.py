@@ -4,6 +4,8 @@ import argparse
 import pathlib
 from typing import Any
 
+from dpt_jax import run_files
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 from dpt_jax.errors import InputError
 
 
@@ -16,36 +18,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="STEP",
         help="which of the run's saved prompts: best, latest or a number (default: best)",
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="gin files of the model and task, instead of or on top of --model_dir's config.gin",
+    add_gin_flags(
+        parser, "gin files of the model and task, instead of or on top of --model_dir's config.gin"
     )
-    parser.add_argument("--gin_search_paths", action="append", default=[], metavar="DIR")
 
 
 def load_config(args: argparse.Namespace) -> Any:
     """The RunConfig of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
     from dpt_jax import gin_utils
-    from dpt_jax.cli.train import search_paths
-    from dpt_jax.run_files import CONFIG
     from dpt_jax.training.config import RunConfig
 
     files, bindings = list(args.gin_file), list(args.gin_bindings)
     if args.model_dir is not None:
-        path = pathlib.Path(args.model_dir) / CONFIG
-        if not path.is_file():
-            raise InputError(
-                f"--model_dir = {args.model_dir} has no {CONFIG}; it is not the folder of a run "
-                "of dpt train."
-            )
-        files.insert(0, str(path))
+        files.insert(0, str(_config_gin(args.model_dir)))
     elif not files:
         raise InputError("Name a run with --model_dir, or a model and task with --gin_file.")
     else:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
-    gin_utils.parse(files, bindings, search_paths(args))
+    gin_utils.parse(files, bindings, search_paths(args), of_run=True)
     return gin_utils.build(RunConfig)
+
+
+def load_without_tasks(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The RunConfig, and the vocabulary that the run keeps: SeqIO and the tasks stay out.
+
+    Returns:
+      The same as `load_config`, with a vocabulary of None, where the run keeps none, or where a
+      gin file or binding may be one of the tasks' own.
+    """
+    from dpt_jax import gin_utils
+    from dpt_jax.data import kept_vocabulary
+    from dpt_jax.training.config import RunConfig
+
+    if args.model_dir is None or args.gin_file:
+        return load_config(args), None
+    names = {binding.partition(" = ")[0] for binding in args.gin_bindings}
+    of_tasks = names - set(gin_utils.MACROS) | {name for name in names if "MIXTURE" in name}
+    path = _config_gin(args.model_dir)
+    vocabulary = kept_vocabulary.read(args.model_dir)
+    if vocabulary is None or of_tasks:
+        return load_config(args), None
+    try:
+        gin_utils.parse_part(path, RunConfig.__name__, args.gin_bindings)
+    except InputError:
+        # A part may not stand alone; what is wrong with the whole will be said of the whole.
+        return load_config(args), None
+    return gin_utils.build(RunConfig), vocabulary
+
+
+def _config_gin(model_dir: str) -> pathlib.Path:
+    path = pathlib.Path(model_dir) / run_files.CONFIG
+    if not path.is_file():
+        raise InputError(
+            f"--model_dir = {model_dir} has no {run_files.CONFIG}; it is not the folder of a run "
+            "of dpt train."
+        )
+    return path

@@ -3,7 +3,7 @@ r"""Run the points of a sweep, each in a folder of its own, and put their result
   dpt sweep demo_bottleneck                      # a sweep that comes with the package
   dpt sweep 'demo_*' --jobs=2                    # all that match, one after another
   dpt sweep --gin_file=my_sweep.gin --only method=DPT,PT --gin.TRAIN_STEPS=200
-  dpt sweep table1 --launcher=commands > points.sh       # a shell command a point
+  dpt sweep table1 --launcher=commands > points.sh       # a shell command per point
   dpt sweep table1 --launcher=ray --resources=TPU=4
 
 The results are in OUTPUT/<sweep>: results.jsonl, results.csv, table.md and figures. The same
@@ -23,9 +23,11 @@ import fnmatch
 import pathlib
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from dpt_jax.cli.console import print_table, say
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "run many points of a gin sweep and tabulate them"
 
@@ -35,14 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sweeps", nargs="*", metavar="SWEEP", help="sweeps of the package (wildcards too), or files"
     )
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a sweep's gin file, or one on top of each SWEEP",
-    )
-    parser.add_argument("--gin_search_paths", action="append", default=[], metavar="DIR")
+    add_gin_flags(parser, "a sweep's gin file, or one on top of each SWEEP")
     parser.add_argument(
         "--output",
         default="runs/sweeps",
@@ -79,7 +74,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the sweeps; 1 when a point failed, 128 + n after signal n."""
-    from dpt_jax.cli.train import search_paths
     from dpt_jax.errors import InputError
     from dpt_jax.sweeps import jobs, loading, on_ray
 
@@ -157,10 +151,10 @@ def _run_sweep(
     paths: Sequence[str],
     resources: dict[str, float],
 ) -> int:
+    from dpt_jax.progress import Progress
     from dpt_jax.sweeps import jobs
     from dpt_jax.sweeps.local import Local
     from dpt_jax.sweeps.on_ray import Ray
-    from dpt_jax.sweeps.progress import SweepProgress
 
     folder.open()
     left = [point for point in points if folder.row(point)["status"] != "done"]
@@ -168,7 +162,7 @@ def _run_sweep(
         folder.write()
         for point in left:
             print(jobs.command(point, folder, paths))
-        _say(
+        say(
             f"{folder.sweep.name}: {len(left)} of {len(points)} points are left to run; the same "
             "dpt sweep command gathers their results."
         )
@@ -183,7 +177,14 @@ def _run_sweep(
     work = [[point] for point in left]
     if args.members_at_once != 0:
         work = jobs.group(left, args.jobs)
-    progress = SweepProgress(folder, len(points), len(points) - len(left), work)
+    done, failures = len(points) - len(left), 0
+    # Every point has a line of its own.
+    progress = Progress(folder.sweep.name, done, lines=False)
+    text = f"{folder.sweep.name}: {len(points)} points, {done} of them done before"
+    if together := sum(len(job) for job in work if len(job) > 1):
+        text += f"; {together} may be trained together, {len(work)} jobs in all"
+    progress.say(f"{text}. Logs are in {folder.path / 'logs'}")
+    progress.update(done, len(points))
     for point in left:
         folder.forget_failure(point)
     by_name = {point.name: point for point in left}
@@ -192,7 +193,17 @@ def _run_sweep(
         point = by_name[outcome.point]
         if outcome.status == "failed":
             folder.fail(point, outcome.error)
-        progress.ended(outcome, folder.row(point))
+        if outcome.status == "stopped":
+            progress.say(f"{point.name}: stopped, to be continued")
+        else:
+            nonlocal done, failures
+            done += 1
+            failures += outcome.status == "failed"
+            failed = f"{failures} failed" if failures else ""
+            progress.update(done, len(points), failed)
+            so_far = ", ".join(filter(None, (failed, progress.left(done, len(points)))))
+            ended = _ended(outcome, folder.row(point)["value"], folder.report.scale)
+            progress.say(f"[{done}/{len(points)}] {point.name}: {ended} ({so_far})")
         folder.write()
 
     with _signals(launcher.stop) as received:
@@ -205,7 +216,7 @@ def _run_sweep(
             progress.close()
     rows = _finish(folder)
     if received:
-        _say(
+        say(
             f"dpt sweep: stopped by {signal.Signals(received[0]).name}; run the same command to "
             "continue"
         )
@@ -215,46 +226,43 @@ def _run_sweep(
     return 1 if failed else 0
 
 
+def _ended(outcome: Any, value: float | None, scale: float) -> str:
+    """How a point ended, in words."""
+    from dpt_jax.analysis import tables
+
+    if outcome.status == "failed":
+        return f"failed: {tables.shortened(outcome.error)}"
+    text = "no score" if value is None else f"{value * scale:.2f}"
+    text += f", {outcome.seconds:.0f} s"
+    if outcome.together > 1:
+        text += f", one of {outcome.together} trained together"
+    return text
+
+
 def _finish(folder: Any) -> list[dict[str, Any]]:
     """Writes the tables and figures, and prints the table."""
     import dataclasses
 
-    from dpt_jax.analysis import reports
+    from dpt_jax.analysis import page
     from dpt_jax.files import atomic_write, json_ready
 
     rows = folder.write()
     report = json_ready(dataclasses.asdict(folder.report))
-    made = reports.section(folder.sweep.name, rows, report, folder.path / reports.FIGURES)
+    made = page.section(folder.sweep.name, rows, report, folder.path / page.FIGURES)
     with atomic_write(folder.path / "table.md") as temporary:
-        temporary.write_text(
-            reports.to_markdown([made], folder.sweep.name, reports.FIGURES, named=False)
-        )
+        temporary.write_text(page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False))
     _print(made)
-    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {reports.FIGURES}/")
+    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {page.FIGURES}/")
     return rows
 
 
 def _print(section: Any) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=section.title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for i, title in enumerate(section.table.header):
-        left = i < section.table.labels
-        table.add_column(title, justify="left" if left else "right", no_wrap=not left)
-    for cells in section.table.rows:
-        table.add_row(*cells)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        # What reads a pipe has no width: nothing is to be folded or cut.
-        console = Console(highlight=False, width=1000)
-    console.print(table)
-    for text in (section.table.caption, *section.table.notes):
-        console.print(text, markup=False, soft_wrap=True)
+    shown = section.table
+    print_table(shown.header, shown.rows, left=shown.labels, title=section.title)
+    for text in (shown.caption, *shown.notes):
+        print(text)
     for verdict in section.verdicts:
-        text = f"{verdict.text} {verdict.verdict}: {verdict.numbers}"
-        console.print(text, markup=False, soft_wrap=True)
+        print(f"{verdict.text} {verdict.verdict}: {verdict.numbers}")
 
 
 @contextlib.contextmanager
@@ -267,7 +275,7 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         del frame
         received.append(signum)
         signal.signal(signum, previous[signum])
-        _say(f"{signal.Signals(signum).name}: the running points save before they stop.")
+        say(f"{signal.Signals(signum).name}: the running points save before they stop.")
         stop()
 
     try:
@@ -280,7 +288,3 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
     finally:
         for number, action in previous.items():
             signal.signal(number, action)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

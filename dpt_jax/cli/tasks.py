@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dpt_jax.cli.console import print_table
+
 HELP = "list SeqIO tasks, show examples and their lengths"
 ACTIONS = ("list", "show", "lengths")
 MODULES = ("dpt_jax.tasks", "dpt_jax.demo.tasks")
@@ -93,9 +95,7 @@ def run(args: argparse.Namespace) -> None:
 
 def listing() -> list[dict[str, Any]]:
     """Every registered task and mixture: name, splits with sizes (None: not known), subtasks."""
-    from dpt_jax.data.tasks import (
-        import_seqio,
-    )
+    from dpt_jax.data.tasks import import_seqio
 
     seqio = import_seqio()
     found: list[dict[str, Any]] = []
@@ -194,28 +194,6 @@ def _statistics(rows: list[Any]) -> dict[str, Any]:
     return {"mean": round(sum(counts) / len(counts), 1), "percentiles": found}
 
 
-def _console() -> Any:
-    import sys
-
-    from rich.console import Console
-
-    # In a pipe no line is broken: what reads it has its own width, or none.
-    width = None if sys.stdout.isatty() else 100_000
-    return Console(width=width, highlight=False, markup=False, emoji=False)
-
-
-def _table(*columns: str, left: int = 1) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for i, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if i < left else "right", overflow="fold", no_wrap=i == 0
-        )
-    return table
-
-
 def _print_listing(found: list[dict[str, Any]]) -> None:
     names = {row["name"] for row in found}
     few_shot: dict[str, list[tuple[int, int]]] = {}
@@ -232,7 +210,7 @@ def _print_listing(found: list[dict[str, Any]]) -> None:
         if not rows:
             continue
         last = "few-shot" if kind == "task" else "tasks"
-        table = _table(title, "splits (rows)", last, left=3)
+        lines = []
         for row in rows:
             splits = ", ".join(
                 split if size is None else f"{split} {size:,}"
@@ -242,8 +220,8 @@ def _print_listing(found: list[dict[str, Any]]) -> None:
                 more = _shots(few_shot.get(row["name"], []))
             else:
                 more = ", ".join(row["tasks"])
-            table.add_row(row["name"], splits, more)
-        _console().print(table)
+            lines.append((row["name"], splits, more))
+        print_table((title, "splits (rows)", last), lines, left=3)
 
 
 def _shots(drawn: list[tuple[int, int]]) -> str:
@@ -255,56 +233,53 @@ def _shots(drawn: list[tuple[int, int]]) -> str:
 
 
 def _print_examples(found: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
     from dpt_jax.files import json_dumps, json_ready
 
-    console = _console()
     if not found:
-        console.print("No examples.")
+        print("No examples.")
     for number, example in enumerate(found, 1):
-        console.print(Text(f"{example['task']} {example['split']} {number}", style="bold"))
+        print(f"{example['task']} {example['split']} {number}")
         raw = example["raw"] if isinstance(example["raw"], dict) else {"": example["raw"]}
         for name, value in raw.items():
             shown = json_ready(value)
             if not isinstance(shown, str):
                 shown = json_dumps(shown, ensure_ascii=False)
-            console.print(f"  raw {name}: {shown}".replace("\n", "\\n"), soft_wrap=True)
+            print(f"  raw {name}: {shown}".replace("\n", "\\n"))
         for name, value in example.items():
             if isinstance(value, dict) and name != "raw":
                 text = json_ready(value["text"]).replace("\n", "\\n")
                 ids = " ".join(map(str, value["tokens"]))
-                console.print(f"  {name}: {text}", soft_wrap=True)
-                console.print(f"  {name}, {value['count']} tokens: {ids}", soft_wrap=True)
+                print(f"  {name}: {text}")
+                print(f"  {name}, {value['count']} tokens: {ids}")
         if "candidates" in example:
             shown = " | ".join(json_ready(example["candidates"]))
-            console.print(f"  candidates: {shown}", soft_wrap=True)
-        console.print()
+            print(f"  candidates: {shown}")
+        print()
 
 
 def _print_lengths(found: dict[str, Any]) -> None:
     from dpt_jax.data.lengths import PERCENTILES
 
-    console = _console()
-    console.print(f"{found['name']}, {found['split']}: tokens with EOS")
-    table = _table("task", "feature", "rows", "mean", *(f"{p}%" for p in PERCENTILES), left=2)
-    for name, task in found["tasks"].items():
-        for feature in ("inputs", "targets"):
-            statistics = task[feature]
-            table.add_row(
-                name if feature == "inputs" else "",
-                feature,
-                f"{task['examples']:,}",
-                f"{statistics['mean']:.1f}",
-                *map(str, statistics["percentiles"].values()),
-            )
-    console.print(table)
-    table = _table("NUM_BUCKETS", "padded / real", "padded tokens", "source buckets", left=0)
-    for cost in found["padding"]:
-        table.add_row(
+    print(f"{found['name']}, {found['split']}: tokens with EOS")
+    rows = [
+        (
+            name if feature == "inputs" else "",
+            feature,
+            f"{task['examples']:,}",
+            f"{task[feature]['mean']:.1f}",
+            *map(str, task[feature]["percentiles"].values()),
+        )
+        for name, task in found["tasks"].items()
+        for feature in ("inputs", "targets")
+    ]
+    print_table(("task", "feature", "rows", "mean", *(f"{p}%" for p in PERCENTILES)), rows, left=2)
+    rows = [
+        (
             str(cost["num_buckets"]),
             f"{cost['ratio']:.3f}",
             f"{cost['padded_tokens']:,}",
             " ".join(map(str, cost["buckets"])),
         )
-    console.print(table)
+        for cost in found["padding"]
+    ]
+    print_table(("NUM_BUCKETS", "padded / real", "padded tokens", "source buckets"), rows, left=0)

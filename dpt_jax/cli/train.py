@@ -14,25 +14,14 @@ import argparse
 import dataclasses
 import json
 
+from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
+
 HELP = "train a soft prompt on a frozen T5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds T5X's gin flags; `--gin.NAME=VALUE` is handled in main."""
-    parser.add_argument(
-        "--gin_file",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="gin file, repeatable; later ones override earlier ones",
-    )
-    parser.add_argument(
-        "--gin_search_paths",
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="folder to look for gin files in, repeatable or separated by commas",
-    )
+    add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     processes = parser.add_argument_group("several processes")
     processes.add_argument(
         "--coordinator_address",
@@ -67,11 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def search_paths(args: argparse.Namespace) -> list[str]:
-    """The folders of `--gin_search_paths`."""
-    return [path for paths in args.gin_search_paths for path in paths.split(",") if path]
-
-
 def run(args: argparse.Namespace) -> None:
     """Runs the training that the gin files and bindings describe."""
     from dpt_jax import gin_utils
@@ -90,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     launch = Launch(**{name: getattr(args, name) for name in names})
     with running(launch):
         with agreement.raise_everywhere():
-            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args))
+            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args), of_run=True)
 
             from dpt_jax.problems import text
             from dpt_jax.training.config import RunConfig

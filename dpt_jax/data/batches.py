@@ -88,7 +88,7 @@ class TrainData:
     def describe(self) -> str:
         """The numbers that people want to see before a run starts."""
         return (
-            f"{len(self._inputs):,} examples, {self.steps_per_epoch:,} steps an epoch, source "
+            f"{len(self._inputs):,} examples, {self.steps_per_epoch:,} steps per epoch, source "
             f"buckets {', '.join(map(str, self.buckets))}, target length {self.target_length}"
         )
 

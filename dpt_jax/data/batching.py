@@ -1,10 +1,10 @@
 """Which examples go into which batch, at which padded length. NumPy only, pure functions.
 
 Examples of a task differ in length by a factor of ten. Padding each batch to the longest example
-wastes most of the work; padding each batch to its own longest makes XLA compile a program a batch.
-So sources go into a few length buckets, chosen to waste the least, and a batch holds examples of
-one bucket. Every step's batch is a function of (seed, step), which is all that a checkpoint has to
-remember.
+wastes most of the work; padding each batch to its own longest makes XLA compile one program per
+batch. So sources go into a few length buckets, chosen to waste the least, and a batch holds
+examples of one bucket. Every step's batch is a function of (seed, step), which is all that a
+checkpoint has to remember.
 """
 
 import dataclasses
@@ -90,7 +90,7 @@ class Sampler:
     comes again, from epoch to epoch.
 
     Attributes:
-      sizes: number of examples a task.
+      sizes: number of examples per task.
       rates: sampling rates of the tasks, in any unit.
       seed: of all shuffling.
     """

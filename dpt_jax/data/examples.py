@@ -26,8 +26,8 @@ class TaskExamples:
 
     Attributes:
       name: the SeqIO task.
-      inputs: source token ids, one int32 array an example.
-      targets: target token ids, one int32 array an example.
+      inputs: source token ids, one int32 array per example.
+      targets: target token ids, one int32 array per example.
       rows: all features of every example, for postprocessors; of a split that several processes
         have read together, the tokens alone.
     """

@@ -17,7 +17,7 @@ from dpt_jax.data.batching import choose_buckets, plan_batches
 from dpt_jax.data.examples import TaskExamples
 from dpt_jax.errors import InputError
 
-# Logits are [decoder tokens, vocabulary] in float32: half a gigabyte a shard at T5's 32,128.
+# Logits are [decoder tokens, vocabulary] in float32: half a gigabyte per shard at T5's 32,128.
 MAX_DECODER_TOKENS = 4096
 
 
@@ -86,7 +86,7 @@ def candidate_batches(
       num_buckets: shapes, and so compiled programs, at most.
       shards: every batch is a multiple of it.
       max_decoder_tokens: what a shard of a batch may hold of padded candidate tokens; a batch of
-        one row a shard may hold more.
+        one row per shard may hold more.
 
     Yields:
       `(indices, encoder_input_tokens [rows, source], targets [rows, candidates, target])`, int32;

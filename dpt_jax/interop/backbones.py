@@ -4,7 +4,7 @@ What a folder holds is told by looking inside:
 
 - ours: `backbone.json` and `model.safetensors`, which is mapped into memory and used in place;
 - Hugging Face: `config.json` and `model.safetensors`, shards with an index, or `pytorch_model.bin`;
-- T5X's released format: a msgpack file `checkpoint` beside one zarr folder a parameter;
+- T5X's released format: a msgpack file `checkpoint` beside one zarr folder per parameter;
 - T5X with Orbax: the folder of a step, `checkpoint_<step>/state/`.
 
 The last two are read from disk or from a URL that TensorStore knows, such as `gs://`.

@@ -1,6 +1,6 @@
 """T5X checkpoints in Orbax format, as `t5x.checkpoints.OrbaxCheckpointManagerInterface` saves them.
 
-`checkpoint_<step>/state/` holds one array a parameter, named `target.encoder.encoder_norm.scale`,
+`checkpoint_<step>/state/` holds one array per parameter, named `target.encoder.encoder_norm.scale`,
 in zarr: inside an OCDBT database (`manifest.ocdbt`), or as a folder each. The names are read from
 the store itself, which says the same in every version of Orbax. Optimizer state is not read.
 """

@@ -83,7 +83,7 @@ def load_prompt(
       The prompt, float32.
 
     Raises:
-      InputError: no such file, not a prompt, or a prompt of another rank, width or length.
+      InputError: no such file, not a prompt, or one with other axes, width or length.
     """
     stored = stored_prompt.open_prompt(Path(path), flag)
     path, prompt = stored.path, stored.prompt

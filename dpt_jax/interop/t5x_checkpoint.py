@@ -1,4 +1,4 @@
-"""T5X checkpoints in the released format: msgpack beside one zarr folder a parameter.
+"""T5X checkpoints in the released format: msgpack beside one zarr folder per parameter.
 
 The msgpack file `checkpoint` holds the tree of names, with a TensorStore spec where an array
 would be; the array lies in the folder that the spec names, `target.encoder.encoder_norm.scale`.

@@ -301,7 +301,7 @@ def score_targets(
       model: the network, with its prompt.
       params: its parameters, prompt included.
       encoder_input_tokens: source token ids, 0 is padding.
-      decoder_target_tokens: target token ids, 0 is padding; one target an input, or several.
+      decoder_target_tokens: target token ids, 0 is padding; one target per input, or several.
 
     Returns:
       float32 sums of the log-probabilities of the target tokens, padding left out.

@@ -17,7 +17,7 @@ class PromptedEmbedder(nn.Module):
     Attributes:
       embedder: module that maps tokens `[batch, length]` to `[batch, length, embed]`.
       prompt: module whose call without arguments gives the prompt, `[prompt, embed]`, or one prompt
-        a row, `[batch, prompt, embed]`.
+        per row, `[batch, prompt, embed]`.
     """
 
     embedder: nn.Module

@@ -221,10 +221,10 @@ class Decoder(nn.Module):
           cross_mask: which encoded positions are seen; its queries are all target positions of an
             input, `rows / batch * target`, or 1.
           deterministic: no dropout.
-          caches: a cache of keys and values a layer, `[rows, heads, max length, head_dim]`; then
+          caches: a cache of keys and values per layer, `[rows, heads, max length, head_dim]`; then
             `tokens` is `[rows, 1]`.
           index: position of `tokens` when `caches` are given.
-          projected: cross-attention keys and values a layer, from `project_encoded`.
+          projected: cross-attention keys and values per layer, from `project_encoded`.
         """
         cfg = self.config
         x = self.dropout(embedder(tokens), deterministic).astype(cfg.dtype)
@@ -249,7 +249,8 @@ class Decoder(nn.Module):
             new_caches.append(keys_values)
         x = self.dropout(self.decoder_norm(x), deterministic)
         if cfg.logits_via_embedding:
-            # Tied embeddings have unit-variance entries; without the scale the logits would too.
+            # The entries of tied embeddings have unit variance, and so have those of `x` after its
+            # norm: unscaled, a logit would have a standard deviation of sqrt(emb_dim).
             logits = embedder.attend(x) / jnp.sqrt(cfg.emb_dim)
         else:
             logits = self.logits_dense(x)
@@ -341,7 +342,7 @@ class Transformer(nn.Module):
         Args:
           encoded: the encoder's output.
           encoder_input_tokens: the text, for its mask.
-          tokens: one token a row; `rows` is a multiple of `batch` (beams adjoining).
+          tokens: one token per row; `rows` is a multiple of `batch` (beams adjoining).
           caches: self-attention caches, from `empty_caches` or an earlier step.
           index: position of `tokens`, counted from 0.
           projected: from `project_encoded`, where more tokens will be decoded than a head is wide.
@@ -389,7 +390,7 @@ class Transformer(nn.Module):
 
 
 def empty_caches(config: T5Config, rows: int, max_length: int) -> list[KeysValues]:
-    """Zeroed self-attention caches for `Transformer.decode_step`, a pair a decoder layer."""
+    """Zeroed self-attention caches for `Transformer.decode_step`, a pair per decoder layer."""
     shape = (rows, config.num_heads, max_length, config.head_dim)
     zeros: Any = jnp.zeros(shape, config.dtype)
     return [(zeros, zeros) for _ in range(config.num_decoder_layers)]

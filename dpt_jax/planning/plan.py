@@ -331,7 +331,7 @@ def _largest_batch(
     for left in range(_WHOLE_COMPILATIONS, 0, -1):
         if plan.fits and plan.train:
             best, memory = plan, plan.train.compiled.memory
-            say(f"BATCH_SIZE = {batch} fits: {memory.total / GIBIBYTE:.2f} GiB a chip")
+            say(f"BATCH_SIZE = {batch} fits: {memory.total / GIBIBYTE:.2f} GiB per chip")
             grows = memory.batch + memory.temporaries
             wanted = batch * (1 + (limit - memory.total) / grows)
         else:

@@ -26,7 +26,7 @@ class Chip:
       hbm_bytes_per_second: bandwidth of the chip's memory.
       usable_hbm_bytes: memory that a program may use.
       link_bytes_per_second: one ICI link, one direction.
-      torus_dimensions: 2 or 3; a chip has two links a dimension.
+      torus_dimensions: 2 or 3; a chip has two links per dimension.
       wraps: whether a dimension of this size, in a slice of these sizes, is closed to a ring.
       slices: the slices that can be rented, up to 1024 chips.
     """
@@ -86,7 +86,7 @@ class Slice:
 
     @property
     def accelerator_type(self) -> str:
-        """Cloud's name: v5e's and v6e's count chips, the older ones' count cores, two a chip."""
+        """Cloud's name: v5e's and v6e's count chips, the older ones' count cores, two per chip."""
         prefix = {"v5e": "v5litepod"}.get(self.chip.name, self.chip.name)
         cores = 2 if self.chip.torus_dimensions == 3 else 1
         return f"{prefix}-{self.chips * cores}"

@@ -19,6 +19,7 @@ from flax.traverse_util import unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
 
 from dpt_jax import run_files
+from dpt_jax.data import kept_vocabulary
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import checksum, load_split
 from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
@@ -216,7 +217,9 @@ class Prepared:
         if config.eval_period != 0:
             evaluator = self.evaluator
             evaluator.check_metrics(config.best_metric)
-        drawn = few_shot_ids(task.name for task in data.tasks)
+        files = kept_vocabulary.files_of(self.task.output_features["inputs"])
+        if drawn := few_shot_ids(task.name for task in data.tasks):
+            files[run_files.FEW_SHOT] = drawn
         return Problem(
             name=config.mixture_or_task_name,
             params=params,
@@ -229,7 +232,7 @@ class Prepared:
             evaluate=None if evaluator is None else functools.partial(_evaluate, config, evaluator),
             save_trained=None if prompt is None else functools.partial(_save_prompt, prompt),
             diagnostics=functools.partial(_diagnostics, prompt),
-            files={run_files.FEW_SHOT: drawn} if drawn else {},
+            files=files,
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },

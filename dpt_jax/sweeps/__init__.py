@@ -1,7 +1,7 @@
 """Sweeps: many runs that differ in a few gin bindings, and what they show together.
 
-`definition` says what a sweep is and which points it has, `folder` keeps their results,
-`launchers` runs them.
+`definition` says what a sweep is and which points it has, `folder` keeps their results, `local` and
+`on_ray` run them, and `population` trains several of them as one.
 """
 
 from dpt_jax.analysis.report import Report

@@ -1,10 +1,10 @@
-"""A sweep's folder: what the sweep is, one run folder a point, and the results gathered from them.
+"""A sweep's folder: what the sweep is, one run folder per point, and the gathered results.
 
 sweep.json        the axes, the report and every point's settings
 points/<point>/   the run folder of a point
 failures/         <point>.json for a point whose last attempt failed
 logs/             <point>.log, what the point printed
-results.jsonl     one object a point; results.csv the same without curves
+results.jsonl     one object per point; results.csv the same without curves
 """
 
 import csv

@@ -15,7 +15,7 @@ from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
 from dpt_jax.sweeps.worker import OUT_OF_MEMORY, Outcome
 
-Report = Callable[[Outcome], None]
+OnOutcome = Callable[[Outcome], None]
 
 LAUNCHERS = ("local", "ray", "commands")
 # What points may differ in and still be trained together. Of a few-shot task only the draw.

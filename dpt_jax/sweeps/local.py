@@ -3,7 +3,6 @@
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 
 from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
-from dpt_jax.sweeps.jobs import Report, died, job_of
+from dpt_jax.sweeps.jobs import OnOutcome, died, job_of
 from dpt_jax.sweeps.worker import Outcome
 
 
@@ -29,14 +28,13 @@ class Local:
     ):
         self._folder, self._search_paths, self._jobs = folder, search_paths, jobs
         self._members_at_once = members_at_once
-        self._programs = folder.path / ".programs"
         self._waiting: queue.SimpleQueue[list[Point]] = queue.SimpleQueue()
         self._processes: set[subprocess.Popen] = set()
         self._stopping = threading.Event()
         self._reporting = threading.Lock()
         self._errors: list[BaseException] = []
 
-    def __call__(self, jobs: Sequence[list[Point]], report: Report) -> None:
+    def __call__(self, jobs: Sequence[list[Point]], report: OnOutcome) -> None:
         """Runs all points; returns early after `stop`."""
 
         def one_by_one(outcome: Outcome) -> None:
@@ -55,7 +53,6 @@ class Local:
             # Without a time limit, a signal would wait for the thread as well.
             while thread.is_alive():
                 thread.join(0.2)
-        shutil.rmtree(self._programs, ignore_errors=True)
         if self._errors:
             raise self._errors[0]
 
@@ -65,7 +62,7 @@ class Local:
         for process in list(self._processes):
             process.send_signal(signal.SIGTERM)
 
-    def _work(self, index: int, report: Report) -> None:
+    def _work(self, index: int, report: OnOutcome) -> None:
         try:
             self._work_off(index, report)
         except BaseException as e:
@@ -73,7 +70,7 @@ class Local:
             self._errors.append(e)
             self.stop()
 
-    def _work_off(self, index: int, report: Report) -> None:
+    def _work_off(self, index: int, report: OnOutcome) -> None:
         process = None
         while not self._stopping.is_set():
             try:
@@ -89,7 +86,7 @@ class Local:
             self._processes.discard(process)
 
     def _start(self, index: int) -> Any:
-        settings = {"programs": str(self._programs), "cores": _cores(index, self._jobs)}
+        settings = {"cores": _cores(index, self._jobs)}
         process = subprocess.Popen(
             [sys.executable, "-m", "dpt_jax.sweeps.worker", json.dumps(settings)],
             stdin=subprocess.PIPE,
@@ -103,7 +100,7 @@ class Local:
         self._processes.add(process)
         return process
 
-    def _run(self, process: Any, job: list[Point], report: Report) -> Any:
+    def _run(self, process: Any, job: list[Point], report: OnOutcome) -> Any:
         """Hands a job to a process; returns the process, or None when it died over it."""
         left = {point.name: point for point in job}
         try:
@@ -138,7 +135,7 @@ class Local:
 def _cores(index: int, jobs: int) -> list[int] | None:
     """The share of this machine's cores of the process `index` of `jobs`; None is all of them.
 
-    XLA makes a thread a core. Processes that each use all cores get in each other's way.
+    XLA makes one thread per core. Processes that each use all cores get in each other's way.
     """
     if jobs < 2 or not hasattr(os, "sched_getaffinity"):
         return None

@@ -11,7 +11,7 @@ from typing import Any
 from dpt_jax.errors import InputError
 from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
-from dpt_jax.sweeps.jobs import Report, died, job_of
+from dpt_jax.sweeps.jobs import OnOutcome, died, job_of
 from dpt_jax.sweeps.worker import OUT_OF_MEMORY, Outcome
 
 
@@ -36,7 +36,7 @@ class Ray:
     resources: Mapping[str, float]
     members_at_once: int | None = None
 
-    def __call__(self, jobs: Sequence[list[Point]], report: Report) -> None:
+    def __call__(self, jobs: Sequence[list[Point]], report: OnOutcome) -> None:
         """Runs all points."""
         import ray
 
@@ -59,7 +59,7 @@ class Ray:
         """Ends the tasks of this process; runs go on from their last checkpoints."""
         raise KeyboardInterrupt
 
-    def _run(self, ray: Any, jobs: Sequence[list[Point]], report: Report) -> None:
+    def _run(self, ray: Any, jobs: Sequence[list[Point]], report: OnOutcome) -> None:
         needed = dict(self.resources)
         cpus = needed.pop("CPU", max(1, (os.cpu_count() or 1) // self.jobs))
         available = ray.cluster_resources()
@@ -71,7 +71,7 @@ class Ray:
                     f"A point needs {name}={amount:g}, which the Ray cluster does not have "
                     f"({has}). Change --resources."
                 )
-        # A fresh process a point; a point that died is reported, not tried again.
+        # One fresh process per point; a point that died is reported, not tried again.
         task = ray.remote(max_calls=1)(_ray_points).options(
             num_cpus=cpus, num_gpus=needed.pop("GPU", 0), resources=needed, max_retries=0
         )
@@ -107,7 +107,7 @@ def _ray_points(job: Mapping[str, Any], cwd: str, path: list[str]) -> list[dict[
     sys.path.extend(entry for entry in path if entry not in sys.path)
     from dpt_jax.sweeps import worker
 
-    worker.prepare(None, cwd)
+    worker.prepare(cwd)
     return [dataclasses.asdict(outcome) for outcome in worker.train_points(job)]
 
 

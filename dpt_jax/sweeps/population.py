@@ -22,11 +22,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.problems.text import prepare
+from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
 from dpt_jax.sweeps.population_memory import Layout, choose_layout
 from dpt_jax.training import run_folder
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.loggers import Progress
 from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
 
@@ -142,11 +142,9 @@ class _Voice:
 
     def __init__(self, progress: Progress, name: str):
         self._progress, self._name = progress, name
-        self.loss: float | None = None
 
-    def update(self, step: int, loss: float) -> None:
-        del step
-        self.loss = loss
+    def update(self, done: int, total: int, text: str = "") -> None:
+        """Shows nothing: the population shows the mean of its runs."""
 
     def say(self, text: str) -> None:
         self._progress.say(f"{self._name}: {text}")
@@ -177,8 +175,8 @@ class _Population:
         share = jax.jit(functools.partial(population_step.share, prompts), out_shardings=everywhere)
         self._shared = share(states)
         self._compiled: dict[str, Any] = {}
-        # A CPU runs what one thread asks for one after the other. With a thread a program they run
-        # side by side, and no more of them than the layout says.
+        # A CPU runs what one thread asks for one after the other. With one thread per program they
+        # run side by side, and no more of them than the layout says.
         self._threads = concurrent.futures.ThreadPoolExecutor(layout.programs)
 
     def train(self, received: list[int]) -> list[End]:
@@ -190,7 +188,8 @@ class _Population:
         runs = self._runs
         steps = [int(run.state.step) for run in runs]
         ends: dict[int, End] = {}
-        progress = Progress(max(run.total_steps for run in runs), min(steps))
+        progress = Progress("step", min(steps), unit="steps")
+        total_steps = max(run.total_steps for run in runs)
         with contextlib.ExitStack() as stack:
             stack.callback(progress.close)
             stack.enter_context(self._threads)
@@ -219,9 +218,10 @@ class _Population:
                         continue
                     if runs[i].has_plateaued() or steps[i] >= runs[i].total_steps:
                         ends[i] = runs[i].summary()
-                losses = [loss for i in active if (loss := voices[i].loss) is not None]
+                losses = [loss for i in active if (loss := runs[i].loss) is not None]
                 if losses and any(steps[i] % runs[i].config.log_period == 0 for i in active):
-                    progress.update(max(steps[i] for i in active), sum(losses) / len(losses))
+                    mean = sum(losses) / len(losses)
+                    progress.update(max(steps[i] for i in active), total_steps, f"loss {mean:.4f}")
                 if stop and len(ends) < len(runs):
                     raise Stopped(received[0], max(steps))
         return [ends[i] for i in range(len(runs))]
@@ -234,7 +234,7 @@ class _Population:
         )
 
     def _step(self, batches: dict[int, dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        """One update of the runs that have a batch; metrics as arrays, a number a run."""
+        """One update of the runs that have a batch; metrics as arrays, a number per run."""
         runs, width = self._runs, self._layout.width
         members = list(batches)
         lengths = [batches[i]["encoder_input_tokens"].shape[1] for i in members]

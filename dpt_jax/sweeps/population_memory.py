@@ -46,7 +46,7 @@ def choose_layout(
       runs: the members.
       mesh: the devices.
       members_at_once: how many, or None for what the memory has room for. A CPU then takes a
-        member a core, since more do not make it faster.
+        member per core, since more do not make it faster.
       width: how many of them one program takes, or None for one on a CPU and all elsewhere.
     """
     config: Any = runs[0].config

@@ -1,6 +1,6 @@
 """A process that trains points, one after another: `python -m dpt_jax.sweeps.worker`.
 
-It reads a job a line from standard input, as JSON, and writes a line for every point of it to
+It reads one job per line from standard input, as JSON, and writes a line for every point of it to
 standard output. When standard input ends, because its reader has ended or was killed, a run in
 progress saves and stops. One process trains many points, since starting one takes longer than a
 small point does.
@@ -20,6 +20,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from dpt_jax.devices import compilation_cache
 
 OUT_OF_MEMORY = (
     "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
@@ -192,11 +194,10 @@ def _output_to(log: str) -> Iterator[None]:
             os.close(handle)
 
 
-def prepare(programs: str | None, cwd: str | None = None) -> None:
+def prepare(cwd: str | None = None) -> None:
     """Sets this process up: where task modules and compiled programs are.
 
     Args:
-      programs: a folder for compiled programs, which points of one shape then share.
       cwd: the working directory of the sweep.
     """
     if cwd is not None:
@@ -204,11 +205,8 @@ def prepare(programs: str | None, cwd: str | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if programs is not None:
-        import jax
-
-        jax.config.update("jax_compilation_cache_dir", programs)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    # Points of one shape share their programs.
+    compilation_cache.start()
 
 
 def _jobs() -> Iterator[dict[str, Any]]:
@@ -234,7 +232,7 @@ def main() -> None:
         os.sched_setaffinity(0, cores)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    prepare(settings.get("programs"))
+    prepare()
     for job in _jobs():
         for outcome in train_points(job):
             answers.write(json.dumps(dataclasses.asdict(outcome)) + "\n")

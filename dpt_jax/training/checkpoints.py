@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from dpt_jax.devices import watch
 from dpt_jax.errors import InputError
@@ -21,10 +20,14 @@ class Checkpoints:
     """The checkpoints of one run: `MODEL_DIR/checkpoints/<step>/`, the best and the latest kept."""
 
     def __init__(self, model_dir: str | pathlib.Path, create: bool = True):
+        # It takes long to import, and what predicts from a prompt reads no checkpoint.
+        import orbax.checkpoint as ocp
+
         self.directory = pathlib.Path(model_dir).absolute() / CHECKPOINTS
         if not create and not self.directory.is_dir():
             raise InputError(f"{model_dir} has no {CHECKPOINTS}; is it the MODEL_DIR of a run?")
         # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
+        self._args = ocp.args
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -48,8 +51,8 @@ class Checkpoints:
         step = int(state.step)
         self._manager.save(
             step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress)
+            args=self._args.Composite(
+                state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
             ),
         )
         watch.note_checkpoint(self.directory / str(step))
@@ -72,9 +75,9 @@ class Checkpoints:
         try:
             restored = self._manager.restore(
                 step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract_state),
-                    progress=ocp.args.JsonRestore(),
+                args=self._args.Composite(
+                    state=self._args.StandardRestore(abstract_state),
+                    progress=self._args.JsonRestore(),
                 ),
             )
         except (ValueError, KeyError, FileNotFoundError) as e:
@@ -94,7 +97,7 @@ class Checkpoints:
         if step not in self._manager.all_steps():
             raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
         restored = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+            step, args=self._args.Composite(state=self._args.StandardRestore())
         )
         return jax.tree.map(np.asarray, restored["state"]["params"])
 

@@ -23,8 +23,8 @@ class TrainingConfig:
       model_dir: MODEL_DIR, the run's folder; a run is continued by naming its folder again.
       train_steps: TRAIN_STEPS, optimizer updates; takes precedence over `epochs`.
       epochs: EPOCHS, passes over the training split.
-      batch_size: BATCH_SIZE, examples an update, over all devices.
-      eval_period: EVAL_PERIOD, updates between evaluations; "epoch" for one an epoch, 0 for none.
+      batch_size: BATCH_SIZE, examples per update, over all devices.
+      eval_period: EVAL_PERIOD, updates between evaluations; "epoch" for one per epoch, 0 for none.
       checkpoint_period: updates between checkpoints; None saves with every evaluation.
       random_seed: RANDOM_SEED, of the first parameters, the data's order and dropout.
       optimizer: OPTIMIZER, called with a learning-rate schedule; any optax optimizer will do.

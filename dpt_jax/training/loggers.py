@@ -1,8 +1,8 @@
-"""What a run tells people and files: progress, TensorBoard and `metrics.jsonl`."""
+"""What a run leaves of its metrics: `metrics.jsonl` and TensorBoard."""
 
 import json
 import pathlib
-import sys
+import socket
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -20,12 +20,10 @@ class MetricsLog:
 
     def __init__(self, model_dir: str | pathlib.Path, resume_step: int):
         """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint."""
-        from clu import metric_writers
-
         self._path = pathlib.Path(model_dir) / METRICS
         self._drop_after(resume_step)
         self._file = open(self._path, "a", buffering=1)
-        self._tensorboard = metric_writers.SummaryWriter(str(model_dir))
+        self._tensorboard = Events(model_dir, resume_step)
 
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
@@ -45,13 +43,61 @@ class MetricsLog:
         line = {"step": step, "split": split, "task": task} | dict(metrics)
         self._file.write(json_dumps(line) + "\n")
         prefix = f"{split}/{task}/" if task else f"{split}/"
-        self._tensorboard.write_scalars(step, {prefix + k: v for k, v in metrics.items()})
+        self._tensorboard.write(step, {prefix + k: v for k, v in metrics.items()})
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both."""
         self._file.close()
-        self._tensorboard.flush()
         self._tensorboard.close()
+
+
+class Events:
+    """A file of TensorBoard events in a run's folder, written without TensorFlow."""
+
+    def __init__(self, model_dir: str | pathlib.Path, resume_step: int):
+        """Starts a file of its own; of those before, TensorBoard forgets what is beyond the step.
+
+        Args:
+          model_dir: the run's folder.
+          resume_step: updates made before.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event = Event
+        # TensorBoard reads the files of a folder in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self._records = RecordWriter(open(pathlib.Path(model_dir) / name, "xb"))
+        self._append(file_version="brain.Event:2")
+        started = SessionLog(status=SessionLog.START)
+        self._append(step=resume_step + 1, session_log=started)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds scalars by tag, float32, as `tf.summary.scalar` would."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.tensor_pb2 import TensorProto
+        from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+        from tensorboard.plugins.scalar.metadata import create_summary_metadata
+
+        values = [
+            Summary.Value(
+                tag=tag,
+                metadata=create_summary_metadata(display_name="", description=""),
+                tensor=TensorProto(dtype=DT_FLOAT, float_val=[value]),
+            )
+            for tag, value in scalars.items()
+        ]
+        self._append(step=step, summary=Summary(value=values))
+
+    def _append(self, **fields: Any) -> None:
+        event = self._event(wall_time=time.time(), **fields)
+        self._records.write(event.SerializeToString())
+        # A run writes few of them, and someone may be watching.
+        self._records.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._records.close()
 
 
 class Silent:
@@ -60,64 +106,3 @@ class Silent:
     def _nothing(self, *args: Any, **kwargs: Any) -> None: ...
 
     write = update = say = close = _nothing
-
-
-class Progress:
-    """A progress bar on a terminal, plain lines elsewhere: step, loss, steps/s, time left."""
-
-    def __init__(self, total: int, start: int, seconds_between_lines: float = 10.0):
-        self._total, self._start = total, start
-        self._began = self._last_line = time.monotonic()
-        self._seconds = seconds_between_lines
-        self._bar: Any = None
-        self._task: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
-
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[shown]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
-            self._task = self._bar.add_task("train", total=total, completed=start, shown="")
-            self._bar.start()
-
-    def update(self, step: int, loss: float) -> None:
-        """Shows the step, its loss, the mean rate since the start, and the time left."""
-        elapsed = time.monotonic() - self._began
-        rate = (step - self._start) / max(elapsed, 1e-9)
-        shown = f"loss {loss:.4f}  {rate:.2f} steps/s"
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, shown=shown)
-        elif time.monotonic() - self._last_line >= self._seconds or step == self._total:
-            self._last_line = time.monotonic()
-            left = (self._total - step) / max(rate, 1e-9)
-            self.say(f"step {step}/{self._total}  {shown}  {_clock(left)} left")
-
-    def say(self, text: str) -> None:
-        """Prints a line above the bar, or as it is where there is no bar."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -24,8 +24,8 @@ class TaskResult:
     Attributes:
       task: the task's name.
       metrics: the task's metrics by name.
-      predictions: one record an example, ready for JSON. There are none on processes other than the
-        first, and for averages over tasks.
+      predictions: one record per example, ready for JSON. There are none on processes other than
+        the first, and for averages over tasks.
     """
 
     task: str
@@ -88,7 +88,7 @@ class Problem:
       save_trained: writes the trained parameters in a form for others into a folder; None where
         there is none beside the checkpoints.
       diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
-      files: JSON files to be kept in the run's folder, by name.
+      files: files to be kept in the run's folder, by name: bytes, or what JSON can hold.
       facts: what else must be the same in all processes, flat JSON; asked only where there are
         several.
     """

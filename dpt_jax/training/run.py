@@ -19,9 +19,10 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
 from dpt_jax.errors import NonFiniteLossError, Stopped
 from dpt_jax.files import json_ready, write_json, write_json_lines
+from dpt_jax.progress import Progress
 from dpt_jax.training import checkpoints
 from dpt_jax.training.config import TrainingConfig
-from dpt_jax.training.loggers import MetricsLog, Progress, Silent
+from dpt_jax.training.loggers import MetricsLog, Silent
 from dpt_jax.training.problem import Problem, TaskResult
 from dpt_jax.training.state import Params, make_state, merge_params, split_params
 from dpt_jax.training.step import jit_train_step
@@ -102,6 +103,8 @@ class Run:
         )
         self.best = BestSoFar()
         self.train_seconds = 0.0
+        # That of the newest line of the log.
+        self.loss: float | None = None
         # Metrics of the steps since the last line of the log, so that a run which a signal stops
         # between two lines goes on to write the lines of an unbroken one.
         self.unlogged: dict[int, dict[str, Any]] = {}
@@ -133,7 +136,7 @@ class Run:
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""
         start = int(self.state.step)
-        self.open(Progress(self.total_steps, start) if self.first else Silent())
+        self.open(Progress("step", start, unit="steps") if self.first else Silent())
         self._announce(start)
         rows = partitioning.process_rows(self.mesh, self.config.batch_size)
         try:
@@ -244,7 +247,8 @@ class Run:
                 "learning_rate": float(self.learning_rate(step - 1)),
             },
         )
-        self.progress.update(step, loss)
+        self.loss = loss
+        self.progress.update(step, self.total_steps, f"loss {loss:.4f}")
 
     def _evaluate(self, step: int) -> None:
         assert self.problem.evaluate is not None  # There is a period, so there is an evaluation.

@@ -137,7 +137,11 @@ def write_identity(config: TrainingConfig, problem: Problem, gin_config: str) ->
     """
     folder = pathlib.Path(config.model_dir)
     for name, value in problem.files.items():
-        write_json(folder / name, value)
+        if isinstance(value, bytes):
+            with atomic_write(folder / name) as temporary:
+                temporary.write_bytes(value)
+        else:
+            write_json(folder / name, value)
     if gin_config:
         with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(gin_config)

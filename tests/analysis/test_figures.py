@@ -102,8 +102,17 @@ def test_curves_draw_the_mean_at_every_evaluation():
     assert y[-1] == pytest.approx(np.mean(values("rte")))
 
 
-def test_rank_draws_both_signs_and_the_rank_from_zero():
-    panels = shown(figures.rank(ROWS, report(), {}))
+def test_a_level_is_a_dashed_line_at_its_columns_own_height():
+    levels = {"chance": {"rte": 0.5, "wic": 0.4}}
+    options = {"lines": "method", "levels": levels}
+    for axes in shown(figures.curves(ROWS, report(), options)):
+        task = axes.get_title().rpartition(", ")[2]
+        assert set(lines(axes)) == {"PT", "DPT", "chance"}
+        assert set(lines(axes)["chance"][1]) == {100 * levels["chance"][task]}
+
+
+def test_the_probe_draws_both_signs_and_the_rank_from_zero():
+    panels = shown(figures.probe(ROWS, report(), {}))
     drawn = lines(panels[0])
     assert drawn["positive entries of Σ"][1].tolist() == [20, 19, 17.5]
     assert drawn["negative entries of Σ"][1].tolist() == [0, 1, 2.5]
@@ -122,7 +131,7 @@ def test_every_figure_says_over_how_many_seeds():
         figure = figures.KINDS[kind](ROWS, report(), options)
         assert "mean over 2 seeds" in figure.get_supxlabel()
     one = [row for row in ROWS if row["axes"]["seed"] == 0]
-    assert figures.rank(one, report(), {}).get_supxlabel() == "one seed"
+    assert figures.probe(one, report(), {}).get_supxlabel() == "one seed"
 
 
 @pytest.mark.slow

@@ -83,6 +83,17 @@ def test_convert_benchmark_prints_positive_measurements(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_startup_benchmark_measures_commands():
+    # Those of a run, which it has to train before.
+    result = last_line("startup.py", "--commands=help,export,predict")
+    assert result.keys() == {"repeats", "cores", "help", "export", "predict"}
+    for name in ("help", "export", "predict"):
+        assert result[name].keys() == {"wall_seconds", "processor_seconds", "peak_mb"}
+        assert all(value > 0 for value in result[name].values()), name
+    # Not even NumPy is imported for a list of the commands.
+    assert result["help"]["peak_mb"] < 30 < result["predict"]["peak_mb"]
+
+
 def test_multiplications_are_counted_through_nested_programs(monkeypatch):
     jax = pytest.importorskip("jax")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from dpt_jax.analysis import reports
+from dpt_jax.analysis.page import gather, to_html, to_markdown
 from dpt_jax.analysis.report import Report
 from dpt_jax.cli.main import main
 from dpt_jax.sweeps import Sweep
@@ -33,7 +33,7 @@ def folder(tmp_path):
     for i, point in enumerate(points):
         row = {"sweep": "made_up", "point": point.name, "axes": dict(point.axes)}
         done = {"status": "done", "value": 0.1 * i, "trainable_parameters": 9, "train_seconds": 1}
-        failed = {"status": "failed", "value": None, "error": "Out of memory."}
+        failed = {"status": "failed", "value": None, "error": "Out of [memory](x) in *a|b*."}
         rows.append(row | (failed if i == 7 else done))
     (path / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -44,12 +44,13 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.addresses, self.open, self.cells = [], [], [], []
+        self.tags, self.addresses, self.ids, self.open, self.cells = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.addresses += [v for k, v in attributes if k in ("src", "href")]
+        self.ids += [v for k, v in attributes if k == "id"]
         if tag in ("td", "th"):
             self.cells.append("")
         if tag not in ("meta", "img"):
@@ -76,7 +77,7 @@ def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     assert "url(" not in output.read_text()
     text = output.read_text()
     assert "dpt sweep made_up" in text and "7 of 8 points" in text
-    assert "failed: Out of memory." in text
+    assert "failed: Out of [memory](x) in *a|b*." in text
     # BOTTLENECK = 4 has scores 40, 50, 60 and a failure; its one whole seed is 40 and 60.
     assert re.search(
         r"More is better\. <strong class=holds>holds</strong>: 50\.00 \(1 of 2\) against 15", text
@@ -96,12 +97,14 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_claims_of_several_sweeps_are_listed_first(folder):
-    [one] = reports.gather([folder])
+    [one] = gather([folder])
     two = [one, dataclasses.replace(one, name="other", title="Other")]
-    beginning = reports.to_markdown(two, "Results", "results").split("## Made & up")[0]
-    assert "| Made & up | More is better. | holds |\n| Other | More is" in beginning
-    page = Page(reports.to_html(two, "Results"))
-    assert page.open == [] and {"#made_up", "#other"} <= set(page.addresses)
+    beginning = to_markdown(two, "Results", "results").split("## Made & up")[0]
+    row = "| [Made & up](#made--up) | More is better. | **holds** |\n| [Other](#other) | More is"
+    assert row in beginning
+    page = Page(to_html(two, "Results"))
+    assert page.open == [] and {"made--up", "other"} <= set(page.ids)
+    assert {"#made--up", "#other"} <= set(page.addresses)
 
 
 def test_a_results_file_of_another_sweep_is_refused(folder, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Runs on the SuperGLUE tasks: the shots of a few-shot run, and what is refused before it.
 
-In processes of their own, because the tasks choose their vocabulary once a process.
+In processes of their own, because the tasks choose their vocabulary once per process.
 """
 
 import hashlib
@@ -82,6 +82,16 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     [logged] = [row for row in runs.metrics(tmp_path / "run") if row["split"] == "validation"]
     metrics = json.loads(out)["metrics"]["dpt_cb_k4_s7"]
     assert metrics["accuracy"] == logged["accuracy"] and metrics["invalid"] == 0
+
+    # The run keeps the vocabulary that the tasks have found; its config.gin names their settings.
+    kept = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
+    assert kept == {"kind": "sentencepiece", "extra_ids": 100, "add_eos": True}
+    assert "from dpt_jax.tasks import settings" in (tmp_path / "run" / "config.gin").read_text()
+    (tmp_path / "lines.txt").write_text("cb hypothesis: a cat premise: a dog\n")
+    blocked = "import sys; sys.modules.update(tensorflow=None, seqio=None)\n"
+    argv = ["predict", f"--model_dir={tmp_path / 'run'}", f"--input={tmp_path / 'lines.txt'}"]
+    script = f"{blocked}from dpt_jax.cli.main import main; sys.exit(main({argv!r}))"
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, stdout=subprocess.PIPE)
 
     # The test split keeps its labels secret.
     status, out, err = dpt(folder, "evaluate", f"--model_dir={tmp_path / 'run'}", "--split=test")

@@ -112,11 +112,48 @@ def test_a_gin_name_or_value_that_does_not_exist(refused, flag, message):
     assert message in refused(flag)
 
 
-def test_no_gin_files_and_no_runs_file(capfd, backbone):
+def test_no_gin_files(capfd):
     assert main(["train"]) == 2
     assert "--gin_file=runs/prompt_train.gin" in capfd.readouterr().err
-    assert main(["train", f"--gin_file={backbone.parent / 'tiny.gin'}"]) == 2
-    assert "Add --gin_file=runs/prompt_train.gin" in capfd.readouterr().err
+
+
+TINY = "TINY"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", TINY],
+        ["train", TINY, "--gin.MODEL_DIR='x'", "--gin.config.RunConfig.batch_size=3"],
+        ["train", "prompts/decomposed.gin"],
+        ["train", "recipes/paper.gin", "--gin.MODEL_DIR='x'"],
+        ["train", TINY, "prompts/decomposed.gin", "recipes/paper.gin"],
+        ["train", "tasks/superglue.gin", "--gin.SUPERGLUE_DIR=None"],
+        ["plan", "--topology=v5e:2x2", "models/t5_1_0_small.gin"],
+        ["evaluate", "--no_prompt", TINY],
+        ["predict", TINY],
+    ],
+)
+def test_without_a_run_file_it_is_said_which_to_add(backbone, capfd, argv):
+    tiny = str(backbone.parent / "tiny.gin")
+    names = [tiny if name == TINY else name for name in argv[1:]]
+    files = [name for name in names if name.endswith(".gin")]
+    flags = [f"--gin_file={name}" if name in files else name for name in names]
+    assert main([argv[0], *flags]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert err.startswith(f"dpt {argv[0]}: error: ") and all(name in err for name in files)
+    assert "Add --gin_file=runs/prompt_train.gin" in err
+
+
+def test_a_users_own_run_file_that_leaves_something_out(backbone, tmp_path, capfd):
+    (tmp_path / "mine.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom dpt_jax.training import config\n"
+        "config.RunConfig.model = %MODEL\n"
+    )
+    files = (backbone.parent / "tiny.gin", tmp_path / "mine.gin")
+    assert main(["train", *(f"--gin_file={file}" for file in files)]) == 2
+    assert "missing 5 required keyword-only arguments: 'model_dir'," in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("argument", ["--gin.BATCH_SIZE", "--batch_size=3", "BATCH_SIZE=3"])
@@ -270,7 +307,7 @@ def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(bac
         lines,
         [
             "WARNING: 3 of 90 examples of 'toy_x' (train) are longer",
-            "toy_x: 90 examples, 6 steps an epoch, source buckets 40, target length 8",
+            "toy_x: 90 examples, 6 steps per epoch, source buckets 40, target length 8",
             "40 trainable and ",
             "run folder ",
             "step 2/2  loss ",

@@ -17,7 +17,7 @@ seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 
 LENGTHS = {"inputs": 64, "targets": 6}
-# Chosen once a process, and without this it would be looked for in the network.
+# Chosen once per process, and without this it would be looked for in the network.
 os.environ.setdefault("DPT_VOCAB", str(VOCABULARY))
 
 

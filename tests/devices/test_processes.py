@@ -237,7 +237,7 @@ def test_an_indexed_kubernetes_job_without_jaxs_package_is_told_what_to_install(
 @pytest.mark.parametrize(
     ("visible", "tasks", "expected"),
     [
-        ("0,1,2,3", "1(x2)", [0, 1, 2, 3]),  # One task a node takes all of its GPUs;
+        ("0,1,2,3", "1(x2)", [0, 1, 2, 3]),  # One task per node takes all of its GPUs;
         ("0,1", "1", [0, 1]),
         ("3", "8(x2)", [0]),  # a task that sees one takes it, whatever its number.
         ("0,1,2,3", "4(x2)", None),  # Otherwise JAX takes the one of the task's number,

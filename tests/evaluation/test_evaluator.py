@@ -114,7 +114,7 @@ def test_the_best_value_is_a_metrics_mean_over_the_tasks():
         evaluator.best_value(results, "f1")
 
 
-# One number a task: accuracy, but F1 for MultiRC and ReCoRD.
+# One number per task: accuracy, but F1 for MultiRC and ReCoRD.
 EIGHT = {
     "dpt_boolq": {"accuracy": 10.0, "invalid": 1.0},
     "dpt_cb": {"accuracy": 20.0, "mean_3class_f1": 99.0},

@@ -172,7 +172,7 @@ def test_tpu_memory_and_work_are_those_of_the_shapes():
     found = plan.make_plan(config, parse_topology("v5e:2x2"))
     weights = sum(4 * x.size for x in jax.tree.leaves(runs.random_parameters()))
     memory = found.train.compiled.memory
-    # All but the layer norms, one a sublayer and one a stack, is split in two.
+    # All but the layer norms, one per sublayer and one per stack, is split in two.
     assert memory.frozen_weights == (weights + 7 * 4 * 16) // 2
     assert found.decoding.compiled.costs.flops > 0
     assert found.train.compiled.costs.collective_bytes > 0

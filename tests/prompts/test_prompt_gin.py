@@ -11,16 +11,16 @@ from flax import linen as nn
 from dpt_jax import prompts
 
 CONFIGS = Path(__file__).parents[2] / "gin_configs" / "prompts"
-METHODS = {
-    "vanilla": (prompts.VanillaPrompt, 51_200),
-    "vanilla_class_labels": (prompts.VanillaPrompt, 51_200),
-    "vanilla_from_prompt": (prompts.VanillaPrompt, 51_200),
-    "decomposed": (prompts.DecomposedPrompt, 6_120),
-    "decomposed_uniform": (prompts.DecomposedPrompt, 6_120),
-    "decomposed_from_prompt": (prompts.DecomposedPrompt, 6_120),
-    "decomposed_from_factors": (prompts.DecomposedPrompt, 6_120),
-    "residual": (prompts.ResidualPrompt, 462_736),
-    "spectral": (prompts.SpectralPrompt, 100 * 100 + 100 + 51_200),
+# Whatever is there: a new method's file is tested without a word here.
+FILES = sorted(path.stem for path in CONFIGS.glob("*.gin"))
+# The first part of a file's name, to the paper's method and its closed-form number of parameters
+# at P = 100, D = 512, b = 10 and a hidden width of 400.
+P, D, B, HIDDEN = 100, 512, 10, 400
+PAPERS_METHODS = {
+    "vanilla": (prompts.VanillaPrompt, P * D),
+    "decomposed": (prompts.DecomposedPrompt, B * (P + D)),
+    "residual": (prompts.ResidualPrompt, P * D + D * HIDDEN + HIDDEN + HIDDEN * D + D + 2 * D),
+    "spectral": (prompts.SpectralPrompt, P * P + P + P * D),
 }
 
 
@@ -51,22 +51,21 @@ def build(name, *bindings):
     return gin.query_parameter("%PROMPT").scoped_configurable_fn()
 
 
-def test_every_file_is_tested():
-    assert {path.stem for path in CONFIGS.glob("*.gin")} == set(METHODS)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
+def macros_of(name, prompt_file, factors_file):
+    """What the file `name` has to be told."""
     macros = ["EMBED_DIM = 512"]
     if "_from_" in name:
         file = factors_file if name.endswith("factors") else prompt_file
         macros.append(f"PROMPT_FILE = '{file}'")
     if name.endswith("class_labels"):
         macros.append("CLASS_LABELS = ['a', 'b']")
-    prompt = build(name, *macros)
-    method, count = METHODS[name]
-    assert type(prompt) is method
-    assert prompt.parameter_count() == count
+    return macros
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
+    prompt = build(name, *macros_of(name, prompt_file, factors_file))
+    assert isinstance(prompt, prompts.SoftPrompt)
     assert prompt.clone(length=7).length == 7
 
     table = np.random.default_rng(1).normal(size=(64, 512)).astype(np.float32)
@@ -81,9 +80,22 @@ def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
 
     params = Parent(bound).init(jax.random.key(0))["params"]
     assert set(params) == {"prompt"}
+    assert prompt.parameter_count() == sum(x.size for x in jax.tree.leaves(params))
     folded = prompt.fold(params["prompt"])
     assert folded.shape == (100, 512)
     assert np.isfinite(folded).all()
+
+
+def test_the_papers_methods_are_there():
+    assert set(PAPERS_METHODS) <= set(FILES)
+
+
+@pytest.mark.parametrize("name", [f for f in FILES if f.split("_")[0] in PAPERS_METHODS])
+def test_the_papers_methods_have_the_papers_numbers_of_parameters(name, prompt_file, factors_file):
+    prompt = build(name, *macros_of(name, prompt_file, factors_file))
+    method, count = PAPERS_METHODS[name.split("_")[0]]
+    assert type(prompt) is method
+    assert prompt.parameter_count() == count
 
 
 def test_macros_set_the_sizes():

@@ -9,17 +9,17 @@ import sys
 
 
 def main() -> int:
-    from dpt_jax.cli import convert
     from dpt_jax.cli.main import main as dpt
+    from dpt_jax.progress import Progress
 
-    update = convert._Progress.update
+    update = Progress.update
 
     def dying_update(self, done, total):
         update(self, done, total)
         if done >= int(sys.argv[1]):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    convert._Progress.update = dying_update
+    Progress.update = dying_update
     return dpt(["convert", *sys.argv[2:]])
 
 

@@ -1,6 +1,6 @@
 """Loads backbones onto 8 virtual devices: `python -m tests.support.loading PROCESS COUNT ADDRESS`.
 
-The further arguments are FOLDER=MESH, as in `/models/t5=1x1x8`. For each, one JSON object a line:
+The further arguments are FOLDER=MESH, as in `/models/t5=1x1x8`. For each, one JSON object per line:
 `share`, the bytes of the slices that this process's devices hold, each counted once, `peak`, the
 most memory that the process had, and `growth`, by how much that was more than before.
 """

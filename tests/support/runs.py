@@ -53,7 +53,7 @@ def save_backbone(folder: pathlib.Path) -> pathlib.Path:
 
 
 def run_config(model_dir, backbone, **changes) -> RunConfig:
-    """A decomposed prompt on the toy task: 90 examples, 6 steps an epoch, 2 buckets."""
+    """A decomposed prompt on the toy task: 90 examples, 6 steps per epoch, 2 buckets."""
     fields = {
         "model_dir": str(model_dir),
         "model": T5,
@@ -93,6 +93,30 @@ def metrics(model_dir) -> list[dict]:
     """The lines of metrics.jsonl."""
     lines = (pathlib.Path(model_dir) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def tensorboard(model_dir) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a run: steps and numbers by tag."""
+    from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(model_dir), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag: [(e.step, make_ndarray(e.tensor_proto).item()) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+def logged(model_dir) -> dict[str, list[tuple[int, float]]]:
+    """The same of metrics.jsonl, in float32."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in metrics(model_dir):
+        prefix = "/".join(filter(None, (line["split"], line["task"])))
+        for name in line.keys() - {"step", "split", "task"}:
+            value = float(np.float32(line[name]))
+            found.setdefault(f"{prefix}/{name}", []).append((line["step"], value))
+    return found
 
 
 def prompt(model_dir, step) -> np.ndarray:

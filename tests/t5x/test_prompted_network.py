@@ -135,7 +135,7 @@ def test_greedy_answers_are_those_of_dpt_evaluate(decomposed):
 
 
 def trained_by_t5x(cfg, prompt, frozen, drawn, batches, optimizer, rate):
-    """T5X's state after a step a batch, made by the functions that its Trainer runs."""
+    """T5X's state after a step per batch, made by the functions that its Trainer runs."""
     model = tiny.model(cfg, prompt, optimizer)
     variables = jax.eval_shape(
         lambda: model.get_initial_variables(

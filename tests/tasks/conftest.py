@@ -11,7 +11,7 @@ from tests.tasks import raw_rows
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# The vocabulary is chosen once a process, and without this it would be looked for in the network.
+# The vocabulary is chosen once per process, and without this it would be looked for in the network.
 os.environ.setdefault(
     "DPT_VOCAB", str(ROOT / "dpt_jax" / "demo" / "backbone" / "sentencepiece.model")
 )

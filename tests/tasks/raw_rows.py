@@ -1,4 +1,4 @@
-"""Hand-made SuperGLUE: every schema of the official download, a few rows a split."""
+"""Hand-made SuperGLUE: every schema of the official download, a few rows per split."""
 
 import copy
 import json

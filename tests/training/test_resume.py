@@ -103,6 +103,9 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
 
     assert main(argv) == 0
     same_run(broken, whole)
+    # What a killed process wrote beyond its checkpoint is forgotten there as well.
+    assert len(list(broken.glob("events.out.tfevents.*"))) > 5
+    assert runs.tensorboard(broken) == runs.logged(whole)
 
     capfd.readouterr()
     before = runs.contents(broken)

@@ -6,8 +6,10 @@ HTML that needs no other file, or Markdown with its pictures beside it.
 import base64
 import dataclasses
 import html
+import itertools
 import json
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +18,7 @@ from dpt_jax import run_files
 from dpt_jax.analysis import claims, figures, results, tables
 from dpt_jax.analysis.report import Report
 from dpt_jax.analysis.results import RESULTS, SWEEP, read_results
+from dpt_jax.analysis.tables import as_markdown
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 
@@ -93,7 +96,7 @@ def read_sweep(path: pathlib.Path, pictures: pathlib.Path) -> Section:
 
 
 def read_runs(paths: Sequence[pathlib.Path], pictures: pathlib.Path) -> Section:
-    """One section for runs that belong to no sweep: a row a run, a column a task."""
+    """One section for runs that belong to no sweep: a row per run, a column per task."""
     rows = []
     for path in paths:
         row = {"sweep": "runs", "point": path.name, **results.read_run(path)}
@@ -153,7 +156,7 @@ def write(path: pathlib.Path, sections: Sequence[Section], title: str, text: str
         content = to_markdown(sections, title, path.stem, text)
         for one in sections:
             for kind, png in one.pictures.items():
-                with atomic_write(path.parent / path.stem / f"{one.name}_{kind}.png") as temporary:
+                with atomic_write(path.parent / _picture(path.stem, one, kind)) as temporary:
                     temporary.write_bytes(png)
     else:
         raise InputError(f"--output is {path}; a report ends in .html or .md.")
@@ -178,26 +181,42 @@ def to_markdown(
       text: a paragraph under the heading.
       named: whether a picture's file is called `<section>_<kind>.png`, and not `<kind>.png`.
     """
-    parts = [f"# {title}", *([text] if text else [])]
+    parts = [f"# {as_markdown(title)}", *([text] if text else [])]
     if len(sections) > 1 and any(one.verdicts for one in sections):
         lines = (
-            f"| {one.title} | {v.text} | {v.verdict} |" for one in sections for v in one.verdicts
+            f"| [{as_markdown(one.title)}](#{_anchor(one.title)}) | {as_markdown(v.text)} "
+            f"| **{v.verdict}** |"
+            for one in sections
+            for v in one.verdicts
         )
         parts.append("\n".join(["| | claim | |", "| --- | --- | --- |", *lines]))
     for one in sections:
-        parts.append(f"## {one.title}")
+        parts.append(f"## {as_markdown(one.title)}")
         if one.command:
             parts.append(f"```sh\n{one.command}\n```")
         parts += [one.table.markdown().strip(), one.facts]
         if one.verdicts:
             parts.append(
-                "\n".join(f"- {v.text} **{v.verdict}**: {v.numbers}." for v in one.verdicts)
+                "\n".join(
+                    f"- {as_markdown(v.text)} **{v.verdict}**: {as_markdown(v.numbers)}."
+                    for v in one.verdicts
+                )
             )
+        shown = one if named else None
         parts += [
-            f"![{one.title}: {kind}]({pictures}/{one.name + '_' if named else ''}{kind}.png)"
+            f"![{as_markdown(one.title)}: {kind}]({_picture(pictures, shown, kind)})"
             for kind in one.pictures
         ]
     return "\n\n".join(parts) + "\n"
+
+
+def _picture(folder: str, section: Section | None, kind: str) -> str:
+    return f"{folder}/{section.name}_{kind}.png" if section else f"{folder}/{kind}.png"
+
+
+def _anchor(heading: str) -> str:
+    """What GitHub calls a heading's place on its page."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 _STYLE = """
@@ -206,12 +225,11 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; m
        max-width: 68rem; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd;
      padding-top: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.88rem; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.88rem;
+        display: block; overflow-x: auto; }
+th, td { padding: 0.25rem 0.7rem; text-align: left; white-space: nowrap; }
 th { border-bottom: 2px solid #444; } td { border-bottom: 1px solid #e6e6e6; }
-.label { text-align: left; }
-.caption, .facts { color: #555; font-size: 0.85rem; margin: 0.4rem 0; }
+table ~ p, table + p + ul { color: #555; font-size: 0.85rem; margin: 0.4rem 0; }
 pre { background: #f4f4f4; padding: 0.6rem; overflow-x: auto; }
 img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 .holds { color: #006b3c; } .fails { color: #a8320a; } .open { color: #555; }
@@ -222,62 +240,32 @@ _CLASSES = {claims.HOLDS: "holds", claims.FAILS: "fails", claims.OPEN: "open"}
 
 
 def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:
-    """The report as one HTML page without any other file or address."""
-    quoted = html.escape
-    body = [f"<h1>{quoted(title)}</h1>"]
-    if text:
-        body.append(f"<p>{quoted(text)}</p>")
-    if len(sections) > 1:
-        links = (
-            f'<li><a href="#{one.name}">{quoted(one.title)}</a><ul>'
-            + "".join(f"<li>{quoted(v.text)} {_html_verdict(v)}</li>" for v in one.verdicts)
-            + "</ul></li>"
-            for one in sections
-        )
-        body.append(f"<ul>{''.join(links)}</ul>")
-    for one in sections:
-        body.append(f'<h2 id="{one.name}">{quoted(one.title)}</h2>')
-        if one.command:
-            body.append(f"<pre>{quoted(one.command)}</pre>")
-        body.append(_html_table(one.table))
-        body.append(f'<p class="facts">{quoted(one.facts)}</p>')
-        if one.verdicts:
-            items = (
-                f"<li>{quoted(v.text)} {_html_verdict(v)}: {quoted(v.numbers)}.</li>"
-                for v in one.verdicts
-            )
-            body.append(f"<ul>{''.join(items)}</ul>")
-        for kind, png in one.pictures.items():
-            data = base64.b64encode(png).decode()
-            alt = quoted(f"{one.title}: {kind}")
+    """The report's Markdown as one HTML page without any other file or address."""
+    from markdown_it import MarkdownIt
+
+    # Knows tables, and shows HTML in the text as it is written.
+    markdown = MarkdownIt("js-default")
+    tokens = markdown.parse(to_markdown(sections, title, FIGURES, text))
+    pictures = {
+        _picture(FIGURES, one, kind): png for one in sections for kind, png in one.pictures.items()
+    }
+    for heading, inside in itertools.pairwise(tokens):
+        if heading.type == "heading_open":
+            plain = "".join(child.content for child in inside.children or ())
+            heading.attrSet("id", _anchor(plain))
+    for token in itertools.chain.from_iterable(token.children or () for token in tokens):
+        if token.type == "image" and (png := pictures.get(str(token.attrs["src"]))):
+            token.attrSet("src", f"data:image/png;base64,{base64.b64encode(png).decode()}")
             # Its header has the width. Text is then of one size in all, about that of the page.
-            width = round(_SHOWN * int.from_bytes(png[16:20]))
-            body.append(f'<img alt="{alt}" width={width} src="data:image/png;base64,{data}">')
+            token.attrSet("width", str(round(_SHOWN * int.from_bytes(png[16:20]))))
+    body = markdown.renderer.render(tokens, markdown.options, {})
+    for verdict, name in _CLASSES.items():
+        body = body.replace(
+            f"<strong>{verdict}</strong>", f"<strong class={name}>{verdict}</strong>"
+        )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{quoted(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def _html_verdict(verdict: claims.Verdict) -> str:
-    return f"<strong class={_CLASSES[verdict.verdict]}>{verdict.verdict}</strong>"
-
-
-def _html_table(table: tables.Table) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        made = (
-            f"<{tag}{' class=label' if i < table.labels else ''}>{html.escape(cell)}</{tag}>"
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(made)}</tr>"
-
-    rows = "".join(line(cells, "td") for cells in table.rows)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-    return (
-        f'<div class="wide"><table><thead>{line(table.header, "th")}</thead>'
-        f'<tbody>{rows}</tbody></table></div><p class="caption">{html.escape(table.caption)}</p>'
-        + (f'<ul class="caption">{notes}</ul>' if notes else "")
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body>\n{body}</body></html>\n"
     )

@@ -1,0 +1,141 @@
+"""A run's vocabulary, kept in its folder, so that text is tokenized without SeqIO and TensorFlow.
+
+`vocabulary.json` says what it is: `{"kind": "bytes", "extra_ids": 125, "add_eos": true}`, or kind
+`sentencepiece`, whose pieces are in `sentencepiece.model`, sentinels included.
+"""
+
+import abc
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from dpt_jax import run_files
+from dpt_jax.data.tasks import import_seqio
+from dpt_jax.errors import InputError
+
+# What a subclass must have left as it was, to be kept as the class that it comes from.
+_BEHAVIOUR = ("encode", "_encode", "decode", "_decode", "eos_id", "unk_id", "vocab_size")
+_OF_PIECES = ("tokenizer", "sp_model", "_base_vocab_size")
+
+
+def files_of(feature: Any) -> dict[str, Any]:
+    """What a run's folder has to keep of the vocabulary of its inputs, by the file's name.
+
+    Args:
+      feature: the SeqIO feature.
+
+    Returns:
+      The contents of `vocabulary.json` and the bytes of `sentencepiece.model`, which comes first;
+      nothing for other vocabularies than SeqIO's of pieces and of bytes.
+    """
+    seqio, vocabulary = import_seqio(), feature.vocabulary
+    described = {"extra_ids": vocabulary.extra_ids, "add_eos": feature.add_eos}
+    if _behaves_as(vocabulary, seqio.ByteVocabulary, _BEHAVIOUR):
+        return {run_files.VOCABULARY: {"kind": "bytes"} | described}
+    if _behaves_as(vocabulary, seqio.SentencePieceVocabulary, _BEHAVIOUR + _OF_PIECES):
+        return {
+            run_files.PIECES: vocabulary.sp_model,
+            run_files.VOCABULARY: {"kind": "sentencepiece"} | described,
+        }
+    return {}
+
+
+def _behaves_as(vocabulary: Any, base: type, names: Iterable[str]) -> bool:
+    own = type(vocabulary)
+    return isinstance(vocabulary, base) and all(
+        getattr(own, name) is getattr(base, name) for name in names
+    )
+
+
+class KeptVocabulary(abc.ABC):
+    """Encodes and decodes as the SeqIO vocabulary does that was kept.
+
+    Attributes:
+      eos_id: the end token.
+      unk_id: what ids from `known_ids` on are taken for.
+      known_ids: how many ids stand for something.
+      vocab_size: `known_ids`, and sentinels that stand for nothing.
+      add_eos: whether the task ends its inputs by the end token.
+    """
+
+    eos_id: int
+    unk_id: int
+    known_ids: int
+    vocab_size: int
+    add_eos: bool
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The text's ids, without the end token."""
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids, up to the first end token."""
+        known = [i if i < self.known_ids else self.unk_id for i in ids]
+        if self.eos_id in known:
+            known = known[: known.index(self.eos_id) + 1]
+        return self._decode(known)
+
+    @abc.abstractmethod
+    def _decode(self, ids: list[int]) -> str: ...
+
+
+class Bytes(KeptVocabulary):
+    """ByT5's: bytes from id 3 on."""
+
+    eos_id, unk_id, known_ids = 1, 2, 3 + 256
+
+    def __init__(self, extra_ids: int, add_eos: bool):
+        self.vocab_size, self.add_eos = self.known_ids + extra_ids, add_eos
+
+    def encode(self, text: str) -> list[int]:
+        return [byte + 3 for byte in text.encode()]
+
+    def _decode(self, ids: list[int]) -> str:
+        return bytes(i - 3 for i in ids if 3 <= i < self.known_ids).decode(errors="ignore")
+
+
+class Pieces(KeptVocabulary):
+    """A SentencePiece model's.
+
+    Attributes:
+      sentencepiece_model_file: where it is.
+      tokenizer: the `SentencePieceProcessor`.
+    """
+
+    def __init__(self, file: pathlib.Path, add_eos: bool):
+        """Reads the model; raises InputError where there is none."""
+        from sentencepiece import SentencePieceProcessor
+
+        self.sentencepiece_model_file, self.add_eos = file, add_eos
+        self.tokenizer = SentencePieceProcessor()
+        try:
+            self.tokenizer.LoadFromSerializedProto(file.read_bytes())
+        except (OSError, RuntimeError) as e:
+            raise InputError(
+                f"{file}, the run's vocabulary, cannot be read: {e}. Delete "
+                f"{file.with_name(run_files.VOCABULARY)} to take that of the task instead."
+            ) from e
+        self.eos_id, self.unk_id = self.tokenizer.eos_id(), self.tokenizer.unk_id()
+        self.known_ids = self.vocab_size = self.tokenizer.GetPieceSize()
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.EncodeAsIds(text)
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.DecodeIds(ids)
+
+
+def read(model_dir: str | pathlib.Path) -> KeptVocabulary | None:
+    """The vocabulary that a run's folder keeps; None where it keeps none.
+
+    Raises:
+      InputError: when it cannot be read.
+    """
+    path = pathlib.Path(model_dir) / run_files.VOCABULARY
+    if not path.is_file():
+        return None
+    described = json.loads(path.read_text())
+    if described["kind"] == "bytes":
+        return Bytes(described["extra_ids"], described["add_eos"])
+    return Pieces(path.with_name(run_files.PIECES), described["add_eos"])
