@@ -5,6 +5,8 @@ In processes of their own, because the tasks choose their vocabulary once per pr
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -91,6 +93,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     blocked = "import sys; sys.modules.update(tensorflow=None, seqio=None)\n"
     argv = ["predict", f"--model_dir={tmp_path / 'run'}", f"--input={tmp_path / 'lines.txt'}"]
     script = f"{blocked}from dpt_jax.cli.main import main; sys.exit(main({argv!r}))"
+    # A new process, since a forked one has imported both.
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300, stdout=subprocess.PIPE)
 
     # The test split keeps its labels secret.

@@ -92,7 +92,7 @@ def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_si
         scoring="rank",
         batch_size=batch_size,
     )
-    [result] = inference.evaluate(prepare(config), prompt)
+    [result] = inference.evaluate(text.prepare(config), prompt)
     from tests.support import ranked_tasks
 
     rows = list(ranked_tasks.rows("validation", ranked_tasks.varied))
@@ -139,7 +139,7 @@ def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
         mixture_or_task_module=MODULE,
         scoring="rank",
     )
-    [result] = inference.evaluate(prepare(config), None)
+    [result] = inference.evaluate(text.prepare(config), None)
     for record in result.predictions[:7]:
         for answer, score in zip(record["candidates"], record["scores"], strict=True):
             labels = torch.tensor([tokens(answer)])
