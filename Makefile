@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= test,interop,ray
 ARGS   ?=
-# Tests of one file stay in one process, and share what the file sets up.
 WORKERS ?= 2
+# Tests of one file stay in one process, and share what the file sets up. The longest come first.
+XDIST  := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 comma  := ,
 PY     := $(VENV)/bin/python
@@ -35,12 +36,12 @@ demo: $(BASE)
 	$(VENV)/bin/dpt demo $(ARGS)
 
 test: $(FULL)
-	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	$(PY) -m pytest $(XDIST) $(ARGS)
 
 # No fast test kills a process, which may leave a program half written: compiled programs are kept.
 test-fast: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/.programs
 test-fast: $(FULL)
-	$(PY) -m pytest -m "not slow" --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	$(PY) -m pytest -m "not slow" $(XDIST) $(ARGS)
 
 lint: $(FULL)
 	$(PY) -m ruff format --check .

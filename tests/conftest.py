@@ -1,6 +1,7 @@
 """What every test shares: the CPU as the default device, and skips that give their reason."""
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
@@ -48,6 +49,12 @@ def reason_to_skip_t5x() -> str | None:
     return None
 
 
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: the garbage collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure() -> None:
     if processes := sys.modules.get("tests.support.processes"):
         processes.stop_server()
@@ -58,7 +65,23 @@ def pytest_unconfigure() -> None:
 REASONS_TO_SKIP = {"interop": reason_to_skip_interop, "t5x": reason_to_skip_t5x}
 
 
+# First, so that two processes come to their ends together: a file's tests stay in one of them.
+LONGEST = (
+    "t5x/test_launch.py",
+    "cli/test_demo.py",
+    "benchmarks/test_benchmarks.py",
+    "cli/test_sweep.py",
+    "interop/test_family_parity.py",
+    "interop/test_demo_prompt_in_peft.py",
+    "sweeps/test_population.py",
+    "devices/test_processes.py",
+    "training/test_resume.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
     for item in items:
         for marker, reason_to_skip in REASONS_TO_SKIP.items():
             # Asked only for tests with the marker: importing T5X takes seconds.

@@ -4,6 +4,8 @@ Nothing here may start a backend of JAX or TensorFlow, or read what a test sets.
 """
 
 import contextlib
+import gc
+import logging
 import sys
 
 import flax.linen  # noqa: F401
@@ -29,6 +31,8 @@ import dpt_jax.problems.text
 import dpt_jax.training.trainer  # noqa: F401
 
 matplotlib.use("Agg")
+# A library that warned while it was imported has set the root logger up, which is the program's.
+logging.root.handlers.clear()
 
 with contextlib.suppress(ImportError):  # T5X is not on PyPI.
     import t5x.checkpoints
@@ -41,3 +45,7 @@ assert not xla_bridge.backends_are_initialized()
 assert "dpt_jax.tasks" not in sys.modules, "tests set what these read"
 # What JAX has read from the environment.
 READ_AT_IMPORT = [name.upper() for name in jax.config.values]
+
+# The processes share this memory as long as none of them writes to it, as their collectors would.
+gc.collect()
+gc.freeze()
