@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 EXTRAS ?= test,interop,ray
 ARGS   ?=
-# Tests of one file stay in one process, and share what the file sets up.
 WORKERS ?= 2
+# Tests of one file stay in one process, and share what the file sets up. The longest come first.
+XDIST  := --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 comma  := ,
 PY     := $(VENV)/bin/python
@@ -16,15 +17,16 @@ INPUTS := pyproject.toml setup.py
 # Exists only while pip writes. Found at the start, it tells of an install that was cut short.
 BUSY   := $(VENV)/.installing
 
-.PHONY: help demo test lint bench interpreter
+.PHONY: help demo test test-fast lint bench interpreter
 .NOTPARALLEL:
 
 help:
-	@echo "make demo    train prompts on the shipped backbone and show what they learned (runs/demo)"
-	@echo "make test    run the tests, in two processes (WORKERS=0: in one, as a debugger needs it);"
-	@echo "             ARGS='-k prompt' is passed to pytest"
-	@echo "make lint    check format, style and types"
-	@echo "make bench   measure against PEFT and print one JSON object each"
+	@echo "make demo        train prompts on the shipped backbone and show what they learned (runs/demo)"
+	@echo "make test        run the tests, in two processes (WORKERS=0: in one, as a debugger needs it);"
+	@echo "                 ARGS='-k prompt' is passed to pytest"
+	@echo "make test-fast   without the slow ones, for the loop before a commit; takes the same"
+	@echo "make lint        check format, style and types"
+	@echo "make bench       measure against PEFT and print one JSON object each"
 	@echo
 	@echo "PYTHON=python3.12   the interpreter a new environment is made with (3.11 or newer)"
 	@echo "VENV=.venv-312      the environment's folder"
@@ -34,7 +36,12 @@ demo: $(BASE)
 	$(VENV)/bin/dpt demo $(ARGS)
 
 test: $(FULL)
-	$(PY) -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(ARGS)
+	$(PY) -m pytest $(XDIST) $(ARGS)
+
+# No fast test kills a process, which may leave a program half written: compiled programs are kept.
+test-fast: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/.programs
+test-fast: $(FULL)
+	$(PY) -m pytest -m "not slow" $(XDIST) $(ARGS)
 
 lint: $(FULL)
 	$(PY) -m ruff format --check .

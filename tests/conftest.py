@@ -1,9 +1,12 @@
 """What every test shares: the CPU as the default device, and skips that give their reason."""
 
 import functools
+import gc
 import importlib
 import importlib.util
 import os
+import shutil
+import sys
 import tempfile
 
 import pytest
@@ -16,11 +19,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("NO_GCE_CHECK", "true")
 # Programs are compiled once for all tests and the processes they start, and quickly: none of them
-# runs for long. One setting for all, since other optimizations round differently.
+# runs for long. One setting for all, since other optimizations round differently. The folder is new
+# for every run, because a process that a test kills may leave a program half written.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+PROGRAMS = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="dpt-jax-programs-")
+    # xdist's workers are started after this, and have the same.
+    PROGRAMS = tempfile.mkdtemp(prefix="dpt-jax-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = PROGRAMS
 
 
 @functools.cache
@@ -42,10 +49,39 @@ def reason_to_skip_t5x() -> str | None:
     return None
 
 
+def pytest_collection_finish() -> None:
+    # What is imported by now stays: the garbage collector need not go through it again and again.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    if processes := sys.modules.get("tests.support.processes"):
+        processes.stop_server()
+    if PROGRAMS is not None:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
+
+
 REASONS_TO_SKIP = {"interop": reason_to_skip_interop, "t5x": reason_to_skip_t5x}
 
 
+# First, so that two processes come to their ends together: a file's tests stay in one of them.
+LONGEST = (
+    "t5x/test_launch.py",
+    "cli/test_demo.py",
+    "benchmarks/test_benchmarks.py",
+    "cli/test_sweep.py",
+    "interop/test_family_parity.py",
+    "interop/test_demo_prompt_in_peft.py",
+    "sweeps/test_population.py",
+    "devices/test_processes.py",
+    "training/test_resume.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(places)))
     for item in items:
         for marker, reason_to_skip in REASONS_TO_SKIP.items():
             # Asked only for tests with the marker: importing T5X takes seconds.

@@ -111,6 +111,7 @@ def greedy_by_recompute(folder, prompt, text):
     return bytes(i - 3 for i in ids if 3 <= i < 259).decode(errors="ignore")
 
 
+@pytest.mark.slow
 def test_evaluate_gives_the_metrics_that_training_logged(run, capsys):
     for step in ("2", "4", "best", "latest"):
         status, out, _ = call(capsys, "evaluate", f"--model_dir={run}", f"--step={step}")
@@ -125,6 +126,7 @@ def test_evaluate_gives_the_metrics_that_training_logged(run, capsys):
         assert found["metrics"]["toy_x"]["accuracy"] == expected
 
 
+@pytest.mark.slow
 def test_evaluating_the_exported_prompt_gives_the_runs_predictions(run, capsys, tmp_path):
     assert call(capsys, "export", f"--model_dir={run}", f"--output={tmp_path / 'p.npy'}")[0] == 0
     status, out, _ = call(
@@ -140,6 +142,7 @@ def test_evaluating_the_exported_prompt_gives_the_runs_predictions(run, capsys, 
     assert (tmp_path / "toy_x_p.jsonl").read_text() == expected
 
 
+@pytest.mark.slow
 def test_export_writes_the_product_of_the_factors_it_writes(run, capsys, tmp_path):
     status, out, _ = call(
         capsys, "export", f"--model_dir={run}", "--step=latest", f"--output={tmp_path / 'e'}"
@@ -153,6 +156,7 @@ def test_export_writes_the_product_of_the_factors_it_writes(run, capsys, tmp_pat
     np.testing.assert_allclose(prompt, product, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_several_prompts_in_one_batch_answer_as_each_does_alone(run, capsys, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     prompts = {"run": np.load(run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy")}
@@ -187,6 +191,7 @@ def test_several_prompts_in_one_batch_answer_as_each_does_alone(run, capsys, tmp
     assert len({a["output"] for a in answers}) > 2  # The prompts do make a difference.
 
 
+@pytest.mark.slow
 def test_plain_lines_are_answered_by_plain_lines(run, capsys, tmp_path, monkeypatch):
     prompt = np.load(run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy")
     (tmp_path / "in.txt").write_text("abc\nxx\n")
@@ -203,6 +208,7 @@ def test_plain_lines_are_answered_by_plain_lines(run, capsys, tmp_path, monkeypa
     assert (tmp_path / "out.txt").read_text().split("\n")[:2] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -220,6 +226,7 @@ def test_a_bad_line_is_named(run, capsys, monkeypatch, line, message):
     assert message in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

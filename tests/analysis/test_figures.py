@@ -134,6 +134,7 @@ def test_every_figure_says_over_how_many_seeds():
     assert figures.probe(one, report(), {}).get_supxlabel() == "one seed"
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_png_and_pdf(tmp_path):
     wanted = {"score": {"x": "BOTTLENECK"}, "spectra": {}}
     paths = list(figures.write_all(tmp_path, ROWS, report(figures=wanted)))

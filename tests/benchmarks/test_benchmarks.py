@@ -21,6 +21,7 @@ def last_line(script: str, *arguments: str) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_train_step_benchmark_prints_positive_measurements():
     result = last_line("train_step.py", "--turns", "2", "--steps", "1")
@@ -36,6 +37,7 @@ def test_train_step_benchmark_prints_positive_measurements():
     assert result["ratio"] == pytest.approx(result["peft_step_seconds"] / result["step_seconds"])
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
@@ -69,6 +71,7 @@ def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
     assert result["recompilations"] == 0
 
 
+@pytest.mark.slow
 def test_convert_benchmark_prints_positive_measurements(tmp_path):
     result = last_line("convert.py", "--folder", str(tmp_path))
     for what in ("convert", "export", "load", "load_hugging_face"):

@@ -5,9 +5,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_preprocess_benchmark_prints_rates():
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "preprocess.py"), "--tiny"],

@@ -1,11 +1,8 @@
 """`dpt convert` as a user meets it: what it prints, what it refuses, and what a break leaves."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +13,7 @@ from dpt_jax.cli.main import main
 from dpt_jax.interop import load_backbone, save_backbone
 from dpt_jax.models import T5Config
 from tests.models.random_weights import random_parameters
-from tests.support import fake_bucket, runs
+from tests.support import fake_bucket, processes, runs
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDENS = ROOT.parent / "shared" / "data" / "t5x_goldens"
@@ -62,17 +59,6 @@ def refused(capsys, *arguments) -> str:
     return captured.err
 
 
-def run(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -89,13 +75,14 @@ def test_the_last_line_says_what_was_made(source, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(f"{target}: {count:,} parameters, bfloat16, ")
 
 
+@pytest.mark.slow
 def test_a_bucket_is_read_through_google_cloud_storages_own_protocol(tmp_path):
     if not GOLDENS.exists():
         pytest.skip("the checkpoints that T5X wrote are not on this machine")
     with fake_bucket.serve(GOLDENS) as env:
         url = "gs://some-bucket/t5_1_1/checkpoint_3"
-        done = run("-m", "dpt_jax", "convert", url, tmp_path / "ours", **env)
-        missing = run("-m", "dpt_jax", "convert", url + "0", tmp_path / "none", **env)
+        done = processes.run("dpt_jax", "convert", url, tmp_path / "ours", **env)
+        missing = processes.run("dpt_jax", "convert", url + "0", tmp_path / "none", **env)
     assert done.returncode == 0, done.stderr
     check_equal(tmp_path / "ours", load_backbone(GOLDENS / "t5_1_1" / "checkpoint_3")[1])
     assert missing.returncode == 2
@@ -103,15 +90,16 @@ def test_a_bucket_is_read_through_google_cloud_storages_own_protocol(tmp_path):
     assert names(tmp_path) == ["ours"]
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_leaves_nothing_that_looks_finished_and_a_rerun_succeeds(
     source, params, tmp_path
 ):
     before = names(tmp_path)
-    broken = run("-m", "tests.support.killed_conversion", 100_000, source, tmp_path / "target")
+    broken = processes.run("tests.support.killed_conversion", 100_000, source, tmp_path / "target")
     assert broken.returncode == -signal.SIGKILL
     left = set(names(tmp_path)) - set(before)
     assert len(left) == 1 and left.pop().startswith(".target.tmp-")
-    done = run("-m", "dpt_jax", "convert", source, tmp_path / "target")
+    done = processes.run("dpt_jax", "convert", source, tmp_path / "target")
     assert done.returncode == 0, done.stderr
     assert names(tmp_path) == sorted([*before, "target"])
     check_equal(tmp_path / "target", params)
@@ -123,12 +111,13 @@ def test_the_work_of_a_conversion_that_still_runs_is_not_taken_for_a_leftover(so
     with atomic_folder(tmp_path / "target") as running:
         (running / "half").write_text("")
         # Locks belong to processes, so that the second conversion needs one of its own.
-        done = run("-m", "dpt_jax", "convert", source, tmp_path / "target")
+        done = processes.run("dpt_jax", "convert", source, tmp_path / "target")
         assert done.returncode == 0, done.stderr
         assert (running / "half").exists()
         shutil.rmtree(tmp_path / "target")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["dpt", "hf"])
 def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(source, tmp_path, to):
     before = names(tmp_path)
@@ -138,7 +127,7 @@ def test_a_disk_that_fills_up_is_one_message_and_leaves_nothing(source, tmp_path
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
         "from dpt_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
-    broken = run("-c", limited, "convert", source, tmp_path / "new", "--to", to)
+    broken = processes.run("-c", limited, "convert", source, tmp_path / "new", "--to", to)
     assert broken.returncode == 2, broken.stderr
     assert "could not be written" in broken.stderr and "GB are needed" in broken.stderr
     assert "Traceback" not in broken.stderr

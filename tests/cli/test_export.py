@@ -67,6 +67,7 @@ def run_readme(text, folder, monkeypatch, until=None):
     return variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flags"),
     [
@@ -81,6 +82,7 @@ def test_what_is_exported_is_the_runs_prompt(export, trained, name, flags):
     np.testing.assert_array_equal(load_prompt(export(name, *flags)), trained)
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_run_and_what_it_trained(run, capsys):
     capsys.readouterr()
     assert main(["inspect", str(run), "--json"]) == 0
@@ -91,6 +93,7 @@ def test_inspect_shows_the_run_and_what_it_trained(run, capsys):
     assert found["prompt"]["spectrum"]["numerical_rank"] == runs.BOTTLENECK
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flags"),
     [("my_task", []), ("my_task", ["--format=safetensors"]), ("my_task.safetensors", [])],
@@ -106,6 +109,7 @@ def test_the_factors_travel_where_there_is_a_place_for_them(export, name, flags)
     np.testing.assert_allclose(load_prompt(output), product, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "flags", "readme"),
     [
@@ -125,6 +129,7 @@ def test_the_readmes_lines_load_the_prompt(
     np.testing.assert_array_equal(found["prompt"], trained)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_complete_and_needs_no_pytorch(export, trained, monkeypatch):
     for name in ("torch", "transformers", "peft"):
         monkeypatch.setitem(sys.modules, name, None)
@@ -153,11 +158,13 @@ def test_an_adapter_is_complete_and_needs_no_pytorch(export, trained, monkeypatc
     assert "some/t5" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_backbone_of_ours_is_not_named_as_the_base_model(export):
     config = json.loads((export("a", "--format=peft") / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] is None
 
 
+@pytest.mark.slow
 def test_any_prompt_is_converted(export, trained, tmp_path, capsys):
     adapter = export("adapter", "--format=peft", "--base_model=some/t5")
     for i, name in enumerate(["one.npy", "two", "three.safetensors", "four"]):
@@ -173,6 +180,7 @@ def test_any_prompt_is_converted(export, trained, tmp_path, capsys):
     assert first == last
 
 
+@pytest.mark.slow
 def test_exporting_again_replaces_what_was_written(run, tmp_path, capsys):
     rng = np.random.default_rng(0)
     for length in (3, 5):
@@ -190,6 +198,7 @@ def test_exporting_again_replaces_what_was_written(run, tmp_path, capsys):
     assert {path.name for path in (tmp_path / "d").iterdir()} == {"prompt.npy", "README.md"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["notes.txt", "README.md"])
 def test_a_folder_of_something_else_is_left_alone(run, tmp_path, capsys, name):
     (tmp_path / name).write_text("mine")
@@ -200,6 +209,7 @@ def test_a_folder_of_something_else_is_left_alone(run, tmp_path, capsys, name):
     assert runs.contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
     def fails(*args, **kwargs):
         raise OSError("No space left on device")
@@ -217,6 +227,7 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
         assert not list((tmp_path / "new").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -244,6 +255,7 @@ def test_bad_input_is_refused_and_writes_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_base_model_of_another_width_is_refused(run, tmp_path, capsys):
     (tmp_path / "t5").mkdir()
     (tmp_path / "t5" / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 512}))
@@ -257,6 +269,7 @@ def test_a_base_model_of_another_width_is_refused(run, tmp_path, capsys):
     assert "512 wide" in error and f"the prompt {SHAPE[1]}" in error
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_exported_prompt_that_is_then_gone(export, run, tmp_path, capsys):
     """The prompt's file is needed at the start only, whatever its format."""
     import shutil
@@ -278,6 +291,7 @@ def test_training_goes_on_from_an_exported_prompt_that_is_then_gone(export, run,
     assert main(["evaluate", f"--model_dir={tmp_path / 'next'}"]) == 0
 
 
+@pytest.mark.slow
 def test_a_decomposed_prompt_continues_from_its_factors(run, tmp_path, capsys):
     arguments = runs.arguments(
         tmp_path / "next",

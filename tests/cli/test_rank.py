@@ -32,6 +32,7 @@ def evaluated(capfd, *arguments):
     return json.loads(capfd.readouterr().out)["metrics"]
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_on_its_own_task_uncut_and_cut(run, capfd, tmp_path):
     found = measured(capfd, run)
     best = json.loads((run / "summary.json").read_text())["best_step"]
@@ -62,6 +63,7 @@ def test_any_prompt_has_its_numbers_without_a_model(capfd, tmp_path):
     assert [row["rank"] for row in found["truncated"]] == [1, 3]
 
 
+@pytest.mark.slow
 def test_a_table_and_figures_are_written(run, capfd, tmp_path):
     capfd.readouterr()
     assert main(["rank", str(run), f"--output={tmp_path / 'rank'}"]) == 0
@@ -72,6 +74,7 @@ def test_a_table_and_figures_are_written(run, capfd, tmp_path):
     assert names == {"rank.json"} | pictures
 
 
+@pytest.mark.slow
 def test_the_probe_records_the_signs_and_the_rank_at_every_evaluation(run, tmp_path, capfd):
     folder = tmp_path / "probe"
     argv = runs.arguments(folder, run.parent / "backbone", TRAIN_STEPS=6, EVAL_PERIOD=2)
@@ -115,6 +118,7 @@ def test_what_cannot_be_measured_is_said(arguments, message, tmp_path, monkeypat
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prompt_of_another_width_than_the_model_is_refused(run, tmp_path, capfd):
     interop.save_prompt(tmp_path / "p.npy", np.ones((4, 6), np.float32))
     assert main(["rank", str(tmp_path / "p.npy"), f"--model_dir={run}"]) == 2

@@ -64,6 +64,7 @@ class Page(html.parser.HTMLParser):
             self.cells[-1] += data
 
 
+@pytest.mark.slow
 def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     output = tmp_path / "page.html"
     assert main(["report", str(folder), f"--output={output}", "--title=All <of> it"]) == 0
@@ -83,6 +84,7 @@ def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
     output = tmp_path / "docs" / "results.md"
     assert main(["report", str(folder), f"--output={output}", "--text=As run."]) == 0
@@ -93,6 +95,7 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
     assert "- More is better. **holds**: 50.00 (1 of 2) against 15.00" in text
 
 
+@pytest.mark.slow
 def test_the_claims_of_several_sweeps_are_listed_first(folder):
     [one] = gather([folder])
     two = [one, dataclasses.replace(one, name="other", title="Other")]

@@ -5,14 +5,13 @@ In processes of their own, because the tasks choose their vocabulary once per pr
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from dpt_jax.demo import VOCABULARY
-from tests.support import runs
+from tests.support import processes, runs
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +38,8 @@ def folder(tmp_path_factory):
 
 def dpt(folder, *argv):
     """Status, standard output and standard error of a command."""
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dpt_jax", *map(str, argv)],
-        env=environment
-        | {
-            "DPT_SUPERGLUE_DIR": str(folder),
-            "DPT_VOCAB": str(VOCABULARY),
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    variables = {"DPT_SUPERGLUE_DIR": str(folder), "DPT_VOCAB": str(VOCABULARY)}
+    done = processes.run("dpt_jax", *argv, **variables)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -104,6 +93,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     blocked = "import sys; sys.modules.update(tensorflow=None, seqio=None)\n"
     argv = ["predict", f"--model_dir={tmp_path / 'run'}", f"--input={tmp_path / 'lines.txt'}"]
     script = f"{blocked}from dpt_jax.cli.main import main; sys.exit(main({argv!r}))"
+    # A new process, since a forked one has imported both.
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300, stdout=subprocess.PIPE)
 
     # The test split keeps its labels secret.

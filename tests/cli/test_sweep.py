@@ -7,7 +7,6 @@ import os
 import pathlib
 import shlex
 import signal
-import subprocess
 import sys
 import time
 
@@ -15,9 +14,8 @@ import numpy as np
 import pytest
 
 from dpt_jax.cli.main import main
-from dpt_jax.sweeps import worker
-from dpt_jax.sweeps.local import _cores
-from tests.support import runs, toy_sweeps
+from dpt_jax.sweeps import local, worker
+from tests.support import processes, runs, toy_sweeps
 
 ROOT = pathlib.Path(__file__).parents[2]
 REPORT = {"scale": 100, "figures": {"curves": {}, "spectra": {}}}
@@ -45,8 +43,10 @@ def swept(backbone, tmp_path_factory):
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={folder}", "--jobs=2"]
     # Three of the failing points are enough.
-    assert main([*argv, "--only=task=toy_x,toy_gone", "--only=BOTTLENECK=2"]) == 1
-    assert main([*argv, "--only=task=toy_killing,toy_x", "--only=BOTTLENECK=3"]) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local, "subprocess", processes.ForkedWorkers)
+        assert main([*argv, "--only=task=toy_x,toy_gone", "--only=BOTTLENECK=2"]) == 1
+        assert main([*argv, "--only=task=toy_killing,toy_x", "--only=BOTTLENECK=3"]) == 1
     return folder, argv
 
 
@@ -163,7 +163,7 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}"]
     folder = tmp_path / "long"
     run = folder / "points" / "RANDOM_SEED=0"
-    process = subprocess.Popen([sys.executable, "-m", "dpt_jax", *argv])
+    process = processes.start(argv)
     deadline = time.monotonic() + 240
     while not (run / "summary.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -192,9 +192,7 @@ def test_a_signal_lets_the_points_save_and_ends_the_sweep(backbone, tmp_path):
         grid={"RANDOM_SEED": [0, 1]},
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dpt_jax", *argv], stderr=subprocess.PIPE, text=True
-    )
+    process = processes.start(argv)
     log = tmp_path / "long" / "points" / "RANDOM_SEED=0" / "metrics.jsonl"
     deadline = time.monotonic() + 240
     while not (log.exists() and log.stat().st_size):
@@ -253,11 +251,12 @@ def test_memory_that_runs_out_inside_a_point_is_told_with_what_to_lower():
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="a system without affinities")
 def test_side_by_side_processes_share_the_cores():
     mine = sorted(os.sched_getaffinity(0))
-    assert _cores(0, 1) is None
+    assert local._cores(0, 1) is None
     if len(mine) > 1:
-        assert sorted(_cores(0, 2) + _cores(1, 2)) == mine
+        assert sorted(local._cores(0, 2) + local._cores(1, 2)) == mine
     assert all(
-        _cores(i, 10 * len(mine)) is None or len(_cores(i, 10 * len(mine))) == 1 for i in range(5)
+        local._cores(i, 10 * len(mine)) is None or len(local._cores(i, 10 * len(mine))) == 1
+        for i in range(5)
     )
 
 

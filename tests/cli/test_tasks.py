@@ -1,16 +1,13 @@
 """dpt tasks: what there is, what examples become, how long they are."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from dpt_jax.cli.main import main
 from dpt_jax.data import lengths
-from tests.support import toy_tasks
+from tests.support import processes, toy_tasks
 
 RANKED = "--module=tests.support.ranked_tasks"
 
@@ -149,14 +146,7 @@ def test_bad_names_are_one_message(capsys, argv, message):
 @pytest.mark.slow
 def test_a_pipe_gets_whole_lines_without_colours():
     argv = ["tasks", "show", "toy_x", "--module=tests.support.toy_tasks", "--n=1"]
-    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
-    done = subprocess.run(
-        [sys.executable, "-m", "dpt_jax", *argv],
-        env=environment | {"COLUMNS": "30"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("dpt_jax", *argv, COLUMNS="30")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "\x1b" not in done.stdout
     row = next(iter(toy_tasks.examples("train")))

@@ -247,6 +247,7 @@ def test_a_folder_of_another_run_is_left_alone(backbone, tmp_path, capfd):
     assert runs.contents(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["truncate", "drop"])
 def test_a_loss_of_input_that_was_agreed_to_is_reported(backbone, tmp_path, what, capfd, caplog):
     argv = runs.arguments(
@@ -271,6 +272,7 @@ def test_a_loss_of_input_that_was_agreed_to_is_reported(backbone, tmp_path, what
     assert f"toy_x: {used} examples" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_with_status_1(backbone, tmp_path, capfd):
     argv = runs.arguments(tmp_path, backbone, LEARNING_RATE_PEAK=1e38, EVAL_PERIOD=0)
     assert main([*argv, "--gin.RunConfig.checkpoint_period=1"]) == 1

@@ -107,6 +107,7 @@ def of_superglue(name, folder, monkeypatch):
     return seqio.TaskRegistry.get(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 3])
 @pytest.mark.parametrize(
     "kind", ["function", "text lines", "tfds", "dpt_record", "dpt_wsc", "dpt_rte_k8_s0"]

@@ -16,6 +16,7 @@ def backbone():
     return Transformer(config), params, encode
 
 
+@pytest.mark.slow
 def test_every_skill_is_right_on_texts_that_pretraining_never_saw(backbone):
     # Another seed than the one that decided whether to keep the weights.
     accuracies = pretrain.skill_accuracies(*backbone, examples=96, seed=1)
@@ -23,6 +24,7 @@ def test_every_skill_is_right_on_texts_that_pretraining_never_saw(backbone):
     assert not {skill: value for skill, value in accuracies.items() if value < 0.93}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_without_a_prompt_no_task_is_answered(backbone, task):
     model, params, encode = backbone

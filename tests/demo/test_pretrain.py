@@ -43,6 +43,7 @@ def short_run(tmp_path_factory, narrow_network):
     return output, code
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_a_backbone_that_loads(short_run):
     output, code = short_run
     assert code == 0
@@ -53,6 +54,7 @@ def test_a_short_run_writes_a_backbone_that_loads(short_run):
     assert sum(f.stat().st_size for f in (output / "backbone").iterdir()) < 4_000_000
 
 
+@pytest.mark.slow
 def test_a_backbone_below_the_threshold_is_not_kept(short_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         pretrain, "skill_accuracies", lambda *args, **kwargs: {"copy": 1.0, "entailment": 0.4}
@@ -77,6 +79,7 @@ def test_batches_are_shifted_and_padded():
         assert not row[length:].any()
 
 
+@pytest.mark.slow
 def test_a_run_can_start_from_a_backbone(short_run, tmp_path):
     output, _ = short_run
     start = output / "backbone"
@@ -93,6 +96,7 @@ def test_a_text_that_does_not_fit_is_refused():
         next(pretrain.batches(iter([example]), encode, 1))
 
 
+@pytest.mark.slow
 def test_learning_rates_differ_by_their_multipliers():
     tx = pretrain.optimizer(1.0, 10)
     ones = np.ones(3, np.float32)
@@ -105,6 +109,7 @@ def test_learning_rates_differ_by_their_multipliers():
     np.testing.assert_allclose(ratio, 30.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_exact_matches_agree_with_greedy_decoding():
     from dpt_jax.models.decoding import greedy_decode
 

@@ -74,6 +74,7 @@ def naive_bayes(train, validation, fields):
     return sum(g == row["label"] for g, row in zip(guesses, validation, strict=True)) / len(guesses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_no_surface_cue_solves_a_task(task):
     limit = demo.chance(task) + MARGIN

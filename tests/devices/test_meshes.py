@@ -2,10 +2,6 @@
 
 import dataclasses
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -15,22 +11,12 @@ from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
-from tests.support import meshes, runs
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import meshes, processes, runs
 
 
 @pytest.mark.slow
 def test_every_mesh_trains_as_one_device_does(backbone, one_device, tmp_path):
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.meshes", str(tmp_path), str(backbone)],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = processes.run("tests.support.meshes", tmp_path, backbone, devices=8)
     assert done.returncode == 0, done.stderr
     shards = json.loads(done.stdout.splitlines()[-1])
 

@@ -128,6 +128,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(backbone, tmp_path):
     assert kills.broken(tmp_path) == kills.unfinished(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_or_files_stop_before_anything_is_written(backbone, tmp_path):
     # As Slurm starts them, so that no flag is needed.
     def start_by_slurm(*argvs):
@@ -163,6 +164,7 @@ def test_processes_with_other_settings_or_files_stop_before_anything_is_written(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer_is_named(backbone, tmp_path):
     address = f"localhost:{processes.free_port()}"
     flags = [f"--coordinator_address={address}", "--num_processes=2", "--initialization_timeout=2"]

@@ -57,6 +57,7 @@ def test_metric_functions_that_refuse_perfect_outputs_are_not_asked_again(backbo
     assert text.train(config)["best_value"] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("best_metric", "best"), [("accuracy", 1), ("nothing", None)])
 def test_a_metric_that_is_not_a_number_is_null_in_files(
     backbone, tmp_path, capsys, best_metric, best
@@ -148,6 +149,7 @@ def test_other_tasks_have_no_such_average():
     assert evaluator.averages([*results, TaskResult("dpt_mine", {"f1": 1.0}, [])]) == {}
 
 
+@pytest.mark.slow
 def test_a_mixtures_average_is_logged_and_kept(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluator.Evaluator, "__call__", lambda self, params: eight())
     config = runs.run_config(

@@ -1,32 +1,22 @@
 """Generation on a divided CPU gives what one device gives."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from dpt_jax.models import decoding
-from tests.support import generating, runs
-
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import generating, processes, runs
 
 
 @pytest.fixture(scope="module")
 def found():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.generating"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = processes.run("tests.support.generating", devices=4)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["4x1x1", "2x1x2"])
 @pytest.mark.parametrize("beams", generating.BEAMS)
 def test_a_divided_cpu_generates_what_one_device_does(found, mesh, beams):
@@ -41,6 +31,7 @@ def test_a_divided_cpu_generates_what_one_device_does(found, mesh, beams):
     assert len(np.unique(tokens, axis=0)) > 4  # The rows are told apart.
 
 
+@pytest.mark.slow
 def test_one_device_decodes_where_each_has_all_weights(found):
     devices = {name.split(",")[0]: result["devices"] for name, result in found.items()}
     assert devices == {"4x1x1": 1, "2x1x2": 4}

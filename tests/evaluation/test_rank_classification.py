@@ -81,6 +81,7 @@ def full_forward_scores(config, params, rows, prompt):
     return [[next(sums) for _ in row["candidates"]] for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [16, 3])
 def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_size):
     prompt = np.random.default_rng(2).normal(size=(4, runs.WIDTH)).astype(np.float32)
@@ -92,7 +93,7 @@ def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_si
         scoring="rank",
         batch_size=batch_size,
     )
-    [result] = inference.evaluate(prepare(config), prompt)
+    [result] = inference.evaluate(text.prepare(config), prompt)
     from tests.support import ranked_tasks
 
     rows = list(ranked_tasks.rows("validation", ranked_tasks.varied))
@@ -139,7 +140,7 @@ def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
         mixture_or_task_module=MODULE,
         scoring="rank",
     )
-    [result] = inference.evaluate(prepare(config), None)
+    [result] = inference.evaluate(text.prepare(config), None)
     for record in result.predictions[:7]:
         for answer, score in zip(record["candidates"], record["scores"], strict=True):
             labels = torch.tensor([tokens(answer)])
@@ -148,6 +149,7 @@ def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
             assert score == pytest.approx(-float(loss) * labels.numel(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_and_dpt_evaluate_score_by_rank(backbone, tmp_path, capsys):
     run = tmp_path / "run"
     argv = runs.arguments(

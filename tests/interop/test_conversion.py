@@ -181,6 +181,7 @@ def large(tmp_path):
     return tmp_path / "hf"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux tells what is resident")
 @pytest.mark.parametrize("pickled", [False, pytest.param(True, marks=pytest.mark.interop)])
 def test_a_mapped_file_is_not_kept_in_memory_while_it_is_gone_through(large, pickled):

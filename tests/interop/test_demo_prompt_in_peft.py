@@ -32,8 +32,8 @@ def run(tmp_path_factory):
             # One prompt for all three tasks.
             f"--gin.MIXTURE_OR_TASK_NAME='{demo.MIXTURE}'",
             f"--gin.MODEL_DIR='{folder}'",
-            "--gin.TRAIN_STEPS=60",
-            "--gin.EVAL_PERIOD=60",
+            "--gin.TRAIN_STEPS=20",
+            "--gin.EVAL_PERIOD=20",
         ]
     )
     assert status == 0
@@ -75,7 +75,7 @@ def test_all_predictions_on_the_demos_validation_set_are_the_same(run, t5, tmp_p
     adapter = tmp_path / "adapter"
     assert main(["export", f"--model_dir={run}", f"--output={adapter}", "--format=peft"]) == 0
     model = peft.PeftModel.from_pretrained(t5, adapter).eval()
-    files = [run / "predictions" / f"{task}_60.jsonl" for task in demo.TASKS]
+    files = [run / "predictions" / f"{task}_20.jsonl" for task in demo.TASKS]
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert len(rows) == 3 * 400
     vocabulary = sentencepiece.SentencePieceProcessor(model_file=str(demo.VOCABULARY))

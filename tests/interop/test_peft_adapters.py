@@ -63,6 +63,7 @@ def tensors(source, target=None):
     return given
 
 
+@pytest.mark.slow
 def test_an_exported_prompt_gives_our_logits_in_pytorch(t5, adapter, prompt):
     model, _, config, params = t5
     wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(model), adapter).eval()
@@ -77,6 +78,7 @@ def test_an_exported_prompt_gives_our_logits_in_pytorch(t5, adapter, prompt):
     np.testing.assert_allclose(np.asarray(found)[real], theirs[real], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_exported_prompt_gives_our_greedy_tokens_in_pytorch(t5, adapter, prompt):
     model, _, config, params = t5
     wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(model), adapter).eval()
@@ -131,6 +133,7 @@ def train_with_peft(model, folder, submodules, save_pickle=False):
     return last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("submodules", "save_pickle"), [(1, False), (None, False), (None, True)])
 def test_a_prompt_trained_with_peft_gives_the_same_loss_here(t5, tmp_path, submodules, save_pickle):
     model, _, config, params = t5

@@ -24,6 +24,7 @@ def _reference(queries, keys, values, mask, bias):
     return out.swapaxes(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mask_heads", [1, HEADS])
 @pytest.mark.parametrize("length", [16, 160])
 def test_attention_without_a_gradient_equals_jax(length, mask_heads):
@@ -45,6 +46,7 @@ def test_mask_and_bias_may_be_missing(which):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [16, 160])
 def test_gradients_of_attention_equal_jax(length):
     queries, keys, values, mask, bias = _operands(length)

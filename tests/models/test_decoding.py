@@ -89,6 +89,7 @@ def logprob_of(model, params, inputs, sequence):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("prompt_length", [0, 3])
 @pytest.mark.parametrize("length", [4, LENGTH])
@@ -120,6 +121,7 @@ def test_greedy_stops_as_soon_as_every_sequence_has_ended():
     assert decode(-1).index == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.6])
 def test_beam_search_with_enough_beams_finds_what_exhaustive_search_finds(alpha):
     vocabulary, length = 4, 3
@@ -156,6 +158,7 @@ def test_beam_search_with_enough_beams_finds_what_exhaustive_search_finds(alpha)
         assert (np.asarray(scores[row, count:]) < -1e6).all()
 
 
+@pytest.mark.slow
 def test_beam_search_with_one_beam_and_no_end_equals_greedy():
     model, params = tiny("t5_1_1", prompt_length=3)
     tokens, scores = decoding.beam_search(model, params, INPUTS, 5, beam_size=1, eos_id=-1)
@@ -177,6 +180,7 @@ def test_beam_search_stops_once_no_live_hypothesis_can_win():
     assert search(-1).index == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_of_several_candidates_equal_step_by_step_recompute(form):
     model, params = tiny(form, prompt_length=3)
@@ -274,6 +278,7 @@ def padded(tokens, length):
     return np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("with_prompt", [False, True])

@@ -52,6 +52,7 @@ def apply(network, params, source, decoder_input, target, enable_dropout=False, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_gradients_of_both_factors_equal_finite_differences(form):
     network, params = tiny(form, DecomposedPrompt(length=5, embed_dim=16, bottleneck=3))
@@ -82,6 +83,7 @@ def test_gradients_of_both_factors_equal_finite_differences(form):
         np.testing.assert_allclose(gradient[name], numeric, atol=0.02 * scale, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_prompts_place_is_in_front_of_the_text_for_the_position_bias():
     # Without any position bias, attention does not see order: the prompt could stand anywhere.
     # With it, a prompt that holds the embeddings of the first tokens must equal those tokens.
@@ -95,6 +97,7 @@ def test_a_prompts_place_is_in_front_of_the_text_for_the_position_bias():
     np.testing.assert_allclose(with_prompt, plain, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_padding_a_source_changes_no_logit(form):
     network, params = tiny(form)
@@ -108,6 +111,7 @@ def test_padding_a_source_changes_no_logit(form):
     )
 
 
+@pytest.mark.slow
 def test_dropout_changes_logits_by_its_key_and_only_when_enabled():
     network, params = tiny("t5_1_0")
 

@@ -68,6 +68,7 @@ def our_logits(config, params, prompt, batch):
     return np.asarray(apply(params, *batch))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompted", [False, True], ids=["plain", "prompted"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 def test_logits_equal_pytorch_at_every_real_position(pair, prompt, lengths, prompted):
@@ -81,6 +82,7 @@ def test_logits_equal_pytorch_at_every_real_position(pair, prompt, lengths, prom
     np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_length", [4, 12])
 def test_the_prompts_gradient_equals_pytorch(pair, prompt, target_length):
     model, config, params = pair

@@ -38,12 +38,14 @@ def golden(request):
     return load_backbone(folder / "checkpoint_3"), [expected[name] for name in names], expected
 
 
+@pytest.mark.slow
 def test_a_t5x_checkpoint_gives_t5xs_logits(golden):
     (config, params), batch, expected = golden
     logits = jitted_logits(Transformer(config), params, batch)
     np.testing.assert_allclose(logits, expected["logits"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_t5x_checkpoint_with_a_prompt_gives_t5xs_prompted_logits(golden):
     (config, params), batch, expected = golden
     prompt = expected["prompt"]
@@ -60,8 +62,8 @@ def live(request):
         "vocab_size": 64,
         "emb_dim": 32,
         "num_heads": 4,
-        "num_encoder_layers": 2,
-        "num_decoder_layers": 3,
+        "num_encoder_layers": 1,
+        "num_decoder_layers": 2,
         "head_dim": 6,
         "mlp_dim": 40,
         **FORMS[request.param],
@@ -116,6 +118,7 @@ def test_new_parameters_are_spread_as_t5x_spreads_them(live):
         np.testing.assert_allclose(ours[name].std(), theirs[name].std(), rtol=rtol, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.t5x
 def test_float32_logits_equal_t5xs(live):
     sizes, params, batch, t5x = live
@@ -123,6 +126,7 @@ def test_float32_logits_equal_t5xs(live):
     np.testing.assert_allclose(ours, jitted_logits(t5x(), params, batch), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.t5x
 def test_bfloat16_logits_are_as_near_to_float32_as_t5xs(live):
     sizes, params, batch, t5x = live

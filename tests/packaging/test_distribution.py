@@ -49,11 +49,13 @@ def wheel_names(tmp_path_factory) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
+@pytest.mark.slow
 def test_wheel_carries_every_module_of_the_package(wheel_names):
     assert relative_names("dpt_jax", "*.py") <= wheel_names
     assert "dpt_jax/py.typed" in wheel_names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folder", "pattern"), [("tasks", "*.py"), ("gin_configs", "*")])
 def test_wheel_carries_the_mapped_folder_inside_the_package(wheel_names, folder, pattern):
     names = {name for name in relative_names(folder, pattern) if "__pycache__" not in name}
@@ -62,6 +64,7 @@ def test_wheel_carries_the_mapped_folder_inside_the_package(wheel_names, folder,
     assert not {name for name in wheel_names if name.startswith(f"{folder}/")}
 
 
+@pytest.mark.slow
 def test_wheel_carries_the_demo_backbone(wheel_names):
     backbone = relative_names("dpt_jax/demo/backbone", "*")
     if not backbone:
@@ -70,6 +73,7 @@ def test_wheel_carries_the_demo_backbone(wheel_names):
     assert {Path(name).suffix for name in backbone} >= {".json", ".model", ".safetensors"}
 
 
+@pytest.mark.slow
 def test_wheel_carries_the_license_and_nothing_of_the_tests(wheel_names):
     assert [name for name in wheel_names if name.endswith("licenses/LICENSE")]
     assert not [name for name in wheel_names if name.startswith(("tests/", "benchmarks/"))]

@@ -3,10 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
@@ -17,9 +13,8 @@ from dpt_jax.models import T5Config
 from dpt_jax.planning import ahead_of_time, plan
 from dpt_jax.planning.tpus import parse_topology
 from dpt_jax.prompts import DecomposedPrompt
-from tests.support import compiled_meshes, runs
+from tests.support import compiled_meshes, processes, runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu not installed: pip install 'dpt-jax[tpu]'",
@@ -49,15 +44,7 @@ def large_config(**changes):
 
 @pytest.fixture(scope="module")
 def compiled():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.support.compiled_meshes"],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = processes.run("tests.support.compiled_meshes", devices=8)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -108,6 +95,7 @@ def test_decoding_costs_less_than_training(compiled):
     assert 0 < compiled["decoding"]["flops"] < compiled["2x2x2/1"]["flops"]
 
 
+@pytest.mark.slow
 def test_meshes_divide_the_model_and_hold_its_weights():
     found = set(plan.meshes(large_config(), parse_topology("v5e:4x4")))
     # 22 GB in bfloat16 on chips of 16 GB: four of them leave half of their memory.

@@ -54,6 +54,7 @@ def test_vanilla_default_is_uniform_in_half():
     assert 0.49 < np.abs(values).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_decomposed_default_gives_entries_of_standard_deviation_sqrt_bottleneck():
     prompt = prompts.DecomposedPrompt(200, 400, 10)
     assert abs(prompt.fold(prompt.initialize(KEY)).std() - np.sqrt(10)) < 0.2
@@ -64,6 +65,7 @@ def test_spectral_default_gives_entries_of_unit_standard_deviation():
     assert abs(prompt.fold(prompt.initialize(KEY)).std() - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_residual_mlp_starts_within_pytorchs_bounds():
     params = prompts.ResidualPrompt(4, 64, 25).initialize(KEY)
     for layer, fan_in in (("mlp_wi", 64), ("mlp_wo", 25)):

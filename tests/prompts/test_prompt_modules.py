@@ -107,6 +107,7 @@ def test_shapes_and_counts_need_neither_embeddings_nor_files(init):
     assert prompt.prompt_init is init
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_fold_equals_the_closed_form(method):
     prompt = SMALL[method]
@@ -147,6 +148,7 @@ def test_parameter_names_are_the_contract():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_gradients_equal_finite_differences(method):
     prompt = SMALL[method]

@@ -5,7 +5,6 @@ Prints one JSON object: tokens by mesh and number of beams, and on how many devi
 
 import itertools
 import json
-import os
 
 import jax
 import numpy as np
@@ -37,7 +36,6 @@ def generate(shape, beams):
 
 
 if __name__ == "__main__":
-    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
     found = {}
     for mesh, beams in itertools.product(MESHES, BEAMS):
         tokens = generate(mesh, beams)

@@ -7,8 +7,6 @@ import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
 import types
 
 import jax
@@ -24,9 +22,8 @@ from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
 from dpt_jax.training.run import Run
-from tests.support import runs
+from tests.support import processes, runs
 
-ROOT = pathlib.Path(__file__).parents[2]
 # Every point is the first with something changed.
 POINTS = {
     "first": {},
@@ -96,6 +93,7 @@ def assert_same_run(found, expected):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *saved)
 
 
+@pytest.mark.slow
 def test_members_reach_what_each_reaches_alone(backbone, alone, tmp_path, capfd):
     together = configs(tmp_path, backbone)
     texts = [f"# {alone / point}" for point in POINTS]
@@ -130,7 +128,7 @@ def test_a_killed_population_goes_on_in_chunks_of_members(backbone, alone, tmp_p
         "from tests.sweeps import test_population as t; "
         f"t.train_and_die({str(tmp_path)!r}, {str(backbone)!r})"
     )
-    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    killed = processes.run("-c", code)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     latest = {p: checkpoints.Checkpoints(tmp_path / p).latest_step() for p in POINTS}
     assert {latest["first"], latest["rate"]} == {8, 4}
@@ -142,6 +140,7 @@ def test_a_killed_population_goes_on_in_chunks_of_members(backbone, alone, tmp_p
         assert_same_run(tmp_path / point, alone / point)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_every_member_and_each_can_go_on_alone(
     backbone, alone, tmp_path, monkeypatch
 ):
@@ -165,6 +164,7 @@ def test_a_signal_saves_every_member_and_each_can_go_on_alone(
         assert_same_run(tmp_path / point, alone / point)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_buckets", "microbatches"), [(1, 2), (2, 1)])
 def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microbatches):
     changes = {
@@ -187,6 +187,7 @@ def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microb
         np.testing.assert_allclose(runs.prompt(found, 4), runs.prompt(expected, 4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_leaves_the_others(backbone, alone, tmp_path):
     together = [config(tmp_path, backbone, point) for point in ("first", "rate")]
     rising = optax.join_schedules([optax.constant_schedule(r) for r in (0.3, np.inf)], [6])
@@ -199,6 +200,7 @@ def test_a_member_that_diverges_leaves_the_others(backbone, alone, tmp_path):
     assert_same_run(tmp_path / "rate", alone / "rate")
 
 
+@pytest.mark.slow
 def test_the_frozen_weights_are_held_once(backbone, tmp_path, monkeypatch):
     made = []
 
@@ -279,6 +281,7 @@ def chunk_memory(width, sizes):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_activations_grow_with_the_members_of_a_chunk_and_are_estimated():
     sizes = (16, 64, 8)
     one, four = chunk_memory(1, sizes), chunk_memory(4, sizes)
@@ -287,6 +290,7 @@ def test_activations_grow_with_the_members_of_a_chunk_and_are_estimated():
     assert 0.3 < estimate / one < 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("room", "asked", "dropout", "expected"),
     [

@@ -23,8 +23,8 @@ def points(tmp_path):
             "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 6},
             "PROMPT_LENGTH": runs.PROMPT_LENGTH,
             "NUM_BUCKETS": 1,
-            "TRAIN_STEPS": 10,
-            "EVAL_PERIOD": 5,
+            "TRAIN_STEPS": 3,
+            "EVAL_PERIOD": 3,
             "RANDOM_SEED": seed,
             "LEARNING_RATE_PEAK": rate,
             "BOTTLENECK": bottleneck,
@@ -64,6 +64,7 @@ def test_what_a_point_prints_goes_to_its_log(tmp_path, capfd):
     assert log.read_text() == "first\nas a library\nsecond\nas a library\n"
 
 
+@pytest.mark.slow
 def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tmp_path, capfd):
     # One backbone, and a rate of which a prompt's products overflow.
     for point, rate in zip(points, (1e30, 0.25), strict=True):
@@ -73,13 +74,14 @@ def test_a_point_that_diverges_fails_and_those_trained_with_it_do_not(points, tm
     assert (diverged.status, done.status) == ("failed", "done")
     assert "is nan at step 2, learning rate 1e+30" in diverged.error
     assert diverged.together == done.together == 2
-    assert json.loads((tmp_path / "1" / "summary.json").read_text())["last_step"] == 10
+    assert json.loads((tmp_path / "1" / "summary.json").read_text())["last_step"] == 3
     # Pytest has Python's own streams; in a process of a sweep these lines are in the logs.
     out, err = capfd.readouterr()
     assert "Trains together with 0" in out
     assert "2 runs train together: 1 at a time" in err and "The others go on." in err
 
 
+@pytest.mark.slow
 def test_points_that_cannot_be_trained_together_are_trained_alone(points, tmp_path, capfd):
     job = {"points": points, "search_paths": [str(tmp_path)], "members_at_once": None}
     outcomes = list(worker.train_points(job))

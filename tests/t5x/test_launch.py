@@ -1,11 +1,8 @@
 """t5x.train, t5x.eval and t5x.infer with our gin files, on 4 virtual devices (data 2 x model 2)."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -20,6 +17,7 @@ from dpt_jax.cli.main import main
 from dpt_jax.gin_utils import gin_configs
 from dpt_jax.interop import load_backbone, load_prompt
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
+from tests.support import processes
 from tests.t5x import tiny
 
 pytestmark = [pytest.mark.t5x, pytest.mark.slow]
@@ -42,7 +40,7 @@ def command(module, run, prompt=FACTORIZED, **macros):
     prompt_file, settings = prompt
     files = [f"t5x/runs/{run}.gin", "t5x/models/demo.gin", prompt_file]
     return [
-        *(sys.executable, "-m", module, f"--gin_search_paths={gin_configs()}"),
+        *(module, f"--gin_search_paths={gin_configs()}"),
         *(f"--gin_file={file}" for file in files),
         *(f"--gin.{name}={value!r}" for name, value in {**MACROS, **settings, **macros}.items()),
     ]
@@ -50,15 +48,9 @@ def command(module, run, prompt=FACTORIZED, **macros):
 
 def start(log, *args, **kwargs):
     """Starts T5X in a process of its own, its output in `log`."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-    }
-    with open(log, "w") as output:
-        return subprocess.Popen(
-            command(*args, **kwargs), stdout=output, stderr=output, env=environment
-        )
+    with open(log, "a") as output:
+        env = processes.environment(devices=4)
+        return processes.Process(command(*args, **kwargs), env, stdout=output, stderr=output)
 
 
 def launch(log, *args, **kwargs):
@@ -235,9 +227,7 @@ def test_packing_is_refused(tmp_path, pretrained):
         INITIAL_CHECKPOINT_PATH=str(pretrained[0]),
         TRAIN_STEPS=2,
     )
-    done = subprocess.run(
-        [*arguments, "--gin.utils.DatasetConfig.pack=True"], capture_output=True, text=True
-    )
+    done = processes.run(*arguments, "--gin.utils.DatasetConfig.pack=True")
     assert done.returncode != 0
     assert re.search("InputError: .*packed", done.stderr)
     assert not list((tmp_path / "run").glob("*checkpoint*"))

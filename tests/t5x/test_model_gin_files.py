@@ -49,6 +49,7 @@ def build(name, prompt="decomposed", *bindings):
     return gin.query_parameter("%MODEL").scoped_configurable_fn()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_a_size_has_the_published_parameters_and_those_of_its_prompt(name):
     model = build(name)

@@ -406,6 +406,7 @@ def test_an_orbax_checkpoint_of_t5x_is_read_too(pretrained, tmp_path):
         assert array.tobytes() == params[name].tobytes(), name
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_the_prompt_starts_from_the_random_backbones_embeddings():
     prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH, prompt_init=SampledVocabulary(40))
     state = tiny.initializer(tiny.config(), prompt).from_scratch(jax.random.PRNGKey(0))

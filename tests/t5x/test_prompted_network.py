@@ -57,6 +57,7 @@ def models(both, **settings):
     return (prompted, params, batch), (tiny.model(cfg, **settings), plain_params, plain_batch)
 
 
+@pytest.mark.slow
 def test_the_loss_and_its_metrics_are_those_of_the_same_prompt_given_as_text(both):
     (loss, metrics), (plain, plain_metrics) = (
         jax.jit(functools.partial(model.loss_fn, dropout_rng=None))(params, batch)
@@ -69,11 +70,13 @@ def test_the_loss_and_its_metrics_are_those_of_the_same_prompt_given_as_text(bot
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_same_prompt_given_as_text(both):
     ours, theirs = (jax.jit(m.score_batch)(p, b) for m, p, b in models(both))
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("decode_fn", "num_decodes"),
     [
@@ -107,6 +110,7 @@ def decomposed(both):
     return cfg, prompt, frozen, jax.tree.map(np.asarray, drawn), batch
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_dpt_train(decomposed):
     cfg, prompt, frozen, drawn, batch = decomposed
     loss, _ = jax.jit(functools.partial(tiny.model(cfg, prompt).loss_fn, dropout_rng=None))(
@@ -118,6 +122,7 @@ def test_the_loss_is_that_of_dpt_train(decomposed):
     np.testing.assert_allclose(loss, summed / count, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_dpt_evaluate(decomposed):
     cfg, prompt, frozen, drawn, batch = decomposed
     params = {**frozen, "prompt": drawn}
@@ -147,6 +152,7 @@ def trained_by_t5x(cfg, prompt, frozen, drawn, batches, optimizer, rate):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 def test_ten_adamw_steps_reach_the_prompt_of_dpt_train(decomposed, clip_norm):
     cfg, prompt, frozen, drawn, _ = decomposed

@@ -47,6 +47,7 @@ def test_one_line_says_what_to_install_where_t5x_is_too_old(tmp_path):
     assert "commit cc342d4" in last
 
 
+@pytest.mark.slow
 def test_everything_else_is_imported_without_t5x():
     done = python("""
 import importlib, pkgutil, sys

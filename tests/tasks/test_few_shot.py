@@ -24,6 +24,7 @@ def test_draws_of_8_16_and_32_are_registered_for_every_task():
                 assert f"{task}_k{k}_s{seed}" in names
 
 
+@pytest.mark.slow
 def test_k_training_rows_are_listed_by_id_and_validation_is_complete(jsonl):
     for task, k in (("dpt_rte", 8), ("dpt_multirc", 5), ("dpt_record", 4), ("dpt_wsc", 2)):
         name = tasks.few_shot(task, k, 7)

@@ -34,6 +34,7 @@ def fewglue(tmp_path, monkeypatch):
     monkeypatch.setenv("DPT_SUPERGLUE_DIR", str(tmp_path))
 
 
+@pytest.mark.slow
 def test_every_row_becomes_an_example_that_its_own_answer_solves(fewglue):
     for task, (name, _) in tasks.TASKS.items():
         registered = seqio.TaskRegistry.get(task)
@@ -57,6 +58,7 @@ def test_every_row_becomes_an_example_that_its_own_answer_solves(fewglue):
             assert row["inputs"][-1] == row["targets"][-1] == 1
 
 
+@pytest.mark.slow
 def test_texts_hold_the_fields_of_the_rows(fewglue):
     fields = {
         "boolq": ("passage", "question"),
@@ -74,6 +76,7 @@ def test_texts_hold_the_fields_of_the_rows(fewglue):
         }
 
 
+@pytest.mark.slow
 def test_wsc_marks_the_pronoun_of_the_real_rows(fewglue):
     task = seqio.TaskRegistry.get("dpt_wsc")
     dataset = task.get_dataset(None, split="train", shuffle=False)

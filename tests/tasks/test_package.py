@@ -3,8 +3,6 @@
 import os
 import pathlib
 import pickle
-import subprocess
-import sys
 
 import gin
 import pytest
@@ -12,6 +10,7 @@ import pytest
 seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
 
 from dpt_jax.tasks import TASKS, TaskError, register, settings, vocabulary  # noqa: E402
+from tests.support import processes  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO_VOCABULARY = ROOT / "dpt_jax" / "demo" / "backbone" / "sentencepiece.model"
@@ -20,18 +19,13 @@ EIGHT = {f"dpt_{name}" for name in "boolq cb copa multirc record rte wic wsc".sp
 
 
 def python(code: str, **environment) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if not k.startswith("DPT_")} | environment,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DPT_")} | environment
+    [(status, out, err)] = processes.finish([processes.Process(["-c", code], env)])
+    assert status == 0, err[-2000:]
+    return out
 
 
+@pytest.mark.slow
 def test_importing_takes_no_network_and_registers_once():
     code = """
 import importlib, socket

@@ -41,6 +41,7 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(value, other[key], key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_tfds_and_jsonl_agree_on_examples_and_their_order(name, tfds_dir, raw, monkeypatch):
     task = f"dpt_{name}"
@@ -64,6 +65,7 @@ def test_rows_are_in_the_order_of_tfds_itself(tfds_dir, jsonl):
         assert [row[key] for row in ours] == theirs
 
 
+@pytest.mark.slow
 def test_both_text_formats_give_the_same_rows(jsonl):
     for name in BENCHMARKS:
         plain, digits = (
@@ -113,6 +115,7 @@ def test_record_trains_on_every_answer_and_evaluates_each_query_once(jsonl):
         assert example["candidates"].tolist() == [b"Ann", b"Ann Lee", b"Bo", b"Rome"]
 
 
+@pytest.mark.slow
 def test_an_answer_is_always_one_of_the_candidates(jsonl):
     for task in tasks.TASKS:
         for example in examples(task, "train"):
@@ -143,6 +146,7 @@ def test_shards_are_disjoint_and_complete(jsonl):
     assert [len(part) for part in parts] == [10, 10, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["dpt_multirc", "dpt_record", "dpt_wsc_digits", "dpt_rte_k8_s0"])
 def test_seqios_cache_gives_the_same_examples(task, jsonl, tmp_path, monkeypatch):
     """Files as SeqIO's caching job writes them, which needs Apache Beam to run."""
@@ -178,6 +182,7 @@ def test_seqios_cache_gives_the_same_examples(task, jsonl, tmp_path, monkeypatch
         assert_same(examples(task, split, use_cached=True), examples(task, split))
 
 
+@pytest.mark.slow
 def test_mixtures_are_in_proportion_to_the_examples_up_to_the_cap(jsonl):
     mixture = seqio.get_mixture_or_task("dpt_superglue")
     assert {task.name for task in mixture.tasks} == {f"dpt_{name}" for name in BENCHMARKS}
@@ -210,6 +215,7 @@ def spelled_mixture():
         seqio.TaskRegistry.remove(name)
 
 
+@pytest.mark.slow
 def test_seqios_evaluator_scores_every_task_of_the_mixture(jsonl, spelled_mixture):
     evaluator = seqio.Evaluator(
         spelled_mixture,
@@ -231,6 +237,7 @@ def test_seqios_evaluator_scores_every_task_of_the_mixture(jsonl, spelled_mixtur
         assert set(metrics.values()) == {100.0}, task
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [False, True])
 def test_seqio_makes_training_batches_of_the_mixture(pack, jsonl):
     dataset = seqio.get_dataset(

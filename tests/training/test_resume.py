@@ -5,8 +5,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -20,7 +18,7 @@ from dpt_jax.models import T5Config
 from dpt_jax.problems import text
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.training.checkpoints import Checkpoints
-from tests.support import runs
+from tests.support import processes, runs
 
 STEPS = 24
 MACROS = {
@@ -31,17 +29,6 @@ MACROS = {
     "DROPOUT_RATE": 0.1,
     "MIXTURE_OR_TASK_NAME": "toy_mixture",
 }
-ROOT = pathlib.Path(__file__).parents[2]
-
-
-def started(module, *argv):
-    return subprocess.Popen(
-        [sys.executable, "-m", *module, *argv],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def latest(model_dir):
@@ -93,18 +80,18 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
         ("in_checkpoint", 12),
         ("in_prune", 17),
     ):
-        process = started(["tests.support.killed", place, str(step)], *argv)
+        process = processes.start([place, step, *argv], module="tests.support.killed")
         _, err = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, (place, err)
         assert latest(broken) == (step if place == "in_prune" else step - 1), place
 
-    process = started(["dpt_jax"], *argv)
+    process = processes.start(argv)
     wait_for_step(process, broken, 18)
     time.sleep(random.random() * 0.05)
     process.kill()
     process.communicate(timeout=300)
 
-    process = started(["dpt_jax"], *argv)
+    process = processes.start(argv)
     wait_for_step(process, broken, 20)
     process.terminate()
     _, err = process.communicate(timeout=300)
@@ -127,6 +114,7 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
     assert runs.contents(broken) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
     backbone, tmp_path, monkeypatch, stop
@@ -159,6 +147,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
     same_run(broken, whole)
 
 
+@pytest.mark.slow
 def test_training_on_from_a_finished_run_is_training_longer(backbone, tmp_path):
     def config(folder, steps):
         return runs.run_config(
@@ -176,6 +165,7 @@ def test_training_on_from_a_finished_run_is_training_longer(backbone, tmp_path):
 OTHER_T5 = T5Config(emb_dim=runs.WIDTH, dropout_rate=0.0, **runs.SIZES | {"mlp_dim": 64})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
@@ -217,6 +207,7 @@ def finished(backbone, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_another_backbone_or_optimizer_is_refused(backbone, finished, tmp_path):
     from dpt_jax.interop import save_backbone
 

@@ -56,6 +56,7 @@ def updated(problem, optimizer, microbatches=1):
     return state, {name: float(value) for name, value in metrics.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
 def test_microbatches_take_the_step_of_the_whole_batch(problem, microbatches):
     model, trainable, frozen, batch = problem
@@ -70,6 +71,7 @@ def test_microbatches_take_the_step_of_the_whole_batch(problem, microbatches):
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_optimizer_never_meets_a_frozen_parameter(problem):
     met = []
 
@@ -98,6 +100,7 @@ def test_the_loss_does_not_see_padding_and_adds_z_loss():
     assert (float(total), float(count)) == (pytest.approx(expected, rel=1e-6), 3)
 
 
+@pytest.mark.slow
 def test_dropout_differs_from_step_to_step_and_repeats_with_the_seed(problem):
     _, trainable, frozen, batch = problem
     config = runs.T5.__class__(emb_dim=runs.WIDTH, dropout_rate=0.5, **runs.SIZES)

@@ -54,6 +54,7 @@ def same_bits(ours, expected):
         assert np.asarray(ours[name]).tobytes() == array.tobytes(), name
 
 
+@pytest.mark.slow
 def test_training_a_prompt_leaves_the_frozen_parameters_bit_for_bit(backbone, tmp_path, spied):
     before = runs.contents(backbone)
     started = load_backbone(backbone)[1]
@@ -83,6 +84,7 @@ def test_frozen_parameters_may_be_stored_in_bfloat16(backbone, tmp_path, spied):
     assert run.state.params["prompt"]["A"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompted", [False, True])
 def test_the_same_trainer_trains_everything(backbone, tmp_path, spied, prompted):
     changes = {} if prompted else {"prompt": None}
@@ -108,6 +110,7 @@ def test_the_same_trainer_trains_everything(backbone, tmp_path, spied, prompted)
     assert (tmp_path / "numpy_checkpoints").exists() == prompted
 
 
+@pytest.mark.slow
 def test_the_logged_learning_rate_is_the_one_used(backbone, tmp_path, monkeypatch):
     # With plain gradient descent a step moves the prompt by rate times gradient norm.
     monkeypatch.setattr(trainer.Run, "_prune", lambda self: None)
@@ -156,6 +159,7 @@ def test_a_large_gradient_is_cut_to_clip_norm(backbone, tmp_path, monkeypatch):
         assert np.linalg.norm(moved) == pytest.approx(0.5 * 1e-3, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     backbone, tmp_path, monkeypatch, spied
 ):
@@ -210,6 +214,7 @@ def test_best_and_latest_are_kept_and_reported(backbone, tmp_path, scores):
     }
 
 
+@pytest.mark.slow
 def test_early_stopping_waits_for_its_patience(backbone, tmp_path, scores, capsys):
     scores[:] = [0.5, float("nan"), 0.75, 0.5, 0.75, 1.0]
     config = runs.run_config(
@@ -231,6 +236,7 @@ def test_an_undefined_metric_is_never_the_best(backbone, tmp_path, scores):
     assert text.train(config)["best_step"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "evaluated", "last"),
     [
@@ -252,6 +258,7 @@ def test_runs_last_epochs_or_steps_and_evaluate_when_asked(
     assert runs.prompt(tmp_path, last).shape == (4, 16)
 
 
+@pytest.mark.slow
 def test_a_run_writes_metrics_predictions_and_tensorboard(backbone, tmp_path):
     text.train(
         runs.run_config(tmp_path, backbone, mixture_or_task_name="toy_mixture", train_steps=24)
@@ -281,6 +288,7 @@ def test_a_run_writes_metrics_predictions_and_tensorboard(backbone, tmp_path):
     assert shown.keys() == tags | {f"validation/{task}/accuracy" for task in ("toy_x", "toy_z")}
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backbone, tmp_path):
     def explodes(schedule):
         def update(updates, state, params=None):
