@@ -12,6 +12,7 @@ it is whole, and one that is not is compiled and written again.
 import contextlib
 import hashlib
 import importlib
+import importlib.util
 import logging
 import os
 import pathlib
@@ -23,6 +24,7 @@ from typing import Any
 VARIABLE = "DPT_COMPILATION_CACHE"
 # Of all programs together. A run of the demo keeps 0.4 MB.
 LIMIT_BYTES = 2**30
+_JAXS_CACHE = "jax._src.compilation_cache"
 _SUFFIX, _UNFINISHED = ".program", ".unfinished"
 
 
@@ -51,7 +53,11 @@ def start() -> None:
     import jax
 
     # JAX asks no one else for a cache, and has no public name for this place.
-    module: Any = importlib.import_module("jax._src.compilation_cache")
+    found = importlib.util.find_spec(_JAXS_CACHE)
+    module: Any = found and importlib.import_module(_JAXS_CACHE)
+    if not hasattr(module, "get_file_cache"):
+        logging.warning("Compiled programs are not kept: JAX %s is not known.", jax.__version__)
+        return
     module.reset_cache()
     module.get_file_cache = lambda path: (programs, path)
     jax.config.update("jax_compilation_cache_dir", str(folder.expanduser()))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -215,3 +216,16 @@ def test_where_the_programs_are(tmp_path, monkeypatch):
     assert folder(DPT_COMPILATION_CACHE="~/mine", HOME="/home/a") == "/home/a/mine"
     assert folder(DPT_COMPILATION_CACHE="off") is None
     assert folder(JAX_COMPILATION_CACHE_DIR="/jax", DPT_COMPILATION_CACHE="/mine") is None
+
+
+@pytest.mark.parametrize("there", ["jax._src.of_another_version", "jax.numpy"])
+def test_a_jax_whose_cache_is_elsewhere_is_named_and_the_run_goes_on(
+    there, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv(compilation_cache.VARIABLE, str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setattr(compilation_cache, "_JAXS_CACHE", there)
+    compilation_cache.start()
+    assert caplog.messages == [
+        f"Compiled programs are not kept: JAX {jax.__version__} is not known."
+    ]

@@ -14,7 +14,6 @@ from dpt_jax.evaluation import rank_classification
 from dpt_jax.interop import load_backbone
 from dpt_jax.models import Transformer
 from dpt_jax.problems import text
-from dpt_jax.problems.text import prepare
 from dpt_jax.prompts import VanillaPrompt
 from tests.support import runs
 
