@@ -133,14 +133,13 @@ def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, A
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptFile:
-    """A prompt in a file, as an array that is read when its values are asked for.
+class _File:
+    """What a gin file names for a prompt to start from, read when its values are asked for.
 
-    A gin file names by it what a prompt starts from. Neither who counts parameters nor a run that
-    goes on needs the file.
+    Neither who counts parameters nor a run that goes on needs the file.
 
     Attributes:
-      path: a file or folder that `load_prompt` takes.
+      path: a file or folder.
       flag: the flag or binding that gave `path`, for the messages.
     """
 
@@ -149,30 +148,20 @@ class PromptFile:
 
     @property
     def name(self) -> str:
-        """How messages name the array."""
+        """How messages name it."""
         return str(self.path)
+
+
+class PromptFile(_File):
+    """A prompt in a file that `load_prompt` takes, as an array."""
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """`load_prompt`, for NumPy."""
         return np.asarray(load_prompt(self.path, flag=self.flag), dtype)
 
 
-@dataclasses.dataclass(frozen=True)
-class FactorsFile(Mapping):
-    """The parameters of a prompt's method in a file, read when one is asked for: see `PromptFile`.
-
-    Attributes:
-      path: a file or folder that `load_factors` takes.
-      flag: the flag or binding that gave `path`, for the messages.
-    """
-
-    path: str
-    flag: str = "PROMPT_FILE"
-
-    @property
-    def name(self) -> str:
-        """How messages name the factors."""
-        return str(self.path)
+class FactorsFile(_File, Mapping):
+    """The parameters of a prompt's method in a file that `load_factors` takes, by name."""
 
     def __getitem__(self, factor: str) -> Any:
         return load_factors(self.path, self.flag)[factor]
