@@ -31,8 +31,6 @@ import dpt_jax.problems.text
 import dpt_jax.training.trainer  # noqa: F401
 
 matplotlib.use("Agg")
-# A library that warned while it was imported has set the root logger up, which is the program's.
-logging.root.handlers.clear()
 
 with contextlib.suppress(ImportError):  # T5X is not on PyPI.
     import t5x.checkpoints
@@ -40,6 +38,9 @@ with contextlib.suppress(ImportError):  # T5X is not on PyPI.
     import t5x.train_state
     import t5x.trainer
     import t5x.utils  # noqa: F401
+
+# A library that warned while it was imported has set the root logger up, which is the program's.
+logging.root.handlers.clear()
 
 assert not xla_bridge.backends_are_initialized()
 assert "dpt_jax.tasks" not in sys.modules, "tests set what these read"
