@@ -116,7 +116,7 @@ BREAKS = [
         "tests/models/test_parity_hugging_face.py -k logits_equal",
     ),
     Break(
-        "dropout where none is asked for",
+        "no dropout in the encoder",
         "dpt_jax/models/network.py",
         "return self.encoder(embedded, mask, deterministic=not enable_dropout)",
         "return self.encoder(embedded, mask, deterministic=True)",

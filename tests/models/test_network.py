@@ -123,6 +123,13 @@ def test_dropout_changes_logits_by_its_key_and_only_when_enabled():
     np.testing.assert_array_equal(logits(0, True), logits(0, True))
     assert np.abs(logits(0, True) - logits(1, True)).max() > 1e-3
 
+    # The decoder's dropout alone would change the logits.
+    def encoded(enable):
+        rngs = {"dropout": jax.random.key(0)}
+        return network.apply({"params": params}, SOURCE, enable, rngs=rngs, method="encode")
+
+    assert np.abs(encoded(True) - encoded(False)).max() > 1e-3
+
 
 def test_bfloat16_activations_leave_parameters_and_logits_float32():
     network, params = tiny("t5_1_1")
