@@ -340,7 +340,7 @@ BREAKS = [
         "dpt_jax/devices/partitioning.py",
         "return sharding if slot.shape == param.shape else everywhere",
         "return sharding if slot.shape != param.shape else everywhere",
-        "tests/devices tests/planning/test_plan.py -k 'slot or optimizer or share or mesh'",
+        "tests/devices/test_meshes.py -k slots",
     ),
     # evaluation and use
     Break(

@@ -1,16 +1,19 @@
 """Training on 8 virtual devices gives what one device gives, with the parameters split."""
 
 import dataclasses
+import functools
 import json
 
 import jax
+import optax
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
+from dpt_jax.training.state import TrainState
 from tests.support import meshes, processes, runs
 
 
@@ -75,3 +78,17 @@ def test_a_model_axis_that_does_not_divide_heads_or_mlp_is_refused(sizes, axis):
     mesh = AbstractMesh((1, 1, 16), partitioning.MESH_AXES)
     with pytest.raises(InputError, match=f"16 model shards, which do not divide the {axis}"):
         partitioning.parameter_shardings(variables, mesh)
+
+
+def test_optimizer_slots_live_where_their_parameters_do():
+    variables = abstract_variables(Transformer(runs.T5))
+    mesh = AbstractMesh((2, 2, 2), partitioning.MESH_AXES)
+    shardings = partitioning.parameter_shardings(variables, mesh)
+    assert shardings["token_embedder"]["embedding"].spec == PartitionSpec("model", "fsdp")
+    optimizer = optax.adamw(0.1)
+    create = functools.partial(TrainState.create, optimizer=optimizer, seed=0)
+    state = jax.eval_shape(lambda params: create(params), variables["params"])
+    placed = partitioning.state_shardings(state, shardings, optimizer, mesh)
+    adam = placed.opt_state[0]
+    assert placed.params == adam.mu == adam.nu == shardings
+    assert adam.count.spec == placed.step.spec == PartitionSpec()
