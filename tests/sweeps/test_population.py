@@ -22,6 +22,7 @@ from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
 from dpt_jax.training.run import Run
+from dpt_jax.training.state import TrainState
 from tests.support import processes, runs
 
 # Every point is the first with something changed.
@@ -321,3 +322,22 @@ def test_as_many_members_at_once_as_memory_has_room_for(
     )
     assert (layout.width, layout.programs) == expected
     assert layout.bytes_each == each
+
+
+def test_a_member_without_a_batch_stays_as_it_is():
+    prompts = [DecomposedPrompt(4, 16, 2)] * 2
+    optimizer = optax.sgd(0.1)
+    states = tuple(
+        TrainState.create({"prompt": prompt.initialize(jax.random.key(i))}, optimizer, i)
+        for i, prompt in enumerate(prompts)
+    )
+    sums = population_step.Sums(np.ones(2), np.ones(2), np.ones((2, 4, 16), np.float32))
+    update = jax.jit(population_step.make_update(prompts, [optimizer] * 2))
+    (first, second), _, _ = update(states, (sums,), np.arange(2), np.array([True, False]))
+    assert (first.step, second.step) == (1, 0)
+    before = jax.device_get(states[1].params["prompt"])
+    jax.tree.map(np.testing.assert_array_equal, second.params["prompt"], before)
+    # A gradient of ones with respect to A @ B.
+    a, b = (np.asarray(states[0].params["prompt"][name]) for name in "AB")
+    expected = a - 0.1 * np.ones((4, 16)) @ b.T
+    np.testing.assert_allclose(first.params["prompt"]["A"], expected, rtol=1e-5)
