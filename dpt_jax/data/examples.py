@@ -1,4 +1,4 @@
-"""SeqIO tasks and mixtures as NumPy batches.
+"""The examples of a task's split, in memory.
 
 A split is preprocessed and tokenized once and kept in memory as ragged arrays (SuperGLUE's 145,000
 training examples take 150 MB): a hundred epochs cost one pass through TensorFlow, and any step's

@@ -135,7 +135,14 @@ def read(model_dir: str | pathlib.Path) -> KeptVocabulary | None:
     path = pathlib.Path(model_dir) / run_files.VOCABULARY
     if not path.is_file():
         return None
-    described = json.loads(path.read_text())
-    if described["kind"] == "bytes":
-        return Bytes(described["extra_ids"], described["add_eos"])
-    return Pieces(path.with_name(run_files.PIECES), described["add_eos"])
+    try:
+        described = json.loads(path.read_text())
+        kind, extra_ids, add_eos = (described[key] for key in ("kind", "extra_ids", "add_eos"))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(
+            f"{path}, which says what the run's vocabulary is, cannot be read: {e!r}. Delete it to "
+            "take the vocabulary of the task instead."
+        ) from e
+    if kind == "bytes":
+        return Bytes(extra_ids, add_eos)
+    return Pieces(path.with_name(run_files.PIECES), add_eos)

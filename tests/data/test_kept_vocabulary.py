@@ -108,3 +108,10 @@ def test_pieces_that_are_gone_are_named(tmp_path):
             (tmp_path / run_files.PIECES).write_bytes(broken)
         with pytest.raises(InputError, match="sentencepiece.model, the run's vocabulary, cannot"):
             kept_vocabulary.read(tmp_path)
+
+
+@pytest.mark.parametrize("left", ['{"kind": "byt', "[]", '{"kind": "bytes"}'])
+def test_a_damaged_description_is_named_with_what_to_do(left, tmp_path):
+    (tmp_path / run_files.VOCABULARY).write_text(left)
+    with pytest.raises(InputError, match=r"vocabulary.json, which says .* Delete it"):
+        kept_vocabulary.read(tmp_path)
