@@ -90,8 +90,10 @@ class Predictor:
           vocabulary: what the run's folder keeps; None asks the task, which takes SeqIO.
 
         Raises:
-          InputError: when the vocabulary is not the model's.
+          InputError: when the vocabulary is not the model's, or the mesh does not divide a batch.
         """
+        rows, mesh = prepared.config.decode_batch_size, prepared.mesh
+        partitioning.check_batch("EVAL_BATCH_SIZE", rows, mesh)
         self.prompts = dict(prompts)
         self._prepared = prepared
         self._vocabulary: Any = vocabulary

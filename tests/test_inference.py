@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh
 
+from dpt_jax import inference
 from dpt_jax.cli.main import main
+from dpt_jax.devices import partitioning
+from dpt_jax.errors import InputError
 from dpt_jax.interop import load_factors, save_backbone, save_prompt
 from dpt_jax.models import T5Config, Transformer
+from dpt_jax.problems.text import prepare
+from tests.support import runs
 
 WIDTH, LENGTH, TARGETS = 32, 5, 6
 MODEL_GIN = f"""
@@ -246,3 +252,12 @@ def test_bad_flags_name_the_flag_and_its_value(run, capsys, tmp_path, argv, mess
     status, out, err = call(capsys, *argv)
     assert status == 2 and out == ""
     assert message in err and "Traceback" not in err
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_read():
+    mesh = AbstractMesh((4, 2, 1), partitioning.MESH_AXES)
+    config = runs.run_config("run", "nowhere", eval_batch_size=12)
+    with pytest.raises(InputError, match="EVAL_BATCH_SIZE = 12 .* 8 batch shards"):
+        inference.Predictor(prepare(config, mesh), {})
+    with pytest.raises(InputError, match="EVAL_BATCH_SIZE = 12 .* 8 batch shards"):
+        inference.evaluate(prepare(config, mesh), None)

@@ -1,4 +1,4 @@
-"""What a compiled program does: operations, bytes of memory moved, and collectives, a device.
+"""What a compiled program does: operations, bytes of memory moved, and collectives, per device.
 
 XLA's own totals count the body of a loop once however often it runs, and count as memory what the
 compiler has put into the chip's fast memory. Here the program's text is read instead: loops are
