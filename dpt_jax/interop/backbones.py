@@ -97,13 +97,18 @@ def open_backbone(path: str | os.PathLike, config: T5Config | None = None) -> Ba
         f"Change {SETTING}, or take the model gin file of this checkpoint's size: "
         f"its own sizes are {_describe(own)}."
     )
+    # Before the shapes, of which this decides the names.
+    _check_form(path, "relpos_bias_per_layer", own, config, remedy)
     check_parameters(path, _shapes(tensors), config, "the model file", remedy)
-    if stated_by != _BY_SHAPES and config.mlp_activations != own.mlp_activations:
-        raise InputError(
-            f"{path}: mlp_activations are {own.mlp_activations}, but the model file says "
-            f"{config.mlp_activations}. {remedy}"
-        )
+    if stated_by != _BY_SHAPES:
+        _check_form(path, "mlp_activations", own, config, remedy)
     return Backbone(path, kind, config, tensors, origin)
+
+
+def _check_form(path: str, name: str, own: T5Config, config: T5Config, remedy: str) -> None:
+    here, there = getattr(own, name), getattr(config, name)
+    if here != there:
+        raise InputError(f"{path}: {name} is {here}, but the model file says {there}. {remedy}")
 
 
 _Opened = tuple[str, T5Config, dict[str, Tensor], dict[str, Any], str]

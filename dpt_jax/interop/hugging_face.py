@@ -49,8 +49,10 @@ def weight_name(name: str) -> tuple[str, bool]:
     if name == "decoder/logits_dense/kernel":
         return _HEAD, True
     stack, part, *rest = name.split("/")
-    if part == "relpos_bias":
-        return f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", True
+    if "relpos_bias" in name:
+        # A stack's own bias is in its first layer there.
+        block = int(part.removeprefix("layers_")) if part != "relpos_bias" else 0
+        return f"{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight", True
     if part == f"{stack}_norm":
         return f"{stack}.final_layer_norm.weight", False
     index = part.removeprefix("layers_")

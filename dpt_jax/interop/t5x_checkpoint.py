@@ -171,7 +171,7 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
     one have GELU. Dropout is the user's choice and starts at 0.
 
     Raises:
-      InputError: a parameter that every T5 has is missing.
+      InputError: a parameter that every T5 has is missing, or the network is another one.
     """
 
     def shape(name: str, rank: int) -> Shape:
@@ -188,6 +188,13 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
         return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
     check_both_stacks(where, {name.split("/")[0] for name in shapes})
+    # Its names with the layers scanned over, and without.
+    scalable = ("encoder/encoder/", "encoder/layers_0/relpos_bias/")
+    if any(name.startswith(scalable) for name in shapes):
+        raise InputError(
+            f"{where} is of T5X's scalable_t5 network (umT5), whose parameters are laid out in "
+            f"another way. Set {SETTING} to the Hugging Face folder of the same model."
+        )
     vocab_size, emb_dim = shape("token_embedder/embedding", 2)
     num_heads, _ = shape("encoder/relpos_bias/rel_embedding", 2)
     _, joined = shape("encoder/layers_0/attention/query/kernel", 2)

@@ -37,6 +37,15 @@ def _mlp(config: T5Config) -> layers.MlpBlock:
     )
 
 
+def _relpos_bias(
+    config: T5Config, *, bidirectional: bool, layer: bool
+) -> layers.RelativePositionBiases | None:
+    """The position bias of a layer, or of the stack around it; None where the other has it."""
+    if layer != config.relpos_bias_per_layer:
+        return None
+    return layers.RelativePositionBiases(config.num_heads, bidirectional, config.dtype)
+
+
 def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
@@ -63,11 +72,14 @@ class EncoderLayer(nn.Module):
     def setup(self):
         self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.attention = _attention(self.config)
+        self.relpos_bias = _relpos_bias(self.config, bidirectional=True, layer=True)
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
 
     def __call__(self, x, mask, bias, deterministic):
+        if self.relpos_bias is not None:
+            bias = self.relpos_bias(x.shape[1])
         y = self.pre_attention_layer_norm(x)
         keys, values = self.attention.project_memory(y)
         y = self.attention(y, keys, values, mask, bias, deterministic)
@@ -84,9 +96,7 @@ class Encoder(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBiases(
-            cfg.num_heads, bidirectional=True, dtype=cfg.dtype
-        )
+        self.relpos_bias = _relpos_bias(cfg, bidirectional=True, layer=False)
         layer = _rematerialized(EncoderLayer, cfg, deterministic=4)
         self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)]
         self.encoder_norm = layers.LayerNorm(cfg.dtype)
@@ -100,7 +110,7 @@ class Encoder(nn.Module):
         deterministic: bool,
     ) -> Float[Array, "batch length embed"]:
         x = self.dropout(embedded, deterministic).astype(self.config.dtype)
-        bias = self.relpos_bias(x.shape[1], x.shape[1])[None]
+        bias = None if self.relpos_bias is None else self.relpos_bias(x.shape[1])
         for layer in self.layers:
             x = layer(x, mask, bias, deterministic)
         return self.output_dropout(self.encoder_norm(x), deterministic)
@@ -114,6 +124,7 @@ class DecoderLayer(nn.Module):
     def setup(self):
         self.pre_self_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.self_attention = _attention(self.config)
+        self.relpos_bias = _relpos_bias(self.config, bidirectional=False, layer=True)
         self.pre_cross_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.encoder_decoder_attention = _attention(self.config)
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
@@ -149,6 +160,8 @@ class DecoderLayer(nn.Module):
                 jnp.asarray(old).at[:, :, index].set(new[:, :, 0])
                 for old, new in zip(cache, (keys, values), strict=True)
             )
+        if self.relpos_bias is not None:
+            bias = self.relpos_bias(keys.shape[2], index)
         y = self.self_attention(y, keys, values, self_mask, bias, deterministic)
         x = x + self.dropout(y, deterministic)
 
@@ -182,9 +195,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBiases(
-            cfg.num_heads, bidirectional=False, dtype=cfg.dtype
-        )
+        self.relpos_bias = _relpos_bias(cfg, bidirectional=False, layer=False)
         layer = _rematerialized(DecoderLayer, cfg, deterministic=6)
         self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)]
         self.decoder_norm = layers.LayerNorm(cfg.dtype)
@@ -228,11 +239,10 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         x = self.dropout(embedder(tokens), deterministic).astype(cfg.dtype)
-        if caches is None or index is None:
-            bias = self.relpos_bias(tokens.shape[1], tokens.shape[1])
-        else:
-            length = caches[0][0].shape[2]
-            bias = jnp.take(self.relpos_bias(length, length), index[None], axis=1)
+        bias = None
+        if self.relpos_bias is not None:
+            length = tokens.shape[1] if caches is None else caches[0][0].shape[2]
+            bias = self.relpos_bias(length, index)
         new_caches = []
         for i, layer in enumerate(self.layers):
             x, keys_values = layer(
@@ -240,7 +250,7 @@ class Decoder(nn.Module):
                 encoded,
                 self_mask,
                 cross_mask,
-                bias[None],
+                bias,
                 deterministic,
                 cache=caches[i] if caches is not None else None,
                 index=index,

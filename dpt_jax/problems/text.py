@@ -246,6 +246,9 @@ class Prepared:
         model["mlp_activations"] = list(config.model.mlp_activations)
         # Memory against time, and nothing else.
         del model["remat_policy"]
+        # Runs from before umT5 do not have it.
+        if not config.model.relpos_bias_per_layer:
+            del model["relpos_bias_per_layer"]
         return run_folder.flat(
             {
                 "model": model,

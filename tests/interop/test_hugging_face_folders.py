@@ -171,7 +171,10 @@ def test_a_half_copied_folder_is_refused(folder, missing):
     ("entries", "named"),
     [
         ({"model_type": "bart"}, "'bart'.*'t5'.*'mt5'"),
-        ({"model_type": "umt5"}, "'umt5'"),
+        ({"model_type": "umt5"}, r"layers_\d/relpos_bias/rel_embedding is missing"),
+        ({"num_decoder_layers": 0}, "num_decoder_layers must be a positive integer, not 0"),
+        ({"dense_act_fn": "gelu"}, "dense_act_fn 'gelu', but feed_forward_proj"),
+        ({"is_gated_act": 3}, "is_gated_act 3, but feed_forward_proj"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder"),
         ({"feed_forward_proj": "gelu"}, "feed_forward_proj 'gelu'.*relu, gated-gelu"),
         ({"relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64"),

@@ -84,6 +84,14 @@ def test_parameters_and_sizes_are_read_without_any_configuration(checkpoint, par
         np.testing.assert_array_equal(array, flatten_dict(params, sep="/")[name])
 
 
+@pytest.mark.parametrize(
+    "name", ["encoder/encoder/relpos_bias/rel_embedding", "encoder/layers_0/relpos_bias/x"]
+)
+def test_the_other_t5_network_of_t5xs_examples_is_named(name):
+    with pytest.raises(InputError, match="scalable_t5 network .* Hugging Face folder"):
+        infer_config({name: (2, 2, 32), "decoder/x": ()}, "checkpoint")
+
+
 def test_a_url_is_read_as_a_folder_is(checkpoint):
     by_url = open_backbone(checkpoint.as_uri())
     assert (by_url.format, by_url.config) == ("t5x", CONFIG)

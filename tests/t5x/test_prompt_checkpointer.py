@@ -393,6 +393,13 @@ def test_a_backbone_that_dpt_train_reads_is_read_too(tmp_path):
         np.testing.assert_array_equal(tiny.frozen(state)[name], array)
 
 
+def test_a_umt5_is_refused_by_name(tmp_path):
+    cfg = tiny.config(relpos_bias_per_layer=True)
+    save_backbone(tmp_path / "umt5", cfg, random_parameters(cfg))
+    with pytest.raises(InputError, match="umt5 is a umT5, with a position bias in every layer"):
+        checkpointer(tmp_path / "run").restore(path=str(tmp_path / "umt5"))
+
+
 def test_an_orbax_checkpoint_of_t5x_is_read_too(pretrained, tmp_path):
     path, params = pretrained
     state = checkpointer(tmp_path).restore(path=str(path))

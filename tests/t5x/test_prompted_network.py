@@ -246,6 +246,12 @@ def test_a_prompt_of_another_width_is_refused():
         tiny.initializer(tiny.config(), VanillaPrompt(tiny.LENGTH, 16))
 
 
+def test_umt5_is_refused_by_name():
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
+    with pytest.raises(InputError, match=r"relpos_bias_per_layer is True \(umT5\).*dpt train"):
+        tiny.initializer(tiny.config(relpos_bias_per_layer=True), prompt)
+
+
 def test_a_model_without_a_prompt_is_refused():
     with pytest.raises(InputError, match=r"not a prompted one.*prompts/\*\.gin"):
         tiny.initializer(tiny.config(), None)
