@@ -120,7 +120,8 @@ def _named_base(name: str, width: int, known: Any) -> Any:
     """What --base_model says; its sizes where it is a folder here, else those that are known."""
     import dataclasses
 
-    from dpt_jax.errors import InputError
+    from dpt_jax.errors import InputError, path_given_by
+    from dpt_jax.interop.special_ids import check_special_ids
 
     config = _hugging_face_config(name)
     if config is None:
@@ -130,6 +131,8 @@ def _named_base(name: str, width: int, known: Any) -> Any:
                 "Face's; PEFT adapters belong to such a model."
             )
         return dataclasses.replace(known, name_or_path=name)
+    with path_given_by("--base_model"):
+        check_special_ids(config, f"{name}/config.json")
     if config.get("d_model") != width:
         raise InputError(
             f"--base_model = {name} is {config.get('d_model')} wide (d_model), but the prompt "

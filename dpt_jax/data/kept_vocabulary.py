@@ -42,7 +42,8 @@ def files_of(feature: Any) -> dict[str, Any]:
 
 
 def _behaves_as(vocabulary: Any, base: type, names: Iterable[str]) -> bool:
-    own = type(vocabulary)
+    # Not `type`, which of a vocabulary that stands for another tells the one that stands.
+    own = vocabulary.__class__
     return isinstance(vocabulary, base) and all(
         getattr(own, name) is getattr(base, name) for name in names
     )

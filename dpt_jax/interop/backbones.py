@@ -25,6 +25,7 @@ from dpt_jax.files import TEMPORARY_MARK
 from dpt_jax.interop import hugging_face, orbax_checkpoint, own_folder, t5x_checkpoint
 from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
 from dpt_jax.interop.parameters import check_parameters
+from dpt_jax.interop.special_ids import check_special_ids
 from dpt_jax.models import T5Config
 from dpt_jax.tensors import Tensor
 
@@ -138,16 +139,27 @@ def _open(location: str) -> _Opened:
             "a finished folder."
         )
     if (folder / CONFIG).exists():
-        return "dpt", *own_folder.open_folder(folder), CONFIG
+        config, tensors, origin = own_folder.open_folder(folder)
+        _check_special_ids(folder, CONFIG, origin)
+        return "dpt", config, tensors, origin, CONFIG
     url = folder.resolve().as_uri()
     if (folder / t5x_checkpoint.INDEX).is_file():
         return _open_t5x("t5x", t5x_checkpoint.open_checkpoint(url), location, folder)
     if (folder / "config.json").exists():
-        return "hf", *hugging_face.open_folder(folder), "config.json"
+        config, tensors, origin = hugging_face.open_folder(folder)
+        _check_special_ids(folder, "config.json", origin)
+        return "hf", config, tensors, origin, "config.json"
     item = orbax_checkpoint.find_item(url)
     if item is not None:
         return _open_t5x("orbax", orbax_checkpoint.open_checkpoint(item), location, folder)
     raise _not_a_backbone(folder)
+
+
+def _check_special_ids(folder: Path, name: str, origin: Mapping[str, Any]) -> None:
+    check_special_ids(origin, f"{folder / name}")
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        check_special_ids(hugging_face.read_json(generation), f"{generation}")
 
 
 def _open_url(url: str) -> _Opened:
