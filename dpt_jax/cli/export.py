@@ -102,7 +102,7 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
     """The same of a prompt of any format."""
     from dpt_jax.interop import load_prompt
     from dpt_jax.interop.peft_adapter import BaseModel
-    from dpt_jax.interop.stored_prompt import FORMATS, open_prompt
+    from dpt_jax.interop.stored_prompt import open_prompt
 
     del with_base
     stored = open_prompt(pathlib.Path(args.prompt))
@@ -112,7 +112,7 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
         known.get("num_layers"),
         known.get("num_attention_heads"),
     )
-    origin = f"It was converted from {FORMATS[stored.format]}."
+    origin = f"It was converted from {stored.format_in_words()}."
     return load_prompt(args.prompt), stored.factors, origin, base
 
 

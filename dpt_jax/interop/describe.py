@@ -69,7 +69,7 @@ def describe(location: str) -> Description:
     names = {entry.name for entry in path.iterdir()}
     if peft_adapter.CONFIG in names:
         config = read_json(path / peft_adapter.CONFIG)
-        if config.get("peft_type") != peft_adapter.PROMPT_TUNING:
+        if config.get("peft_type") not in peft_adapter.SOFT_PROMPTS:
             summary = f"a PEFT adapter of type {config.get('peft_type')}, which is no soft prompt"
             tensors = peft_adapter.open_tensors(path, "PATH")
             return Description("adapter", summary, tensors, _without_nulls(config))
@@ -107,7 +107,7 @@ def _prompt(path: Path) -> Description:
         details["note"] = "factors that only their own method can fold into a prompt"
     return Description(
         "prompt",
-        f"a soft prompt, {stored_prompt.FORMATS[stored.format]}",
+        f"a soft prompt, {stored.format_in_words()}",
         {name: in_memory(array) for name, array in stored.arrays.items()},
         details,
         stored.prompt,

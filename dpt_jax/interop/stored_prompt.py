@@ -6,7 +6,7 @@
 - a folder with one of these: `prompt.npy` beside `prompt_params.npz` (a step of ours),
   `prompt.safetensors`, or a single numpy file (a step of T5X's);
 - the folder of a run, of which the best step's prompt is taken;
-- a PEFT adapter folder of type PROMPT_TUNING;
+- a PEFT adapter folder of type PROMPT_TUNING or P_TUNING;
 - a `.pt` file of the DPT authors' released code.
 """
 
@@ -34,7 +34,7 @@ FORMATS = {
     "npz": "a numpy archive (.npz)",
     "safetensors": "a safetensors file",
     "numpy_checkpoint": "a numpy checkpoint folder",
-    "peft": "a PEFT adapter folder of type PROMPT_TUNING",
+    "peft": "a PEFT adapter folder",
     "released_dpt": "a file of the DPT authors' released code (.pt)",
 }
 LOOKED_FOR = (
@@ -74,6 +74,11 @@ class StoredPrompt:
     prompt: Float32[np.ndarray, "length embed"] | None
     factors: Mapping[str, np.ndarray] | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def format_in_words(self) -> str:
+        """What it is kept in, a PEFT adapter with its type."""
+        kind = f" of type {self.details['peft_type']}" if self.format == "peft" else ""
+        return FORMATS[self.format] + kind
 
 
 def open_prompt(path: Path, flag: str = "--prompt") -> StoredPrompt:

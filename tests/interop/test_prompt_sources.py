@@ -151,7 +151,9 @@ def test_of_two_submodules_the_first_is_the_encoders(tmp_path, prompt):
 @pytest.mark.parametrize("kind", ["LORA", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", None])
 def test_an_adapter_of_another_type_is_named(tmp_path, prompt, kind):
     folder = write_adapter(tmp_path / "adapter", prompt, peft_type=kind)
-    with pytest.raises(InputError, match=rf"adapter of type {kind}; only.*PROMPT_TUNING.*--prompt"):
+    with pytest.raises(
+        InputError, match=rf"adapter of type {kind}; only.*PROMPT_TUNING and P_TUNING.*--prompt"
+    ):
         load_prompt(folder)
 
 
