@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import gin
 from gin.resource_reader import system_path_file_exists as _gin_in_package
 
+from dpt_jax import gin_text
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.run_files import CONFIG
 
@@ -423,15 +424,7 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
 
 def bindings() -> dict[str, str]:
     """Everything that gin files and flags have bound, by its name, as gin text."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in gin.config_str().splitlines():
-        if line.startswith(" "):  # Goes on with the value.
-            found[name] = f"{found[name].removesuffix(chr(92)).rstrip()} {line.strip()}".strip()
-        elif " = " in line and not line.startswith("#"):
-            name, _, value = line.partition(" = ")
-            found[name] = value
-    return found
+    return gin_text.bindings(gin.config_str())
 
 
 def operative_config() -> str:

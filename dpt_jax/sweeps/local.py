@@ -95,7 +95,7 @@ class Local:
             text=True,
             # Of a signal from the terminal this process decides what becomes of the points.
             start_new_session=True,
-            pass_fds=(self._folder.lock,),
+            pass_fds=self._folder.lock_handles,
         )
         self._processes.add(process)
         return process

@@ -1,10 +1,12 @@
 """Checkpoints of the trainable state (Orbax) and the exported prompts beside them.
 
 Only what training changes is saved: kilobytes for a prompt. Orbax writes a step into a temporary
-folder and renames it, so a killed run leaves whole checkpoints only.
+folder and renames it; in a bucket it writes a file last that says that the step is whole. So a
+killed run leaves whole checkpoints only.
 """
 
-import pathlib
+import os
+import textwrap
 from typing import Any
 
 import jax
@@ -12,6 +14,7 @@ import numpy as np
 
 from dpt_jax.devices import watch
 from dpt_jax.errors import InputError
+from dpt_jax.paths import absolute
 from dpt_jax.run_files import CHECKPOINTS
 from dpt_jax.training.state import Params, TrainState
 
@@ -19,11 +22,11 @@ from dpt_jax.training.state import Params, TrainState
 class Checkpoints:
     """The checkpoints of one run: `MODEL_DIR/checkpoints/<step>/`, the best and the latest kept."""
 
-    def __init__(self, model_dir: str | pathlib.Path, create: bool = True):
+    def __init__(self, model_dir: str | os.PathLike, create: bool = True):
         # It takes long to import, and what predicts from a prompt reads no checkpoint.
         import orbax.checkpoint as ocp
 
-        self.directory = pathlib.Path(model_dir).absolute() / CHECKPOINTS
+        self.directory = absolute(model_dir) / CHECKPOINTS
         if not create and not self.directory.is_dir():
             raise InputError(f"{model_dir} has no {CHECKPOINTS}; is it the MODEL_DIR of a run?")
         # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
@@ -47,14 +50,28 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Saves the state and the run's progress under the state's step; returns when on disk."""
+        """Saves the state and the run's progress under the state's step; returns when on disk.
+
+        Raises:
+          InputError: when the disk is full, say.
+        """
         step = int(state.step)
-        self._manager.save(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
-            ),
-        )
+        try:
+            self._manager.save(
+                step,
+                args=self._args.Composite(
+                    state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
+                ),
+            )
+        except (
+            OSError,
+            ValueError,
+        ) as e:  # TensorStore, which writes the arrays, raises the latter.
+            raise InputError(
+                f"Checkpoint {self.directory / str(step)} cannot be written: {_first_words(e)} "
+                "Make room, and run the same command again: it continues from the last whole "
+                "checkpoint."
+            ) from e
         watch.note_checkpoint(self.directory / str(step))
 
     def restore(
@@ -82,8 +99,10 @@ class Checkpoints:
             )
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise InputError(
-                f"Checkpoint {self.directory / str(step)} does not hold this run's state ({e}). "
-                "Was the optimizer changed? Use another --gin.MODEL_DIR for another run."
+                f"Checkpoint {self.directory / str(step)} does not hold this run's state: "
+                f"{_first_words(e)} It is another optimizer's, or damaged. Set --gin.MODEL_DIR to "
+                "another folder for another run; or delete this checkpoint to continue from an "
+                "earlier one, or from the start."
             ) from e
         watch.note_checkpoint(self.directory / str(step))
         return restored["state"], restored["progress"]
@@ -110,6 +129,11 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is under way."""
         self._manager.close()
+
+
+def _first_words(error: Exception) -> str:
+    """What an error says, without the pages that may follow."""
+    return textwrap.shorten(str(error), 200, placeholder=" ...")
 
 
 def abstract(state: TrainState) -> TrainState:
