@@ -94,6 +94,8 @@ def atomic_folder(
             yield Path(folder)
             _upload(Path(folder), target, last)
         return
+    # Of a link, what it stands for is replaced.
+    target = target.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target, target.name, "", _make_folder) as temporary:
         yield temporary

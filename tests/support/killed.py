@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import traceback
 
 
 def die(*_args, **_kwargs):
@@ -73,6 +74,48 @@ def arm(place: str, step: int) -> None:
         loggers.MetricsLog.write = dying_write
     else:
         raise ValueError(place)
+
+
+def killed_while_writing(changes: int, write) -> bool:
+    """Calls `write` in a fork of this process that dies when it has changed the disk so often.
+
+    Files and folders that are made, synced, renamed, swapped and removed by `dpt_jax.files` count.
+    `write` must not need JAX, whose threads a fork does not have.
+
+    Returns:
+      Whether it died; otherwise `write` came to its end.
+    """
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+    try:
+        _count_changes(changes)
+        write()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _count_changes(left: int) -> None:
+    from dpt_jax import files
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                die()
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "chmod", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+    for name in ("_sync", "_exchange", "remove", "_make_file", "_make_folder"):
+        setattr(files, name, counted(getattr(files, name)))
 
 
 if __name__ == "__main__":
