@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax import inference, run_files
     from dpt_jax.evaluation.evaluator import averages
     from dpt_jax.files import json_dumps, write_json_lines
-    from dpt_jax.problems.text import prepare
     from dpt_jax.training.config import SCORINGS
 
     if args.split:
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
             trained_step = step
         else:
             prompt = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, args.model_dir)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     results = inference.evaluate(prepared, prompt)

@@ -78,7 +78,7 @@ def _measure(args: argparse.Namespace) -> None:
     cut = truncate(prompt, ranks)
     scores: Sequence[Scores] = ()
     if config is not None:
-        scores = _scores(config, prompt, cut)
+        scores = _scores(config, args.model_dir, prompt, cut)
     found = _measured(prompt, cut, scores)
     if args.output:
         write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
@@ -113,12 +113,11 @@ def _ranks(text: str, most: int) -> list[int]:
     return ranks
 
 
-def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[Scores]:
+def _scores(config: Any, model_dir: str | None, prompt: Any, cut: Sequence[Any]) -> list[Scores]:
     """The metrics by task of the whole prompt, and then of each cut one."""
     from dpt_jax import inference
-    from dpt_jax.problems.text import prepare
 
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, model_dir)
     return [
         {result.task: result.metrics for result in inference.evaluate(prepared, candidate)}
         for candidate in (prompt, *(one.prompt for one in cut))
