@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from dpt_jax.errors import InputError
 from dpt_jax.paths import as_path, in_bucket
 
 # Names of unfinished work carry this, so that readers can tell what an interrupted writer left.
@@ -219,6 +220,36 @@ def clear_unfinished(folder: str | os.PathLike) -> None:
             remove(path)
 
 
+@contextlib.contextmanager
+def fetched(path: str | os.PathLike) -> Iterator[Path]:
+    """Something small where this machine's libraries can open it.
+
+    Args:
+      path: a file, or a folder.
+
+    Yields:
+      `path` itself, or, of what is in a bucket, a copy: of a folder, the files that are directly in
+      it.
+
+    Raises:
+      FileNotFoundError: there is nothing.
+    """
+    source = as_path(path)
+    if not in_bucket(source):
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place, source.name)
+        if source.is_dir():
+            copy.mkdir()
+            for file in entries(source):
+                if not file.is_dir():
+                    (copy / file.name).write_bytes(file.read_bytes())
+        else:
+            copy.write_bytes(source.read_bytes())
+        yield copy
+
+
 def entries(folder: str | os.PathLike) -> list[Any]:
     """What is in a folder, as paths; nothing where there is no such folder."""
     root = as_path(folder)
@@ -237,6 +268,31 @@ def remove(path: str | os.PathLike) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
+
+
+def check_writable(folder: str | os.PathLike, flag: str) -> None:
+    """Makes a folder and tries to write into it, before work is done for it.
+
+    Args:
+      folder: the folder.
+      flag: what gave it, for the message.
+
+    Raises:
+      InputError: it cannot be written.
+    """
+    target = as_path(folder)
+    try:
+        if in_bucket(target):
+            trial = target / f"{TEMPORARY_MARK}{os.getpid()}"
+            write_bytes(trial, b"")
+            remove(trial)
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=target).close()
+    except Exception as e:  # TensorFlow, which opens buckets, has errors of its own.
+        raise InputError(
+            f"{flag} = {folder} cannot be written: {e}. Name a folder that can be written."
+        ) from e
 
 
 def _umask() -> int:

@@ -27,13 +27,13 @@ def as_path(path: str | os.PathLike) -> Any:
     # Here, since few runs are kept in buckets.
     from etils import epath
 
-    found = epath.Path(text)
-    if not in_bucket(found):
+    try:
+        return epath.Path(text)
+    except KeyError as e:
         raise InputError(
             f"{text} begins with {text.partition('://')[0]}://, which cannot be opened; a bucket's "
-            "begins with gs:// or s3://."
-        )
-    return found
+            "path begins with gs:// or s3://."
+        ) from e
 
 
 def in_bucket(path: str | os.PathLike) -> bool:

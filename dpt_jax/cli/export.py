@@ -106,7 +106,7 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
     from dpt_jax.interop.stored_prompt import FORMATS, open_prompt
 
     del with_base
-    stored = open_prompt(pathlib.Path(args.prompt))
+    stored = open_prompt(args.prompt)
     known = stored.details if stored.format == "peft" else {}
     base = BaseModel(
         known.get("base_model_name_or_path"),

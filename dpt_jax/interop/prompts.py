@@ -18,7 +18,7 @@ from jaxtyping import Float
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 from dpt_jax.interop import stored_prompt
-from dpt_jax.paths import as_path
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import FACTORS, PROMPT
 
 
@@ -88,7 +88,7 @@ def load_prompt(
     Raises:
       InputError: no such file, not a prompt, or one with other axes, width or length.
     """
-    stored = stored_prompt.open_prompt(Path(path), flag)
+    stored = stored_prompt.open_prompt(path, flag)
     path, prompt = stored.path, stored.prompt
     if prompt is None:
         raise InputError(
@@ -123,10 +123,10 @@ def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, A
     Raises:
       InputError: no such file, or no factors in it.
     """
-    path = Path(path).expanduser()
-    if (path / FACTORS).exists():
-        return unflatten_dict(stored_prompt.read_npz(path / FACTORS, flag), sep="/")
-    stored = stored_prompt.open_prompt(path, flag)
+    folder = as_path(path)
+    if not in_bucket(folder) and (folder / FACTORS).exists():
+        return unflatten_dict(stored_prompt.read_npz(folder / FACTORS, flag), sep="/")
+    stored = stored_prompt.open_prompt(folder, flag)
     if stored.factors is None:
         raise InputError(
             f"{stored.path} holds a folded prompt and no factors of it. Change {flag}, or start "

@@ -114,7 +114,9 @@ class Run:
         self.checkpoints = checkpoints.Checkpoints(config.model_dir)
         self.saved_step = self.checkpoints.latest_step()
         if self.saved_step is not None:
-            self.state, progress = self.checkpoints.restore(checkpoints.abstract(self.state))
+            self.state, progress = self.checkpoints.restore(
+                checkpoints.abstract(self.state), self.saved_step
+            )
             self.best = BestSoFar(**progress["best"])
             self.train_seconds = progress["train_seconds"]
             self.unlogged = {int(step): m for step, m in progress["unlogged"].items()}
@@ -278,6 +280,7 @@ class Run:
             folder = run_files.numpy_checkpoint(self.config.model_dir, step)
             self.problem.save_trained(folder, jax.device_get(self.state.params))
         self.summary()
+        self.log.sync()
         if step != self.saved_step:
             self.checkpoints.save(
                 self.state,

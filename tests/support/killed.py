@@ -18,8 +18,6 @@ def die(*_args, **_kwargs):
 
 def arm(place: str, step: int) -> None:
     """Replaces the function at `place` so that it kills the process when step `step` is saved."""
-    from orbax.checkpoint import CheckpointManager
-
     from dpt_jax import files
     from dpt_jax.training import checkpoints, loggers
 
@@ -51,22 +49,21 @@ def arm(place: str, step: int) -> None:
 
         files.os.replace = dying_replace
     elif place == "in_prune":  # The step is saved, an older one half deleted.
-        delete, rmtree = CheckpointManager.delete, shutil.rmtree
+        remove = checkpoints.remove
 
-        def dying_delete(self, old):
-            if self.latest_step() == step:
-                inside = pathlib.Path(self.directory) / str(old) / "state"
-                rmtree(inside)
+        def dying_remove(path):
+            if path.name.isdigit() and (path.parent / str(step)).exists():
+                shutil.rmtree(path / "state")
                 die()
-            delete(self, old)
+            remove(path)
 
-        CheckpointManager.delete = dying_delete
+        checkpoints.remove = dying_remove
     elif place == "in_log":  # A line of the log is cut short.
         write = loggers.MetricsLog.write
 
         def dying_write(self, at, *args, **kwargs):
             if at == step:
-                self._file.write('{"step": ' + str(at) + ', "spl')
+                self._file.write(b'{"step": %d, "spl' % at)
                 self._file.flush()
                 die()
             write(self, at, *args, **kwargs)

@@ -136,7 +136,7 @@ def test_the_next_run_waits_for_one_that_ends_soon_and_continues_it(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
-    from orbax.checkpoint import CheckpointManager
+    from orbax.checkpoint import Checkpointer
 
     trainer.train(config(tmp_path, train_steps=2), problem())
     before = trained(tmp_path, 2)
@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         raise ValueError("RESOURCE_EXHAUSTED: [Errno 28] No space left on device" + "." * 9000)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CheckpointManager, "save", full)
+        patch.setattr(Checkpointer, "save", full)
         with pytest.raises(InputError, match=r"checkpoints/4 cannot be written.*No space") as error:
             trainer.train(config(tmp_path, train_steps=4), problem())
     assert len(str(error.value)) < 600
