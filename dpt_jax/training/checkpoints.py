@@ -112,8 +112,9 @@ class Checkpoints:
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise InputError(
                 f"Checkpoint {path} does not hold this run's state: {_first_words(e)} It is "
-                "damaged, or another optimizer's. Set --gin.MODEL_DIR to another folder for another "
-                "run; or delete this checkpoint, to continue from an earlier one or the start."
+                "damaged, or another optimizer's. Set --gin.MODEL_DIR to another folder for "
+                "another run; or delete this checkpoint, to continue from an earlier one or the "
+                "start."
             ) from e
         watch.note_checkpoint(path)
         return restored["state"], restored["progress"]
