@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 import gin
 from gin.resource_reader import system_path_file_exists as _gin_in_package
 
+from dpt_jax import gin_text
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import CONFIG
 
 # The macros that our gin files know; a typing error in one of them must not pass in silence.
@@ -122,7 +124,9 @@ def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> N
     gin.config._FILE_READERS[:] = [
         (_up_to_date(read), _in_package if exists is _gin_in_package else exists)
         for read, exists in gin.config._FILE_READERS
+        if exists is not _is_in_bucket
     ]
+    gin.config._FILE_READERS.append((_up_to_date(_open_in_bucket), _is_in_bucket))
     try:
         with _quiet():
             gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
@@ -154,7 +158,7 @@ def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
     return reader
 
 
-def parse_part(file: pathlib.Path, root: str, gin_bindings: Sequence[str] = ()) -> None:
+def parse_part(file: Any, root: str, gin_bindings: Sequence[str] = ()) -> None:
     """Parses of a run's `config.gin` what one configurable needs; nothing else is imported.
 
     Args:
@@ -242,6 +246,14 @@ def _in_package(path: str) -> bool:
         return False
 
 
+def _is_in_bucket(path: str) -> bool:
+    return in_bucket(path) and as_path(path).exists()
+
+
+def _open_in_bucket(path: str) -> io.StringIO:
+    return io.StringIO(as_path(path).read_text())
+
+
 def _import_seqio() -> None:
     from dpt_jax.data.tasks import import_seqio
 
@@ -250,6 +262,8 @@ def _import_seqio() -> None:
 
 def _imports_tasks(file: str, folders: Sequence[str]) -> bool:
     # TensorFlow comes with our tasks, and its chatter at start-up.
+    if in_bucket(file):
+        return True  # A run's own file; TensorFlow opens it, too.
     paths = (pathlib.Path(folder, file) for folder in folders)
     found = next((path for path in paths if path.is_file()), None)
     return found is not None and "dpt_jax.tasks" in found.read_text(errors="replace")
@@ -423,15 +437,7 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
 
 def bindings() -> dict[str, str]:
     """Everything that gin files and flags have bound, by its name, as gin text."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in gin.config_str().splitlines():
-        if line.startswith(" "):  # Goes on with the value.
-            found[name] = f"{found[name].removesuffix(chr(92)).rstrip()} {line.strip()}".strip()
-        elif " = " in line and not line.startswith("#"):
-            name, _, value = line.partition(" = ")
-            found[name] = value
-    return found
+    return gin_text.bindings(gin.config_str())
 
 
 def operative_config() -> str:

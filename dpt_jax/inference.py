@@ -1,7 +1,7 @@
 """Using trained prompts: evaluation on a task and prediction for text."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,17 +19,19 @@ from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.interop import load_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.problems.text import Prepared, prepare
+from dpt_jax.paths import absolute, as_path
+from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
 from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints
+from dpt_jax.training.config import RunConfig
 from dpt_jax.training.problem import TaskResult
 from dpt_jax.training.state import merge_params
 
 PromptArray = Float[np.ndarray, "length embed"]
 
 
-def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
+def step_of_run(model_dir: str | os.PathLike, step: str = "best") -> int:
     """The step that `best`, `latest` or a number names among a run's saved prompts.
 
     Raises:
@@ -50,7 +52,40 @@ def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
     return int(step)
 
 
-def with_trained(prepared: Prepared, model_dir: str | pathlib.Path, step: int) -> None:
+def prepare_for(config: RunConfig, model_dir: str | os.PathLike | None) -> Prepared:
+    """Prepares a configuration; of a run, on the backbone that it was trained on.
+
+    Args:
+      config: the model and the task.
+      model_dir: the folder of the run whose prompt, or whose configuration, is used; None where
+        there is no run.
+
+    Raises:
+      InputError: when another backbone stands where the run's was.
+    """
+    prepared = prepare(config)
+    if model_dir is None:
+        return prepared
+    try:
+        saved = run_files.read_json(
+            as_path(model_dir) / run_files.IDENTITY, "Copy the run's folder again."
+        )
+    except FileNotFoundError:
+        return prepared
+    expected = saved.get(FINGERPRINT, prepared.fingerprint)
+    if prepared.fingerprint != expected:
+        path = config.initial_checkpoint_path
+        where = "random weights" if path is None else absolute(path)
+        raise InputError(
+            f"{model_dir} was trained on another T5 than INITIAL_CHECKPOINT_PATH = {path!r} "
+            f"({where}): {FINGERPRINT} is {expected} in its {run_files.IDENTITY}, but "
+            f"{prepared.fingerprint} there. Set --gin.INITIAL_CHECKPOINT_PATH to where that T5 is "
+            "now; a copy, or a conversion, will do."
+        )
+    return prepared
+
+
+def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) -> None:
     """Puts the parameters that a run without a prompt has trained in the place of the frozen."""
     trained = Checkpoints(model_dir, create=False).restore_params(step)
     prepared.placed = jax.tree.map(

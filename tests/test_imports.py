@@ -19,8 +19,9 @@ t5x
 demo gin_utils
 data analysis interop
 devices models
-tensors run_files
+locks tensors run_files gin_text
 prompts files huge_pages progress tasks
+paths
 errors
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}

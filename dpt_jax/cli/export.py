@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> None:
     """Writes the files and prints the path of what was written."""
     from dpt_jax.errors import InputError
     from dpt_jax.interop import prompt_exports
+    from dpt_jax.paths import as_path
 
     if (args.model_dir is None) == (args.prompt is None):
         raise InputError("Name the prompt to export, either --model_dir=DIR or --prompt=PATH.")
     if args.prompt is not None and args.step is not None:
         raise InputError("--step names a step of --model_dir; with --prompt there is only one.")
-    path = pathlib.Path(args.output)
+    path = as_path(args.output)
     suffix = path.suffix.removeprefix(".")
     format = args.format or (suffix if suffix in FORMATS else "npy")
     if args.base_model is not None and format != "peft":
@@ -105,7 +106,7 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
     from dpt_jax.interop.stored_prompt import open_prompt
 
     del with_base
-    stored = open_prompt(pathlib.Path(args.prompt))
+    stored = open_prompt(args.prompt)
     known = stored.details if stored.format == "peft" else {}
     base = BaseModel(
         known.get("base_model_name_or_path"),

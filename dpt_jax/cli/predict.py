@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> None:
 
     from dpt_jax import inference, run_files
     from dpt_jax.interop import load_prompt
-    from dpt_jax.problems.text import prepare
 
     prompts: dict[str, Any] = {}
     prompts |= inference.load_prompts(_named(args.prompt), config.model.emb_dim)
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             prompts[OWN] = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, args.model_dir)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     predictor = inference.Predictor(prepared, prompts, vocabulary)

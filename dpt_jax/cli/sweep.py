@@ -20,7 +20,6 @@ dpt sweep command then gathers the results.
 import argparse
 import contextlib
 import fnmatch
-import pathlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +120,7 @@ def _prepare(
     import dataclasses
 
     from dpt_jax.analysis import claims, figures
+    from dpt_jax.paths import as_path
     from dpt_jax.sweeps import loading
     from dpt_jax.sweeps.definition import select
     from dpt_jax.sweeps.folder import SweepFolder
@@ -135,7 +135,7 @@ def _prepare(
         f"--gin.{name.strip()}={value.strip()}"
         for name, _, value in (binding.partition("=") for binding in args.gin_bindings)
     ]
-    folder = SweepFolder(pathlib.Path(args.output) / sweep.name, sweep, points, shlex.join(words))
+    folder = SweepFolder(as_path(args.output) / sweep.name, sweep, points, shlex.join(words))
     report = dataclasses.asdict(folder.report)
     figures.check(report, list(sweep.axes))
     rows = [{"axes": dict(point.axes), "status": "not run"} for point in points]
@@ -244,13 +244,13 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
     import dataclasses
 
     from dpt_jax.analysis import page
-    from dpt_jax.files import atomic_write, json_ready
+    from dpt_jax.files import json_ready, write_text
 
     rows = folder.write()
     report = json_ready(dataclasses.asdict(folder.report))
     made = page.section(folder.sweep.name, rows, report, folder.path / page.FIGURES)
-    with atomic_write(folder.path / "table.md") as temporary:
-        temporary.write_text(page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False))
+    text = page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False)
+    write_text(folder.path / "table.md", text)
     _print(made)
     print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {page.FIGURES}/")
     return rows

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float32
@@ -11,11 +10,13 @@ from numpy import ndarray
 
 from dpt_jax import run_files
 from dpt_jax.errors import InputError, path_given_by
+from dpt_jax.files import entries
 from dpt_jax.interop import peft_adapter, stored_prompt
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.tensors import Tensor, in_memory
 
 _BACKBONES = {
@@ -60,13 +61,18 @@ def describe(location: str) -> Description:
       InputError: nothing is there, it is damaged, or it is nothing that is known.
     """
     if "://" in location:
-        return _backbone(location)
-    path = Path(location).expanduser()
+        # A checkpoint of T5X's is found without TensorFlow, and by more kinds of URL.
+        try:
+            return _backbone(location)
+        except InputError:
+            if not as_path(location).exists():
+                raise
+    path = as_path(location)
     if not path.exists():
         raise InputError(f"There is no file or folder {path}. Change PATH.")
     if path.is_file():
         return _file(path)
-    names = {entry.name for entry in path.iterdir()}
+    names = {entry.name for entry in entries(path)}
     if peft_adapter.CONFIG in names:
         config = read_json(path / peft_adapter.CONFIG)
         if config.get("peft_type") not in peft_adapter.SOFT_PROMPTS:
@@ -87,8 +93,8 @@ def describe(location: str) -> Description:
         raise InputError(f"{error} Looked for prompts too: {stored_prompt.LOOKED_FOR}.") from error
 
 
-def _file(path: Path) -> Description:
-    if path.suffix == ".safetensors":
+def _file(path: Any) -> Description:
+    if path.suffix == ".safetensors" and not in_bucket(path):
         with path_given_by("PATH"):
             tensors = open_safetensors(path)
         if not {stored_prompt.TENSOR, peft_adapter.TENSOR} & set(tensors):
@@ -100,7 +106,7 @@ def _file(path: Path) -> Description:
         raise InputError(f"{error} A pretrained T5 is a folder.") from error
 
 
-def _prompt(path: Path) -> Description:
+def _prompt(path: Any) -> Description:
     stored = stored_prompt.open_prompt(path, "PATH")
     details = dict(stored.details)
     if stored.prompt is None:
@@ -114,8 +120,8 @@ def _prompt(path: Path) -> Description:
     )
 
 
-def _run(folder: Path) -> Description:
-    identity = read_json(folder / run_files.IDENTITY)
+def _run(folder: Any) -> Description:
+    identity = run_files.read_json(folder / run_files.IDENTITY, "Copy the run's folder again.")
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),

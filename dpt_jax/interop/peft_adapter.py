@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError, path_given_by
-from dpt_jax.files import atomic_write
+from dpt_jax.files import atomic_write, write_text
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.interop.torch_weights import open_torch_weights
@@ -147,5 +147,4 @@ def write_adapter(
     }
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file({TENSOR: np.ascontiguousarray(prompt)}, temporary, metadata={"format": "pt"})
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

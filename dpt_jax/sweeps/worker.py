@@ -11,10 +11,10 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.devices import compilation_cache
+from dpt_jax.files import write_bytes
+from dpt_jax.paths import as_path, in_bucket
 
 OUT_OF_MEMORY = (
     "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
@@ -176,12 +178,26 @@ def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> C
 
 
 @contextlib.contextmanager
+def growing_log(log: str) -> Iterator[Any]:
+    """The file of a log, open at its end; what is in a bucket grows when the block ends."""
+    path = as_path(log)
+    if in_bucket(path):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            yield file
+            file.seek(0)
+            before = path.read_bytes() if path.exists() else b""
+            write_bytes(path, before + file.read())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        yield file
+
+
+@contextlib.contextmanager
 def _output_to(log: str) -> Iterator[None]:
     """Appends to `log` what Python and its libraries print."""
-    path = pathlib.Path(log)
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as file:
+    with growing_log(log) as file:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
             os.dup2(file.fileno(), number)
