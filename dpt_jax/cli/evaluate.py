@@ -11,7 +11,7 @@ Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
 import argparse
 import pathlib
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
 
 HELP = "evaluate a prompt on a task"
 
@@ -43,6 +43,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--prompt and --no_prompt exclude each other.")
     if args.model_dir is None and not (args.prompt or args.no_prompt):
         raise InputError("Name what to evaluate: --model_dir, --prompt or --no_prompt.")
+    if args.predictions:
+        outputs.require_folder(args.predictions, "--predictions")
     config = runs.load_config(args)
 
     import dataclasses
@@ -74,11 +76,12 @@ def run(args: argparse.Namespace) -> None:
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     results = inference.evaluate(prepared, prompt)
+    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
+    if overall := averages(results):
+        metrics[config.mixture_or_task_name] = overall
+    # Before anything is written: a full disk does not cost the metrics.
+    print(json_dumps({"prompt": name, "metrics": metrics}))
     if args.predictions:
         for result in results:
             path = pathlib.Path(args.predictions) / f"{result.task}_{name}.jsonl"
             write_json_lines(path, result.predictions)
-    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
-    if overall := averages(results):
-        metrics[config.mixture_or_task_name] = overall
-    print(json_dumps({"prompt": name, "metrics": metrics}))

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
 from dpt_jax.cli.console import print_table
 from dpt_jax.cli.gin_flags import search_paths
 
@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> None:
     """Measures, or trains the probe."""
     from dpt_jax.errors import InputError
 
+    if args.output:
+        outputs.require_folder(args.output, "--output")
     if args.probe:
         if args.prompt:
             raise InputError(f"--probe trains a prompt of its own; leave out {args.prompt}.")
@@ -80,13 +82,13 @@ def _measure(args: argparse.Namespace) -> None:
     if config is not None:
         scores = _scores(config, prompt, cut)
     found = _measured(prompt, cut, scores)
-    if args.output:
-        write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
-        plot_spectrum(pathlib.Path(args.output), found, title=args.prompt)
     if args.json:
         print(json_dumps({"prompt": args.prompt, **found}))
     else:
         _print(args.prompt, found)
+    if args.output:
+        write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
+        plot_spectrum(pathlib.Path(args.output), found, title=args.prompt)
 
 
 def _prompt_path(args: argparse.Namespace) -> Any:

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Reads, draws and writes."""
     from dpt_jax.analysis import page
+    from dpt_jax.cli import outputs
     from dpt_jax.errors import InputError
 
     if not args.runs:
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     output = pathlib.Path(args.output)
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output is {output}; a report ends in .html or .md.")
+    outputs.require_file(output, "--output")
     sections = page.gather([pathlib.Path(path) for path in args.runs])
     page.write(output, sections, args.title, args.text)
     print(output)
