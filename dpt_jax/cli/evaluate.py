@@ -12,6 +12,7 @@ import argparse
 import pathlib
 
 from dpt_jax.cli import outputs, runs
+from dpt_jax.cli.console import say
 
 HELP = "evaluate a prompt on a task"
 
@@ -79,6 +80,10 @@ def run(args: argparse.Namespace) -> None:
     metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall
+    for result in results:
+        if result.shown:
+            names = ", ".join(result.shown)
+            say(f"{result.task}: {names}: no numbers; dpt train shows such metrics in TensorBoard.")
     # Before anything is written: a full disk does not cost the metrics.
     print(json_dumps({"prompt": name, "metrics": metrics}))
     if args.predictions:
