@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from dpt_jax import run_files
+from dpt_jax.analysis.results import best_step
 from dpt_jax.data.batches import evaluation_batches
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.vocabularies import check_vocabulary
@@ -41,7 +41,7 @@ def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
     if step == "latest":
         return max(saved)
     if step == "best":
-        best = run_files.read_summary(model_dir)["best_step"]
+        best = best_step(model_dir)
         return max(saved) if best is None else best
     if not step.isdigit() or int(step) not in saved:
         raise InputError(

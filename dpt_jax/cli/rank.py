@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
+    from dpt_jax.analysis import t5x_runs
     from dpt_jax.analysis.spectrum_figures import plot_spectrum
     from dpt_jax.analysis.truncation import ranks_for, truncate
     from dpt_jax.errors import InputError
@@ -68,7 +69,9 @@ def _measure(args: argparse.Namespace) -> None:
     from dpt_jax.run_files import CONFIG
 
     if args.model_dir is None and not args.gin_file:
-        if (pathlib.Path(args.prompt) / CONFIG).is_file():
+        # A run of T5X is described by T5X's own gin text.
+        is_run = (pathlib.Path(args.prompt) / CONFIG).is_file()
+        if is_run and not t5x_runs.is_run(args.prompt):
             args.model_dir = args.prompt
         elif args.gin_bindings:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")

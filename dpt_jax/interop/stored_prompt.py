@@ -7,6 +7,7 @@
   `prompt.safetensors`, or a single numpy file (a step of T5X's);
 - the folder of a run, of which the best step's prompt is taken;
 - a PEFT adapter folder of type PROMPT_TUNING;
+- a checkpoint of `t5x.train` in T5X's released format, with the prompt beside the T5;
 - a `.pt` file of the DPT authors' released code.
 """
 
@@ -20,7 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError, path_given_by
-from dpt_jax.interop import peft_adapter, released_dpt
+from dpt_jax.interop import peft_adapter, released_dpt, t5x_checkpoint
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
 from dpt_jax.tensors import BFLOAT16
@@ -35,6 +36,7 @@ FORMATS = {
     "safetensors": "a safetensors file",
     "numpy_checkpoint": "a numpy checkpoint folder",
     "peft": "a PEFT adapter folder of type PROMPT_TUNING",
+    "t5x": "trained by T5X and saved beside its T5",
     "released_dpt": "a file of the DPT authors' released code (.pt)",
 }
 LOOKED_FOR = (
@@ -162,6 +164,8 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         )
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)
+    if (folder / t5x_checkpoint.INDEX).is_file() and (stored := _open_t5x(folder, flag)):
+        return stored
     # One of T5X's numpy checkpoints has a file for each of its parameters, and nothing else.
     entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     files = [p for p in entries if p.suffix != ".md"]
@@ -180,6 +184,15 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         raise InputError(f"{folder} holds {several}; name one with {flag}: {names}.")
     found = ", ".join(p.name for p in entries[:8]) + (", …" if len(entries) > 8 else "")
     raise NotAPrompt(folder, f"holds {found or 'nothing'}", flag)
+
+
+def _open_t5x(folder: Path, flag: str) -> StoredPrompt | None:
+    with path_given_by(flag):
+        tensors = t5x_checkpoint.open_prompt(folder.resolve().as_uri())
+        factors = {name: tensor.read() for name, tensor in tensors.items()}
+    if not factors:
+        return None
+    return StoredPrompt(folder, "t5x", factors, _fold(factors, folder, flag), factors)
 
 
 def _is_npy(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,3 +250,9 @@ def test_a_prompt_of_another_width_is_refused():
 def test_a_model_without_a_prompt_is_refused():
     with pytest.raises(InputError, match=r"not a prompted one.*prompts/\*\.gin"):
         tiny.initializer(tiny.config(), None)
+
+
+def test_a_mistyped_macro_is_refused():
+    gin.parse_config("MINE_ALONE = 1\nBOTLENECK = 3")
+    with pytest.raises(InputError, match="BOTLENECK is set, but nothing uses it. BOTTLENECK is"):
+        tiny.initializer(tiny.config(), VanillaPrompt(tiny.LENGTH, tiny.WIDTH))
