@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 
-from dpt_jax.errors import InputError
 from dpt_jax.paths import as_path, in_bucket
 
 # Names of unfinished work carry this, so that readers can tell what an interrupted writer left.
@@ -268,31 +267,6 @@ def remove(path: str | os.PathLike) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
-
-
-def check_writable(folder: str | os.PathLike, flag: str) -> None:
-    """Makes a folder and tries to write into it, before work is done for it.
-
-    Args:
-      folder: the folder.
-      flag: what gave it, for the message.
-
-    Raises:
-      InputError: it cannot be written.
-    """
-    target = as_path(folder)
-    try:
-        if in_bucket(target):
-            trial = target / f"{TEMPORARY_MARK}{os.getpid()}"
-            write_bytes(trial, b"")
-            remove(trial)
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=target).close()
-    except Exception as e:  # TensorFlow, which opens buckets, has errors of its own.
-        raise InputError(
-            f"{flag} = {folder} cannot be written: {e}. Name a folder that can be written."
-        ) from e
 
 
 def _umask() -> int:

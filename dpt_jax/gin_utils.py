@@ -1,6 +1,7 @@
 """Reading gin files and `--gin.NAME=VALUE` bindings, with errors that name what to change."""
 
 import contextlib
+import difflib
 import functools
 import io
 import logging
@@ -121,8 +122,9 @@ def _files_named(gin_files: Sequence[str]) -> str:
 def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
+    pass_by_plain_folders()
     gin.config._FILE_READERS[:] = [
-        (_up_to_date(read), _in_package if exists is _gin_in_package else exists)
+        (_up_to_date(read), exists)
         for read, exists in gin.config._FILE_READERS
         if exists is not _is_in_bucket
     ]
@@ -234,12 +236,20 @@ def _last_name(selector: str) -> str:
     return selector.split(".")[-1]
 
 
-def _in_package(path: str) -> bool:
-    """Whether gin finds the file in an importable package.
+def pass_by_plain_folders() -> None:
+    """Has gin look for `models/demo.gin` elsewhere, too, where the working directory has `models`.
 
-    Gin's own check takes any folder of the working directory for a package, and fails on one
-    without `__init__.py`: on `runs`, where runs are kept, for `runs/prompt_train.gin`.
+    Gin takes any folder of the working directory for a package, and fails on one without
+    `__init__.py`: on `runs`, where runs are kept, for `runs/prompt_train.gin`.
     """
+    gin.config._FILE_READERS[:] = [
+        (read, _in_package if exists is _gin_in_package else exists)
+        for read, exists in gin.config._FILE_READERS
+    ]
+
+
+def _in_package(path: str) -> bool:
+    """Whether gin finds the file in an importable package."""
     try:
         return _gin_in_package(path)
     except TypeError:
@@ -372,6 +382,30 @@ def used_macros() -> set[str]:
     }
 
 
+def unused_macros() -> list[str]:
+    """The macros that are set, that nothing uses, and that are none of ours."""
+    return [name for name in _macro_bindings() if name not in {*used_macros(), *MACROS}]
+
+
+def check_unused_macros() -> None:
+    """Refuses a macro that nothing uses where its name is much like one that means something.
+
+    Gin itself takes what is written there for a new macro, and so does T5X, whose users may have
+    some in their files that their run does not need. Those are named in the log.
+
+    Raises:
+      InputError: for a mistyped macro.
+    """
+    known = used_macros() | set(MACROS)
+    for name in unused_macros():
+        if meant := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            raise InputError(
+                f"The gin macro {name} is set, but nothing uses it. {meant[0]} is meant? Change "
+                f"--gin.{name}, or the gin file that sets it."
+            )
+        logging.warning("The gin macro %s is set, but nothing uses it.", name)
+
+
 def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) -> set[str]:
     """The macros that gin files set or use; replaces the parsed configuration.
 
@@ -384,17 +418,16 @@ def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) ->
 
 def _check_macros() -> None:
     bound, used = _macro_bindings(), used_macros()
-    for name, value in bound.items():
-        if name in _GONE:
-            raise InputError(
-                f"The gin macro {name} is set to {value!r}, but it is gone: {_GONE[name]}, and "
-                f"remove {name}."
-            )
-        if name not in used and name not in MACROS:
-            raise InputError(
-                f"The gin macro {name} is set, but nothing uses it."
-                f"{nearest_names(name, {*used, *MACROS})}"
-            )
+    for name in bound.keys() & _GONE.keys():
+        raise InputError(
+            f"The gin macro {name} is set to {bound[name]!r}, but it is gone: {_GONE[name]}, and "
+            f"remove {name}."
+        )
+    for name in unused_macros():
+        raise InputError(
+            f"The gin macro {name} is set, but nothing uses it."
+            f"{nearest_names(name, used | {*MACROS})}"
+        )
     unset = sorted(name for name in used if name not in bound)
     if unset:
         raise InputError(

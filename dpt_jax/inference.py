@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dpt_jax import run_files
+from dpt_jax.analysis.results import best_step
 from dpt_jax.data.batches import evaluation_batches
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.vocabularies import check_vocabulary
@@ -43,7 +44,7 @@ def step_of_run(model_dir: str | os.PathLike, step: str = "best") -> int:
     if step == "latest":
         return max(saved)
     if step == "best":
-        best = run_files.read_summary(model_dir)["best_step"]
+        best = best_step(model_dir)
         return max(saved) if best is None else best
     if not step.isdigit() or int(step) not in saved:
         raise InputError(
@@ -145,24 +146,22 @@ class Predictor:
             )
         self._programs: dict[int, Generator] = {}
 
-    def __call__(self, texts: Sequence[str], prompt_names: Sequence[str]) -> list[str]:
+    def __call__(
+        self, texts: Sequence[str], prompt_names: Sequence[str], first_row: int = 1
+    ) -> list[str]:
         """Greedy (or beam) outputs for `texts`, in their order.
 
         Args:
           texts: source texts.
           prompt_names: the prompt of each text.
+          first_row: the number of the first text, for messages.
 
         Raises:
-          InputError: for an unknown prompt or a text that is too long, with its row from 1.
+          InputError: for an unknown prompt or a text that is too long, with its row.
         """
-        for row, name in enumerate(prompt_names, 1):
-            if name not in self.prompts:
-                raise InputError(
-                    f"Row {row} names the prompt {name!r}; there are "
-                    f"{', '.join(self.prompts)}.{nearest_names(name, self.prompts)} Add it with "
-                    "--prompt NAME=PATH."
-                )
-        tokens = [self._tokenize(text, row) for row, text in enumerate(texts, 1)]
+        for row, name in enumerate(prompt_names, first_row):
+            self._require(name, row)
+        tokens = [self._tokenize(text, row) for row, text in enumerate(texts, first_row)]
         outputs = [""] * len(texts)
         lengths = {
             name: 0 if prompt is None else len(prompt) for name, prompt in self.prompts.items()
@@ -175,6 +174,18 @@ class Predictor:
             for i, text in zip(rows, found, strict=True):
                 outputs[i] = text
         return outputs
+
+    def check(self, text: str, prompt_name: str, row: int) -> None:
+        """Raises for a row what calling with it would raise."""
+        self._require(prompt_name, row)
+        self._tokenize(text, row)
+
+    def _require(self, name: str, row: int) -> None:
+        if name not in self.prompts:
+            raise InputError(
+                f"Row {row} names the prompt {name!r}; there are {', '.join(self.prompts)}."
+                f"{nearest_names(name, self.prompts)} Add it with --prompt NAME=PATH."
+            )
 
     def _tokenize(self, text: str, row: int) -> np.ndarray:
         config = self._prepared.config

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dpt_jax import run_files
+from dpt_jax.analysis import t5x_runs
 from dpt_jax.analysis.spectrum import spectrum
 from dpt_jax.errors import InputError
 from dpt_jax.paths import as_path
@@ -26,7 +27,7 @@ _IN_SUMMARY = (
 
 
 def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[str, Any]:
-    """The result of a run.
+    """The result of a run of `dpt train`, or of `t5x.train` with our gin files.
 
     Args:
       model_dir: the run's folder, which need not exist.
@@ -39,6 +40,11 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
       the best prompt, largest first.
     """
     folder = as_path(model_dir)
+    if t5x_runs.is_run(folder):
+        row = t5x_runs.read_run(folder, metric)
+        if row["status"] == "done":
+            row["singular_values"] = _singular_values(folder, row["best_step"])
+        return row
     try:
         summary = run_files.read_json(
             folder / run_files.SUMMARY, "Delete it and run the training's command again."
@@ -48,7 +54,7 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
         return {"status": "unfinished" if started else "not run", "value": None}
     stopped_early = bool(summary.get("stopped_early"))
     finished = summary["last_step"] >= summary["train_steps"] or stopped_early
-    row: dict[str, Any] = {
+    row = {
         "status": "done" if finished else "unfinished",
         "value": summary["best_value"],
         **{name: summary[name] for name in _IN_SUMMARY},
@@ -58,6 +64,17 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
         row["curves"] = read_curves(folder, metric)
         row["singular_values"] = _singular_values(folder, summary["best_step"])
     return row
+
+
+def best_step(model_dir: str | os.PathLike) -> int | None:
+    """The step that the run's own evaluations found best; None where there were none.
+
+    Raises:
+      InputError: when the folder is no run, or one that never got as far as an evaluation.
+    """
+    if t5x_runs.is_run(model_dir):
+        return t5x_runs.read_run(as_path(model_dir)).get("best_step")
+    return run_files.read_summary(model_dir)["best_step"]
 
 
 def read_curves(folder: Any, metric: str | None = None) -> dict[str, list[list[float]]]:

@@ -11,7 +11,8 @@ Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
 import argparse
 import pathlib
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
+from dpt_jax.cli.console import say
 
 HELP = "evaluate a prompt on a task"
 
@@ -37,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluates and prints."""
     from dpt_jax.errors import InputError
-    from dpt_jax.files import check_writable
     from dpt_jax.interop import load_prompt
 
     if args.prompt and args.no_prompt:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model_dir is None and not (args.prompt or args.no_prompt):
         raise InputError("Name what to evaluate: --model_dir, --prompt or --no_prompt.")
     if args.predictions:
-        check_writable(args.predictions, "--predictions")
+        outputs.require_folder(args.predictions, "--predictions")
     config = runs.load_config(args)
 
     import dataclasses
@@ -77,11 +77,16 @@ def run(args: argparse.Namespace) -> None:
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     results = inference.evaluate(prepared, prompt)
+    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
+    if overall := averages(results):
+        metrics[config.mixture_or_task_name] = overall
+    for result in results:
+        if result.shown:
+            names = ", ".join(result.shown)
+            say(f"{result.task}: {names}: no numbers; dpt train shows such metrics in TensorBoard.")
+    # Before anything is written: a full disk does not cost the metrics.
+    print(json_dumps({"prompt": name, "metrics": metrics}))
     if args.predictions:
         for result in results:
             path = as_path(args.predictions) / f"{result.task}_{name}.jsonl"
             write_json_lines(path, result.predictions)
-    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
-    if overall := averages(results):
-        metrics[config.mixture_or_task_name] = overall
-    print(json_dumps({"prompt": name, "metrics": metrics}))

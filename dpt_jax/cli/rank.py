@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
 from dpt_jax.cli.console import print_table
 from dpt_jax.cli.gin_flags import search_paths
 
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     """Measures, or trains the probe."""
     from dpt_jax.errors import InputError
 
+    if args.output:
+        outputs.require_folder(args.output, "--output")
     if args.probe:
         if args.prompt:
             raise InputError(f"--probe trains a prompt of its own; leave out {args.prompt}.")
@@ -57,18 +59,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
+    from dpt_jax.analysis import t5x_runs
     from dpt_jax.analysis.spectrum_figures import plot_spectrum
     from dpt_jax.analysis.truncation import ranks_for, truncate
     from dpt_jax.errors import InputError
-    from dpt_jax.files import check_writable, json_dumps, write_json
+    from dpt_jax.files import json_dumps, write_json
     from dpt_jax.interop import load_prompt
     from dpt_jax.paths import as_path
     from dpt_jax.run_files import CONFIG
 
-    if args.output:
-        check_writable(args.output, "--output")
     if args.model_dir is None and not args.gin_file:
-        if (as_path(args.prompt) / CONFIG).is_file():
+        # A run of T5X is described by T5X's own gin text.
+        is_run = (as_path(args.prompt) / CONFIG).is_file()
+        if is_run and not t5x_runs.is_run(args.prompt):
             args.model_dir = args.prompt
         elif args.gin_bindings:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
@@ -82,13 +85,13 @@ def _measure(args: argparse.Namespace) -> None:
     if config is not None:
         scores = _scores(config, args.model_dir, prompt, cut)
     found = _measured(prompt, cut, scores)
-    if args.output:
-        write_json(as_path(args.output) / "rank.json", {"prompt": args.prompt, **found})
-        plot_spectrum(as_path(args.output), found, title=args.prompt)
     if args.json:
         print(json_dumps({"prompt": args.prompt, **found}))
     else:
         _print(args.prompt, found)
+    if args.output:
+        write_json(as_path(args.output) / "rank.json", {"prompt": args.prompt, **found})
+        plot_spectrum(as_path(args.output), found, title=args.prompt)
 
 
 def _prompt_path(args: argparse.Namespace) -> Any:

@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Reads, draws and writes."""
     from dpt_jax.analysis import page
+    from dpt_jax.cli import outputs
     from dpt_jax.errors import InputError
-    from dpt_jax.files import check_writable
     from dpt_jax.paths import as_path
 
     if not args.runs:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
     output = as_path(args.output)
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output is {output}; a report ends in .html or .md.")
-    check_writable(output.parent, "--output")
+    outputs.require_file(output, "--output")
     sections = page.gather([as_path(path) for path in args.runs])
     page.write(output, sections, args.title, args.text)
     print(output)

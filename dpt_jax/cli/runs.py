@@ -68,7 +68,15 @@ def load_without_tasks(args: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def _config_gin(model_dir: str) -> Any:
+    from dpt_jax.analysis import t5x_runs
+
     path = as_path(model_dir) / run_files.CONFIG
+    if t5x_runs.is_run(model_dir):
+        saved = run_files.numpy_checkpoint(model_dir, 0).with_name("checkpoint_<step>")
+        raise InputError(
+            f"--model_dir = {model_dir} is a folder of t5x.train. Name the model and task with "
+            f"--gin_file, and the prompt with --prompt={saved}."
+        )
     if not path.is_file():
         raise InputError(
             f"--model_dir = {model_dir} has no {run_files.CONFIG}; it is not the folder of a run "

@@ -25,6 +25,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dpt_jax.cli import outputs
 from dpt_jax.cli.console import print_table, say
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
@@ -90,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     named = [file for name in args.sweeps for file in _matching(name)]
     if not named and not args.gin_file:
         raise InputError(f"Name a sweep: {', '.join(loading.known_sweeps())}, or --gin_file.")
+    outputs.require_folder(args.output, "--output")
     paths = search_paths(args)
     prepared = []
     for files in [[file, *args.gin_file] for file in named] or [args.gin_file]:

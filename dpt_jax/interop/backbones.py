@@ -32,7 +32,7 @@ from dpt_jax.tensors import Tensor
 # How writers name folders that they have not finished: ours, Orbax's, T5X's.
 _UNFINISHED = (TEMPORARY_MARK, ".orbax-checkpoint-tmp", ".tmp")
 _MARKS = (CONFIG, "config.json", t5x_checkpoint.INDEX, orbax_checkpoint.FILES[2])
-_BY_SHAPES = "the shapes of the others"
+_BY_SHAPES = "the T5 that the other parameters make"
 
 
 @dataclasses.dataclass(frozen=True)

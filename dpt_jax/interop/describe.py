@@ -11,7 +11,7 @@ from numpy import ndarray
 from dpt_jax import run_files
 from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.files import entries
-from dpt_jax.interop import peft_adapter, stored_prompt
+from dpt_jax.interop import peft_adapter, stored_prompt, t5x_checkpoint
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
@@ -144,9 +144,21 @@ def _run(folder: Any) -> Description:
 def _backbone(location: str) -> Description:
     with path_given_by("PATH"):
         backbone = open_backbone(location)
+        beside = prompt_beside(location) if backbone.format == "t5x" else ""
     details = json.loads(json.dumps(stored_sizes(backbone.config)))
+    if beside:
+        details["prompt beside it"] = beside
     summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
     return Description("backbone", summary, backbone.tensors, details)
+
+
+def prompt_beside(location: str) -> str:
+    """The parameters of the prompt that `t5x.train` saved beside a T5, in words; or nothing."""
+    url = location if in_bucket(location) else as_path(location).resolve().as_uri()
+    if not t5x_checkpoint.has_index(url):
+        return ""
+    tensors = t5x_checkpoint.open_prompt(url)
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@
   `prompt.safetensors`, or a single numpy file (a step of T5X's);
 - the folder of a run, of which the best step's prompt is taken;
 - a PEFT adapter folder of type PROMPT_TUNING or P_TUNING;
+- a checkpoint of `t5x.train` in T5X's released format, with the prompt beside the T5;
 - a `.pt` file of the DPT authors' released code.
 """
 
@@ -22,7 +23,7 @@ from jaxtyping import Float32
 
 from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.files import fetched
-from dpt_jax.interop import peft_adapter, released_dpt
+from dpt_jax.interop import peft_adapter, released_dpt, t5x_checkpoint
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
@@ -38,6 +39,7 @@ FORMATS = {
     "safetensors": "a safetensors file",
     "numpy_checkpoint": "a numpy checkpoint folder",
     "peft": "a PEFT adapter folder",
+    "t5x": "trained by T5X and saved beside its T5",
     "released_dpt": "a file of the DPT authors' released code (.pt)",
 }
 LOOKED_FOR = (
@@ -186,6 +188,8 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         )
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)
+    if (folder / t5x_checkpoint.INDEX).is_file() and (of_t5x := _open_t5x(folder, flag)):
+        return of_t5x
     # One of T5X's numpy checkpoints has a file for each of its parameters, and nothing else.
     entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     files = [p for p in entries if p.suffix != ".md"]
@@ -217,6 +221,16 @@ def _open_run(folder: Any, flag: str) -> StoredPrompt | None:
 def _several(folder: Any, what: str, paths: Iterable[Any], flag: str) -> InputError:
     names = ", ".join(map(str, paths))
     return InputError(f"{folder} holds {what}; name one with {flag}: {names}.")
+
+
+def _open_t5x(folder: Path, flag: str) -> StoredPrompt | None:
+    with path_given_by(flag):
+        url = str(folder) if in_bucket(folder) else folder.resolve().as_uri()
+        tensors = t5x_checkpoint.open_prompt(url)
+        factors = {name: tensor.read() for name, tensor in tensors.items()}
+    if not factors:
+        return None
+    return StoredPrompt(folder, "t5x", factors, _fold(factors, folder, flag), factors)
 
 
 def _is_npy(path: Path) -> bool:

@@ -22,15 +22,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.devices import compilation_cache
+from dpt_jax.errors import LESS_MEMORY, is_out_of_memory
 from dpt_jax.files import write_bytes
 from dpt_jax.paths import as_path, in_bucket
 
-OUT_OF_MEMORY = (
-    "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
-    "--gin.TASK_FEATURE_LENGTHS, set --gin.FROZEN_DTYPE=\"'bfloat16'\", or lower --jobs or "
-    "--members_at_once."
-)
-_MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+OUT_OF_MEMORY = f"{LESS_MEMORY.removesuffix('.')}, or lower --jobs or --members_at_once."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +103,7 @@ def _guarded(train: Callable[[], None]) -> str | None:
         traceback.print_exc()
         message = str(e).strip() or type(e).__name__
         error = f"{type(e).__name__}: {message}"
-        if isinstance(e, MemoryError) or any(sign in message for sign in _MEMORY_SIGNS):
+        if is_out_of_memory(e):
             first = message.splitlines()[0]
             error = f"Out of memory ({type(e).__name__}: {first}). {OUT_OF_MEMORY}"
     finally:

@@ -111,9 +111,13 @@ class TrainingConfig:
     def make_optimizer(
         self, train_steps: int
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The optimizer of a run of so many steps, and the learning rate that it uses."""
+        """The optimizer of a run of so many steps, and the learning rate that it uses.
+
+        Raises:
+          InputError: when the optimizer needs more than gradients and parameters.
+        """
         schedule = self.learning_rate(train_steps)
-        optimizer = self.optimizer(schedule)
+        optimizer = _made(self.optimizer, schedule)
         if self.clip_norm is not None:
             optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
         return optimizer, schedule
@@ -150,6 +154,27 @@ class TrainingConfig:
                 f"The learning rate is {rate}; it must be a finite number. Set "
                 "--gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
             )
+
+
+def _made(
+    make: Callable[[optax.Schedule], optax.GradientTransformation], schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer, after it was asked for the update of an array of no contents.
+
+    Some of Optax's take numbers for a schedule, or search along a line and ask for the loss itself.
+    """
+    try:
+        optimizer = make(schedule)
+        array = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+        jax.eval_shape(lambda x: optimizer.update(x, optimizer.init(x), x), array)
+    except (TypeError, ValueError, AttributeError, IndexError) as e:
+        name = getattr(make, "__name__", make)
+        raise InputError(
+            f"OPTIMIZER is {name}, which cannot be used: {str(e).partition(chr(10))[0]} An "
+            "optimizer is called with a learning-rate schedule, and its update with gradients and "
+            "parameters alone. Set --gin.OPTIMIZER, as to @optax.adamw."
+        ) from e
+    return optimizer
 
 
 # What `RunConfig` takes for `overlength` and `scoring`.

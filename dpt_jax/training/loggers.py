@@ -30,14 +30,31 @@ class MetricsLog:
         self._tensorboard = Events(model_dir, resume_step)
 
     def write(
-        self, step: int, split: str, metrics: Mapping[str, float], task: str | None = None
+        self,
+        step: int,
+        split: str,
+        metrics: Mapping[str, float],
+        task: str | None = None,
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
-        """Appends a line, and the same numbers to TensorBoard under `split/task/name`."""
+        """Appends a line, and the same numbers to TensorBoard under `split/task/name`.
+
+        Args:
+          step: updates made.
+          split: what was measured, and where.
+          metrics: numbers by name.
+          task: the task whose numbers they are.
+          shown: what TensorBoard shows beside them, as `TaskResult.shown`.
+        """
         line = {"step": step, "split": split, "task": task} | dict(metrics)
         self._file.write(f"{json_dumps(line)}\n".encode())
         self._file.flush()
         prefix = f"{split}/{task}/" if task else f"{split}/"
-        self._tensorboard.write(step, {prefix + k: v for k, v in metrics.items()})
+        self._tensorboard.write(
+            step,
+            {prefix + k: v for k, v in metrics.items()},
+            {prefix + k: v for k, v in (shown or {}).items()},
+        )
 
     def sync(self) -> None:
         """Returns when all that was written is where a restart finds it."""
@@ -83,8 +100,10 @@ class Events:
         started = SessionLog(status=SessionLog.START)
         self._append(step=resume_step + 1, session_log=started)
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds scalars by tag, float32, as `tf.summary.scalar` would."""
+    def write(
+        self, step: int, scalars: Mapping[str, float], others: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds scalars by tag, float32, as `tf.summary.scalar` would, and other summary values."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.types_pb2 import DT_FLOAT
@@ -98,6 +117,8 @@ class Events:
             )
             for tag, value in scalars.items()
         ]
+        for tag, value in (others or {}).items():
+            values.append(Summary.Value(tag=tag, metadata=value.metadata, tensor=value.tensor))
         self._append(step=step, summary=Summary(value=values))
 
     def _append(self, **fields: Any) -> None:

@@ -260,7 +260,8 @@ class Run:
         found = self.problem.evaluate(merge_params(self.state.params, self.frozen))
         folder = as_path(self.config.model_dir) / run_files.PREDICTIONS
         for result in found.results:
-            self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
+            split, metrics = self.config.eval_split, result.metrics
+            self.log.write(step, split, metrics, task=result.task, shown=result.shown)
             if self.first and result.predictions:
                 write_json_lines(folder / f"{result.task}_{step}.jsonl", result.predictions)
             self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")

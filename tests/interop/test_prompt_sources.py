@@ -90,7 +90,8 @@ def test_bfloat16_widens_exactly(tmp_path, prompt):
 def test_a_run_stands_for_its_best_step(tmp_path, prompt):
     for step in (10, 20, 30):
         save_prompt(tmp_path / "numpy_checkpoints" / f"checkpoint_{step}", step * prompt)
-    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 20}))
+    rest = {"best_value": 0.5, "metrics": {}, "last_step": 30, "train_steps": 30}
+    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 20, **rest}))
     for folder in (tmp_path, tmp_path / "numpy_checkpoints"):
         np.testing.assert_array_equal(load_prompt(folder), 20 * prompt)
 
