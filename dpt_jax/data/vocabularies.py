@@ -104,7 +104,7 @@ def check_vocabulary(
 
 
 def published(rows: int) -> str:
-    """Which vocabulary a published model with so many embeddings has: ` (ByT5's: bytes)`, or ``."""
+    """` (ByT5's: bytes)`, where a published model has so many embeddings; nothing elsewhere."""
     family, file = _PUBLISHED.get(rows, ("", ""))
     return f" ({family}'s: {file})" if family else ""
 
