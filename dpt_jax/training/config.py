@@ -141,8 +141,9 @@ class TrainingConfig:
             optimizer, schedule = self.make_optimizer(train_steps)
             rate = float(schedule(0))
             jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
-        except InputError:
-            raise
+        except InputError as e:
+            # Gin adds where it was, which an error of ours need not say.
+            raise InputError(str(e).partition("\n")[0]) from e
         except Exception as e:  # Any optimizer will do, and so will any error.
             what = str(e).strip().partition("\n")[0]
             raise InputError(

@@ -161,15 +161,17 @@ def keeps_recipe(model_dir: str | os.PathLike) -> bool:
 
 
 def locked(model_dir: str | os.PathLike) -> contextlib.AbstractContextManager[locks.Lock]:
-    """A block in which no other run writes into the folder; one process of a run holds the lock.
+    """A block in which no other run writes into the folder, which is made.
+
+    One process of a run holds the lock.
 
     Raises:
       InputError: another run is training there, or the folder cannot be written.
     """
     return locks.locked(
         as_path(model_dir) / run_files.LOCK,
+        "--gin.MODEL_DIR",
         f"Another run is training in MODEL_DIR = {model_dir}",
-        "Wait for it, or set --gin.MODEL_DIR to another folder.",
     )
 
 
