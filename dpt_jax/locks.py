@@ -178,8 +178,8 @@ class _Heartbeat:
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        if not self.lost:
-            with contextlib.suppress(Exception):  # It expires.
+        with contextlib.suppress(Exception):  # What cannot be removed expires.
+            if _read(self._path) == self._name:
                 remove(self._path)
 
 

@@ -11,6 +11,7 @@
     metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
+    .lock                 who is training there
 """
 
 import json
@@ -131,4 +132,6 @@ def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> Non
     kept = {numpy_checkpoint(model_dir, step).name for step in keep}
     for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         if folder.name.startswith("checkpoint_") and folder.name not in kept:
+            # Without it the folder is no prompt, whatever of it a killed process leaves.
+            remove(folder / PROMPT)
             remove(folder)

@@ -17,6 +17,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.files import (
     clear_unfinished,
     entries,
+    json_ready,
     remove,
     write_bytes,
     write_json,
@@ -153,6 +154,32 @@ def _differences(
                 f"  {flag}: saved {recipe.shown(name, before, gin_config)[1]}, now {value}"
             )
     return lines
+
+
+def check_files(config: TrainingConfig, problem: Problem) -> None:
+    """Checks that a run goes on with the files that it began with: its vocabulary, its few shots.
+
+    Raises:
+      InputError: when one of `Problem.files` is another one than the folder's.
+    """
+    folder = as_path(config.model_dir)
+    if not run_files.holds_training(folder):
+        return
+    for name, now in problem.files.items():
+        path = folder / name
+        if not path.exists():
+            continue  # Earlier versions kept none.
+        if isinstance(now, bytes):
+            same = path.read_bytes() == now
+        else:
+            saved = run_files.read_json(path, "Copy the run's folder again.")
+            same = all(saved[key] == json_ready(now[key]) for key in saved.keys() & now.keys())
+        if not same:
+            raise InputError(
+                f"MODEL_DIR = {folder} holds a run that began with another {name}; nothing was "
+                "changed. Set --gin.MODEL_DIR to another folder for a new run, or continue this "
+                "one with the task and the vocabulary that it began with."
+            )
 
 
 def keeps_recipe(model_dir: str | os.PathLike) -> bool:
