@@ -59,10 +59,14 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: it is damaged.
+      InputError: it is damaged, or cannot be read.
     """
     try:
         value = json.loads(as_path(path).read_text())
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}. {remedy}") from e
     except ValueError as e:
         raise InputError(f"{path} is damaged: {e}. {remedy}") from e
     if not isinstance(value, dict):

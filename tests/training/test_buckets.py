@@ -27,6 +27,7 @@ def bucket(tmp_path, monkeypatch):
         yield tmp_path / "bucket"
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     disk, remote = tmp_path / "disk", "gs://bucket/runs/one"

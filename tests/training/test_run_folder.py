@@ -141,7 +141,10 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["file/run", "/sys/kernel/run"])
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--gin.MODEL_DIR = .*run cannot be written: "):
+    with pytest.raises(
+        InputError,
+        match=r"/run.* cannot be (written|read): .*MODEL_DIR|MODEL_DIR.*/run cannot be written",
+    ):
         trainer.train(config(tmp_path / place), problem())
 
 
@@ -182,10 +185,13 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ({"model_dir": None}, "MODEL_DIR is None; it must be a folder"),
         ({"model_dir": ""}, "MODEL_DIR is empty; set --gin.MODEL_DIR"),
         ({"frozen_dtype": "float16x"}, "FROZEN_DTYPE is 'float16x'"),
-        ({"optimizer": lambda rate: optax.adamw(rate, weight_decay="0")}, "TypeError.*OPTIMIZER"),
-        ({"optimizer": optax.lbfgs}, "OPTIMIZER or LEARNING_RATE cannot be used"),
+        (
+            {"optimizer": lambda rate: optax.adamw(rate, weight_decay="0")},
+            "OPTIMIZER is <lambda>, which cannot be used",
+        ),
+        ({"optimizer": optax.lbfgs}, "OPTIMIZER is lbfgs, which cannot be used"),
         ({"learning_rate": lambda n: optax.constant_schedule(float("nan"))}, "rate is nan"),
-        ({"learning_rate": lambda n: "0.3"}, "OPTIMIZER or LEARNING_RATE cannot be used"),
+        ({"learning_rate": lambda n: "0.3"}, "LEARNING_RATE is <lambda>, which cannot be used"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_the_folder_is_begun(tmp_path, changes, message):
@@ -200,7 +206,7 @@ def test_settings_that_cannot_be_are_refused_before_the_folder_is_begun(tmp_path
     [
         ("LEARNING_RATE_PEAK = '0.3'", "LEARNING_RATE_PEAK is '0.3'; it must be a number"),
         ("LEARNING_RATE_PEAK = -1", "LEARNING_RATE_PEAK is -1"),
-        ("optax.adamw.weight_decay = '1e-5'", "OPTIMIZER or LEARNING_RATE cannot be used"),
+        ("optax.adamw.weight_decay = '1e-5'", "OPTIMIZER is adamw, which cannot be used"),
     ],
 )
 def test_settings_of_the_optimizer_are_refused_before_the_folder_is_begun(
