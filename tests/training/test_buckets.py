@@ -108,10 +108,3 @@ def test_two_that_come_at_once_do_not_both_get_a_bucket(bucket, monkeypatch):
     with pytest.raises(InputError, match=r"process 1 on h"):
         locks.Lock(as_path("gs://bucket/run") / LOCK, "MODEL_DIR", "Another run is training")
     assert (bucket / "run" / LOCK).read_text() == other
-
-
-def test_a_kind_of_bucket_that_is_not_known_is_no_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match="ram://run begins with ram://"):
-        trainer.train(config("ram://run"), problem())
-    assert not any(tmp_path.iterdir())
