@@ -22,7 +22,7 @@ devices models
 locks tensors run_files gin_text
 prompts files huge_pages progress tasks
 paths
-errors
+errors quiet_import
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}
 
