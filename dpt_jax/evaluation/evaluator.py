@@ -75,17 +75,21 @@ class Evaluator:
                     task, providers[task.name].output_features["targets"]
                 )
 
-    def __call__(self, params: Params) -> list[TaskResult]:
+    def __call__(self, params: Params, scored: bool = True) -> list[TaskResult]:
         """Metrics and predictions of every task under `params` (all of them, merged).
 
         Of several processes the first one computes the metrics and has the predictions; the others
         are told the metrics.
+
+        Args:
+          params: the parameters.
+          scored: whether the tasks' metrics are asked; a split without labels has answers alone.
         """
         answers = [self._ask(task, params) for task in self.examples]
         results: list[TaskResult] = []
         if agreement.is_first():
             pairs = zip(self.examples, answers, strict=True)
-            results = [self._judge(task, answer) for task, answer in pairs]
+            results = [self._judge(task, answer, scored) for task, answer in pairs]
         metrics = agreement.broadcast_from_first([result.metrics for result in results])
         return results or [
             TaskResult(task.name, found) for task, found in zip(self.examples, metrics, strict=True)
@@ -106,9 +110,11 @@ class Evaluator:
             answers = dataclasses.replace(answers, target_scores=scores)
         return answers
 
-    def _judge(self, task: TaskExamples, answers: Answers) -> TaskResult:
+    def _judge(self, task: TaskExamples, answers: Answers, scored: bool) -> TaskResult:
         targets, predictions = self._targets(task), self._predictions(task, answers.texts)
-        metrics = self._metrics[task.name](task.rows, targets, predictions, answers)
+        metrics: Mapping[str, Any] = {}
+        if scored:
+            metrics = self._metrics[task.name](task.rows, targets, predictions, answers)
         records: list[dict[str, Any]] = [
             ({"idx": row["idx"]} if "idx" in row else {})
             | {"inputs": self._text(row, "inputs"), "target": target}
