@@ -7,6 +7,7 @@ import io
 import logging
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any, TypeVar
@@ -287,6 +288,7 @@ _PARSE_ERRORS = (
     AttributeError,
     NameError,
     TypeError,
+    tokenize.TokenError,
 )
 
 # What a binding on the command line may name beside that which the gin files use.
@@ -348,13 +350,21 @@ def _explain(error: Exception) -> str:
     missing = re.search(r"Unable to open file: (\S+)\. Searched", message)
     if missing:
         name = missing.group(1)
+        if pathlib.Path(name).is_dir():
+            return f"{name} is a folder, no gin file. Change --gin_file."
         root = gin_configs()
         known = [str(p.relative_to(root)) for p in root.rglob("*.gin")]
         return (
             f"There is no gin file {name!r}.{nearest_names(name, known)} Looked in the working "
             f"directory, --gin_search_paths and {root}. Change --gin_file."
         )
-    return f"The gin configuration cannot be used: {message}"
+    if isinstance(error, SyntaxError) and error.text:
+        where = f"{error.filename}, line {error.lineno}: {error.text.strip()}"
+        message = f"{error.msg} ({where})"
+    # Gin writes the line under the message, and a mark under the line.
+    message = re.sub(r"\s*\n\s*\^+\s*$", "", message)
+    message = re.sub(r'(In file ".*", line \d+)\s*\n', r"\1:", message)
+    return f"The gin configuration cannot be used: {' '.join(message.split())}"
 
 
 def _macro_bindings() -> dict[str, Any]:
