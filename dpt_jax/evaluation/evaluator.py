@@ -239,8 +239,8 @@ class Evaluator:
         ended = [np.trim_zeros(row, "b") for row in answers]
         scores = self._score(task, params, ended)
         if self._beam_size > 1:
-            lengths = np.asarray([len(row) for row in ended], np.float32)
-            scores = scores / np.asarray(decoding.brevity_penalty(lengths, LENGTH_PENALTY))
+            penalties = [decoding.brevity_penalty(len(row), LENGTH_PENALTY) for row in ended]
+            scores = scores / np.asarray(penalties, np.float32)
         return scores
 
     def _score(
