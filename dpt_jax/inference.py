@@ -96,13 +96,22 @@ def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) ->
     )
 
 
-def evaluate(prepared: Prepared, prompt: PromptArray | None) -> list[TaskResult]:
-    """Evaluates a folded prompt, or the model without any, on the configuration's task."""
+def evaluate(
+    prepared: Prepared, prompt: PromptArray | None, scored: bool = True
+) -> list[TaskResult]:
+    """Evaluates a folded prompt, or the model without any, on the configuration's task.
+
+    Args:
+      prepared: the model.
+      prompt: the prompt.
+      scored: whether there are metrics, and not the answers alone.
+    """
     method = None if prompt is None else VanillaPrompt(*prompt.shape)
     config = dataclasses.replace(prepared.config, prompt=method)
     evaluator, params = prepare(config, like=prepared).evaluator, prepared.placed
-    evaluator.check_metrics()
-    return evaluator(params if prompt is None else params | {"prompt": {"prompt": prompt}})
+    if scored:
+        evaluator.check_metrics()
+    return evaluator(params if prompt is None else params | {"prompt": {"prompt": prompt}}, scored)
 
 
 class Predictor:
