@@ -276,6 +276,7 @@ def test_trained_parameters_do_not_need_their_starting_point(tmp_path):
     np.testing.assert_array_equal(unbound.fold(params), np.ones((6, 8)))
 
 
+@pytest.mark.slow
 def test_import_brings_in_neither_tensorflow_nor_seqio_nor_torch():
     code = (
         "import sys, dpt_jax.prompts\n"
