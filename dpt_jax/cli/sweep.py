@@ -20,7 +20,6 @@ dpt sweep command then gathers the results.
 import argparse
 import contextlib
 import fnmatch
-import pathlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +147,7 @@ def _command(args: argparse.Namespace, files: Sequence[str]) -> str:
     from dpt_jax.sweeps import loading
 
     first, *others = files
-    name = pathlib.PurePath(first).stem
+    name = first.rpartition("/")[2].removesuffix(".gin")
     ours = name in loading.known_sweeps() and first == loading.sweep_file(name)
     words = ["dpt", "sweep", *([name] if ours and args.sweeps else [f"--gin_file={first}"])]
     words += [f"--gin_file={file}" for file in others]

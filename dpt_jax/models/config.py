@@ -72,6 +72,10 @@ class T5Config:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"T5Config.{name} must be a positive integer, not {value!r}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool):
+                raise ValueError(f"T5Config.{field.name} must be True or False, not {value!r}.")
         number = isinstance(self.dropout_rate, int | float)
         if not number or not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(
