@@ -20,6 +20,7 @@ demo gin_utils
 data analysis interop
 devices models
 tensors run_files
+prefixes
 prompts files huge_pages progress tasks
 errors
 """.split("\n")[1:-1]

@@ -1,0 +1,102 @@
+"""Where a prefix enters attention: as keys and values in front of a layer's own.
+
+Attention itself is not changed. Its keys and values grow by N in front, and so do its mask, which
+shows the prefix to every query, and its position bias. The queries stay as many as they are.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from dpt_jax.models.layers import KeysValues
+
+
+@dataclasses.dataclass(frozen=True)
+class StackPrefix:
+    """The prefix of a stack, as its layers take it.
+
+    Attributes:
+      layers: keys and values of each layer that has a prefix, from the first; each
+        `[#batch, heads, N, head_dim]`.
+      in_front: whether it stands before the first token for T5's relative position bias.
+    """
+
+    layers: tuple[KeysValues, ...]
+    in_front: bool
+
+    @classmethod
+    def create(cls, keys_values: tuple[Array, Array], position_bias: str) -> "StackPrefix":
+        """Takes what a prefix computes.
+
+        Args:
+          keys_values: keys and values, each `[layers, N, heads, kv]`, or with one for each row of a
+            batch `[layers, batch, N, heads, kv]`.
+          position_bias: `Prefix.position_bias`.
+        """
+        keys, values = (x if x.ndim == 5 else x[:, None] for x in keys_values)
+        layers = zip(keys.swapaxes(2, 3), values.swapaxes(2, 3), strict=True)
+        return cls(tuple(layers), position_bias == "front")
+
+    @property
+    def length(self) -> int:
+        """Prefix tokens, N."""
+        return self.layers[0][0].shape[2]
+
+    def of_layers(self, num_layers: int) -> list[KeysValues | None]:
+        """Keys and values of each of a stack's layers, None for those without."""
+        return [*self.layers, *[None] * (num_layers - len(self.layers))]
+
+
+def prepend(prefix: KeysValues | None, own: KeysValues) -> KeysValues:
+    """Puts a prefix in front of keys and values, each `[rows, heads, length, head_dim]`.
+
+    The rows of one input adjoin (beams, answer candidates), and have the prefix of that input.
+    """
+    if prefix is None:
+        return own
+
+    def joined(front: Array, back: Array) -> Array:
+        front = jnp.repeat(front.astype(back.dtype), back.shape[0] // front.shape[0], axis=0)
+        return jnp.concatenate([front, back], axis=2)
+
+    return joined(prefix[0], own[0]), joined(prefix[1], own[1])
+
+
+class AttentionInputs(NamedTuple):
+    """What a layer attends with, besides its own keys and values."""
+
+    mask: Bool[Array, "#batch 1 query N+key"]
+    bias: Float[Array, "1 heads query N+key"] | None
+    prefix: KeysValues | None
+
+
+def attention_inputs(
+    num_layers: int,
+    mask: Bool[Array, "#batch 1 query key"],
+    bias: Callable[[int], Float[Array, "1 heads query in_front+key"]] | None,
+    prefix: StackPrefix | None,
+) -> list[AttentionInputs]:
+    """Mask, position bias and prefix for each layer of a stack.
+
+    Args:
+      num_layers: layers of the stack.
+      mask: which keys each query sees, the prefix left out.
+      bias: gives the position bias of the layer's own keys and of so many further keys in front of
+        them; None where attention has none.
+      prefix: the stack's prefix, None without one.
+    """
+    own_bias = None if bias is None else bias(0)
+    plain = AttentionInputs(mask, own_bias, None)
+    if prefix is None:
+        return [plain] * num_layers
+    in_front = ((0, 0), (0, 0), (0, 0), (prefix.length, 0))
+    if bias is not None and prefix.in_front:
+        own_bias = bias(prefix.length)
+    elif own_bias is not None:
+        own_bias = jnp.pad(own_bias, in_front)
+    mask = jnp.pad(mask, in_front, constant_values=True)
+    prefixed = [AttentionInputs(mask, own_bias, layer) for layer in prefix.layers]
+    return prefixed + [plain] * (num_layers - len(prefixed))
