@@ -341,11 +341,6 @@ class MultiHeadAttention(nn.Module):
         """Returns keys and values, each `[batch, heads, key, head_dim]`."""
         return self._split_heads(self.key(memory)), self._split_heads(self.value(memory))
 
-    def project_rows(self, rows: Float[Array, "length embed"]):
-        """Returns the keys and values of single rows, each `[length, heads, head_dim]`."""
-        heads = (-1, self.num_heads, self.head_dim)
-        return self.key(rows).reshape(heads), self.value(rows).reshape(heads)
-
     def __call__(
         self,
         x: Float[Array, "batch query embed"],

@@ -13,8 +13,8 @@ from dpt_jax.models import layers
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
 from dpt_jax.models.layers import KeysValues
-from dpt_jax.models.prefixed import StackPrefix, attention_inputs, prepend
-from dpt_jax.prefixes import Prefix, stacks_of
+from dpt_jax.models.prefixed import StackPrefix, attention_inputs, prepend, stack_of
+from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import shape_only
 from dpt_jax.tensors import Params
 
@@ -68,11 +68,6 @@ class EncoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
-
-    def project_rows(self, rows: Float[Array, "length embed"], normalize: bool):
-        """Keys and values of rows, as if they were part of the layer's input."""
-        rows = self.pre_attention_layer_norm(rows) if normalize else rows
-        return self.attention.project_rows(rows)
 
     def __call__(self, x, mask, bias, deterministic, prefix: KeysValues | None = None):
         y = self.pre_attention_layer_norm(x)
@@ -134,15 +129,6 @@ class DecoderLayer(nn.Module):
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
-
-    def project_rows(self, rows: Float[Array, "length embed"], normalize: bool):
-        """Self-attention's keys and values of rows, as if they were part of the layer's input."""
-        rows = self.pre_self_attention_layer_norm(rows) if normalize else rows
-        return self.self_attention.project_rows(rows)
-
-    def project_cross_rows(self, rows: Float[Array, "length embed"]):
-        """Cross-attention's keys and values of rows, as if the encoder had put them out."""
-        return self.encoder_decoder_attention.project_rows(rows)
 
     def project_encoded(self, encoded, prefix: KeysValues | None = None) -> KeysValues:
         """Keys and values of the cross-attention, for decoding many tokens."""
@@ -347,19 +333,9 @@ class Transformer(nn.Module):
     def keys_and_values(self, name: str) -> tuple[Array, Array]:
         """What the prefix computes for a stack that it acts on; see `Prefix.keys_and_values`."""
         assert self.prefix is not None
-        return self.prefix(stacks_of(self.config, self._project_rows)[name])
-
-    def _project_rows(self, name: str, rows, normalize: bool):
-        """See `dpt_jax.prefixes.Stack.project`."""
-        stack: Any = self.encoder if name == "encoder" else self.decoder
-        chosen = stack.layers[: rows.shape[0]]
-        if name == "cross":
-            rows = self.encoder.encoder_norm(rows) if normalize else rows
-            pairs = [layer.project_cross_rows(rows[i]) for i, layer in enumerate(chosen)]
-        else:
-            pairs = [layer.project_rows(rows[i], normalize) for i, layer in enumerate(chosen)]
-        keys, values = zip(*pairs, strict=True)
-        return jnp.stack(keys), jnp.stack(values)
+        # While parameters are made, those that rows are projected by may not be there yet.
+        params = None if self.is_initializing() else self.variables["params"]
+        return self.prefix(stack_of(name, self.config, params))
 
     def source_mask(
         self, encoder_input_tokens: Int[Array, "batch length"]

@@ -5,13 +5,16 @@ shows the prefix to every query, and its position bias. The queries stay as many
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from dpt_jax.models.layers import KeysValues
+from dpt_jax.models.layers import KeysValues, LayerNorm
+from dpt_jax.prefixes import Stack, stacks_of
+from dpt_jax.tensors import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,51 @@ class StackPrefix:
     def of_layers(self, num_layers: int) -> list[KeysValues | None]:
         """Keys and values of each of a stack's layers, None for those without."""
         return [*self.layers, *[None] * (num_layers - len(self.layers))]
+
+
+# Where a stack's key and value kernels are in T5X's parameter tree, ours as well.
+_ATTENTION = {
+    "encoder": ("encoder", "attention"),
+    "decoder": ("decoder", "self_attention"),
+    "cross": ("decoder", "encoder_decoder_attention"),
+}
+# And the norm that the layer's real keys have come through, which for cross-attention is the
+# encoder's last.
+_NORM = {"encoder": "pre_attention_layer_norm", "decoder": "pre_self_attention_layer_norm"}
+
+
+def stack_of(name: str, config: Any, params: Params | None) -> Stack:
+    """The stack of a T5, ours or T5X's, that projects rows by the T5's own parameters.
+
+    Args:
+      name: one of `dpt_jax.prefixes.STACKS`.
+      config: the T5's `T5Config`.
+      params: the T5's parameters; None projects to zeros, where shapes are all that is asked for.
+    """
+    project = None if params is None else functools.partial(_project_rows, config, params)
+    return stacks_of(config, project)[name]
+
+
+def _project_rows(
+    config: Any,
+    params: Params,
+    name: str,
+    rows: Float[Array, "layers N embed"],
+    normalize: bool,
+) -> tuple[Array, Array]:
+    """See `dpt_jax.prefixes.Stack.project`."""
+    part, attention = _ATTENTION[name]
+    projected: dict[str, list[Array]] = {"key": [], "value": []}
+    for i, row in enumerate(rows):
+        layer = params[part][f"layers_{i}"]
+        if normalize:
+            norm = layer[_NORM[name]] if name in _NORM else params["encoder"]["encoder_norm"]
+            row = LayerNorm(config.dtype, parent=None).apply({"params": norm}, row)
+        for kind, found in projected.items():
+            kernel = layer[attention][kind]["kernel"].astype(config.dtype)
+            found.append(row.astype(config.dtype) @ kernel)
+    heads = (*rows.shape[:2], config.num_heads, config.head_dim)
+    return jnp.stack(projected["key"]).reshape(heads), jnp.stack(projected["value"]).reshape(heads)
 
 
 def prepend(prefix: KeysValues | None, own: KeysValues) -> KeysValues:
