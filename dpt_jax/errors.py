@@ -49,6 +49,32 @@ class Stopped(Exception):
         self.signum = signum
 
 
+LESS_MEMORY = (
+    "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
+    "--gin.TASK_FEATURE_LENGTHS, or set --gin.FROZEN_DTYPE=\"'bfloat16'\"."
+)
+_MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether NumPy, JAX or a device says that there is not enough memory."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_SIGNS)
+
+
+def explained(error: Exception) -> str | None:
+    """What to say of an error of the machine, in one message; None where it is none that we know.
+
+    Args:
+      error: one that nothing has turned into an `InputError`.
+    """
+    if is_out_of_memory(error):
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"Out of memory ({first}). {LESS_MEMORY}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return None
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> str:
     """Returns " Nearest: a, b." for the known names most like `name`, or "" when none is alike."""
     close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)

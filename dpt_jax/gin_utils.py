@@ -1,6 +1,7 @@
 """Reading gin files and `--gin.NAME=VALUE` bindings, with errors that name what to change."""
 
 import contextlib
+import difflib
 import functools
 import io
 import logging
@@ -13,7 +14,9 @@ from typing import Any, TypeVar
 import gin
 from gin.resource_reader import system_path_file_exists as _gin_in_package
 
+from dpt_jax import gin_text
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import CONFIG
 
 # The macros that our gin files know; a typing error in one of them must not pass in silence.
@@ -119,10 +122,13 @@ def _files_named(gin_files: Sequence[str]) -> str:
 def _parse_files(gin_files: Sequence[str], gin_search_paths: Sequence[str]) -> None:
     gin.clear_config(clear_constants=True)
     gin.config._LOCATION_PREFIXES[:] = ["", *gin_search_paths, str(gin_configs())]
+    pass_by_plain_folders()
     gin.config._FILE_READERS[:] = [
-        (_up_to_date(read), _in_package if exists is _gin_in_package else exists)
+        (_up_to_date(read), exists)
         for read, exists in gin.config._FILE_READERS
+        if exists is not _is_in_bucket
     ]
+    gin.config._FILE_READERS.append((_up_to_date(_open_in_bucket), _is_in_bucket))
     try:
         with _quiet():
             gin.parse_config_files_and_bindings(list(gin_files), None, finalize_config=False)
@@ -154,7 +160,7 @@ def _up_to_date(read: Callable[[str], Any]) -> Callable[[str], io.StringIO]:
     return reader
 
 
-def parse_part(file: pathlib.Path, root: str, gin_bindings: Sequence[str] = ()) -> None:
+def parse_part(file: Any, root: str, gin_bindings: Sequence[str] = ()) -> None:
     """Parses of a run's `config.gin` what one configurable needs; nothing else is imported.
 
     Args:
@@ -230,16 +236,32 @@ def _last_name(selector: str) -> str:
     return selector.split(".")[-1]
 
 
-def _in_package(path: str) -> bool:
-    """Whether gin finds the file in an importable package.
+def pass_by_plain_folders() -> None:
+    """Has gin look for `models/demo.gin` elsewhere, too, where the working directory has `models`.
 
-    Gin's own check takes any folder of the working directory for a package, and fails on one
-    without `__init__.py`: on `runs`, where runs are kept, for `runs/prompt_train.gin`.
+    Gin takes any folder of the working directory for a package, and fails on one without
+    `__init__.py`: on `runs`, where runs are kept, for `runs/prompt_train.gin`.
     """
+    gin.config._FILE_READERS[:] = [
+        (read, _in_package if exists is _gin_in_package else exists)
+        for read, exists in gin.config._FILE_READERS
+    ]
+
+
+def _in_package(path: str) -> bool:
+    """Whether gin finds the file in an importable package."""
     try:
         return _gin_in_package(path)
     except TypeError:
         return False
+
+
+def _is_in_bucket(path: str) -> bool:
+    return in_bucket(path) and as_path(path).exists()
+
+
+def _open_in_bucket(path: str) -> io.StringIO:
+    return io.StringIO(as_path(path).read_text())
 
 
 def _import_seqio() -> None:
@@ -250,6 +272,8 @@ def _import_seqio() -> None:
 
 def _imports_tasks(file: str, folders: Sequence[str]) -> bool:
     # TensorFlow comes with our tasks, and its chatter at start-up.
+    if in_bucket(file):
+        return True  # A run's own file; TensorFlow opens it, too.
     paths = (pathlib.Path(folder, file) for folder in folders)
     found = next((path for path in paths if path.is_file()), None)
     return found is not None and "dpt_jax.tasks" in found.read_text(errors="replace")
@@ -358,6 +382,30 @@ def used_macros() -> set[str]:
     }
 
 
+def unused_macros() -> list[str]:
+    """The macros that are set, that nothing uses, and that are none of ours."""
+    return [name for name in _macro_bindings() if name not in {*used_macros(), *MACROS}]
+
+
+def check_unused_macros() -> None:
+    """Refuses a macro that nothing uses where its name is much like one that means something.
+
+    Gin itself takes what is written there for a new macro, and so does T5X, whose users may have
+    some in their files that their run does not need. Those are named in the log.
+
+    Raises:
+      InputError: for a mistyped macro.
+    """
+    known = used_macros() | set(MACROS)
+    for name in unused_macros():
+        if meant := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            raise InputError(
+                f"The gin macro {name} is set, but nothing uses it. {meant[0]} is meant? Change "
+                f"--gin.{name}, or the gin file that sets it."
+            )
+        logging.warning("The gin macro %s is set, but nothing uses it.", name)
+
+
 def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) -> set[str]:
     """The macros that gin files set or use; replaces the parsed configuration.
 
@@ -370,17 +418,16 @@ def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) ->
 
 def _check_macros() -> None:
     bound, used = _macro_bindings(), used_macros()
-    for name, value in bound.items():
-        if name in _GONE:
-            raise InputError(
-                f"The gin macro {name} is set to {value!r}, but it is gone: {_GONE[name]}, and "
-                f"remove {name}."
-            )
-        if name not in used and name not in MACROS:
-            raise InputError(
-                f"The gin macro {name} is set, but nothing uses it."
-                f"{nearest_names(name, {*used, *MACROS})}"
-            )
+    for name in bound.keys() & _GONE.keys():
+        raise InputError(
+            f"The gin macro {name} is set to {bound[name]!r}, but it is gone: {_GONE[name]}, and "
+            f"remove {name}."
+        )
+    for name in unused_macros():
+        raise InputError(
+            f"The gin macro {name} is set, but nothing uses it."
+            f"{nearest_names(name, used | {*MACROS})}"
+        )
     unset = sorted(name for name in used if name not in bound)
     if unset:
         raise InputError(
@@ -423,15 +470,7 @@ def build(configurable: Callable[..., T], **overrides: Any) -> T:
 
 def bindings() -> dict[str, str]:
     """Everything that gin files and flags have bound, by its name, as gin text."""
-    found: dict[str, str] = {}
-    name = ""
-    for line in gin.config_str().splitlines():
-        if line.startswith(" "):  # Goes on with the value.
-            found[name] = f"{found[name].removesuffix(chr(92)).rstrip()} {line.strip()}".strip()
-        elif " = " in line and not line.startswith("#"):
-            name, _, value = line.partition(" = ")
-            found[name] = value
-    return found
+    return gin_text.bindings(gin.config_str())
 
 
 def operative_config() -> str:

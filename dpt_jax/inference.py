@@ -1,7 +1,7 @@
 """Using trained prompts: evaluation on a task and prediction for text."""
 
 import dataclasses
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dpt_jax import run_files
+from dpt_jax.analysis.results import best_step
 from dpt_jax.data.batches import evaluation_batches
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.vocabularies import check_vocabulary
@@ -19,17 +20,19 @@ from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.interop import load_prompt
 from dpt_jax.models import Transformer
-from dpt_jax.problems.text import Prepared, prepare
+from dpt_jax.paths import absolute, as_path
+from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
 from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints
+from dpt_jax.training.config import RunConfig
 from dpt_jax.training.problem import TaskResult
 from dpt_jax.training.state import merge_params
 
 PromptArray = Float[np.ndarray, "length embed"]
 
 
-def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
+def step_of_run(model_dir: str | os.PathLike, step: str = "best") -> int:
     """The step that `best`, `latest` or a number names among a run's saved prompts.
 
     Raises:
@@ -41,7 +44,7 @@ def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
     if step == "latest":
         return max(saved)
     if step == "best":
-        best = run_files.read_summary(model_dir)["best_step"]
+        best = best_step(model_dir)
         return max(saved) if best is None else best
     if not step.isdigit() or int(step) not in saved:
         raise InputError(
@@ -50,7 +53,40 @@ def step_of_run(model_dir: str | pathlib.Path, step: str = "best") -> int:
     return int(step)
 
 
-def with_trained(prepared: Prepared, model_dir: str | pathlib.Path, step: int) -> None:
+def prepare_for(config: RunConfig, model_dir: str | os.PathLike | None) -> Prepared:
+    """Prepares a configuration; of a run, on the backbone that it was trained on.
+
+    Args:
+      config: the model and the task.
+      model_dir: the folder of the run whose prompt, or whose configuration, is used; None where
+        there is no run.
+
+    Raises:
+      InputError: when another backbone stands where the run's was.
+    """
+    prepared = prepare(config)
+    if model_dir is None:
+        return prepared
+    try:
+        saved = run_files.read_json(
+            as_path(model_dir) / run_files.IDENTITY, "Copy the run's folder again."
+        )
+    except FileNotFoundError:
+        return prepared
+    expected = saved.get(FINGERPRINT, prepared.fingerprint)
+    if prepared.fingerprint != expected:
+        path = config.initial_checkpoint_path
+        where = "random weights" if path is None else absolute(path)
+        raise InputError(
+            f"{model_dir} was trained on another T5 than INITIAL_CHECKPOINT_PATH = {path!r} "
+            f"({where}): {FINGERPRINT} is {expected} in its {run_files.IDENTITY}, but "
+            f"{prepared.fingerprint} there. Set --gin.INITIAL_CHECKPOINT_PATH to where that T5 is "
+            "now; a copy, or a conversion, will do."
+        )
+    return prepared
+
+
+def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) -> None:
     """Puts the parameters that a run without a prompt has trained in the place of the frozen."""
     trained = Checkpoints(model_dir, create=False).restore_params(step)
     prepared.placed = jax.tree.map(
@@ -110,24 +146,22 @@ class Predictor:
             )
         self._programs: dict[int, Generator] = {}
 
-    def __call__(self, texts: Sequence[str], prompt_names: Sequence[str]) -> list[str]:
+    def __call__(
+        self, texts: Sequence[str], prompt_names: Sequence[str], first_row: int = 1
+    ) -> list[str]:
         """Greedy (or beam) outputs for `texts`, in their order.
 
         Args:
           texts: source texts.
           prompt_names: the prompt of each text.
+          first_row: the number of the first text, for messages.
 
         Raises:
-          InputError: for an unknown prompt or a text that is too long, with its row from 1.
+          InputError: for an unknown prompt or a text that is too long, with its row.
         """
-        for row, name in enumerate(prompt_names, 1):
-            if name not in self.prompts:
-                raise InputError(
-                    f"Row {row} names the prompt {name!r}; there are "
-                    f"{', '.join(self.prompts)}.{nearest_names(name, self.prompts)} Add it with "
-                    "--prompt NAME=PATH."
-                )
-        tokens = [self._tokenize(text, row) for row, text in enumerate(texts, 1)]
+        for row, name in enumerate(prompt_names, first_row):
+            self._require(name, row)
+        tokens = [self._tokenize(text, row) for row, text in enumerate(texts, first_row)]
         outputs = [""] * len(texts)
         lengths = {
             name: 0 if prompt is None else len(prompt) for name, prompt in self.prompts.items()
@@ -140,6 +174,18 @@ class Predictor:
             for i, text in zip(rows, found, strict=True):
                 outputs[i] = text
         return outputs
+
+    def check(self, text: str, prompt_name: str, row: int) -> None:
+        """Raises for a row what calling with it would raise."""
+        self._require(prompt_name, row)
+        self._tokenize(text, row)
+
+    def _require(self, name: str, row: int) -> None:
+        if name not in self.prompts:
+            raise InputError(
+                f"Row {row} names the prompt {name!r}; there are {', '.join(self.prompts)}."
+                f"{nearest_names(name, self.prompts)} Add it with --prompt NAME=PATH."
+            )
 
     def _tokenize(self, text: str, row: int) -> np.ndarray:
         config = self._prepared.config

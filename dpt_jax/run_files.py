@@ -14,12 +14,14 @@
 """
 
 import json
+import os
 import pathlib
 import re
-import shutil
 from typing import Any
 
 from dpt_jax.errors import InputError
+from dpt_jax.files import entries, remove
+from dpt_jax.paths import as_path
 
 CONFIG = "config.gin"
 IDENTITY = "run.json"
@@ -33,6 +35,11 @@ NUMPY_CHECKPOINTS = "numpy_checkpoints"
 METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions"
 SUMMARY = "summary.json"
+# Who is training in the folder.
+LOCK = ".lock"
+
+# What readers of a summary rely on.
+_IN_SUMMARY = ("best_step", "best_value", "metrics", "last_step", "train_steps")
 
 # In a folder of `numpy_checkpoints`: the folded prompt, and the factors it is folded from.
 PROMPT = "prompt.npy"
@@ -42,47 +49,86 @@ FACTORS = "prompt_params.npz"
 PROMPT_SPLIT = "prompt"
 
 
-def read_summary(model_dir: str | pathlib.Path) -> dict[str, Any]:
+def read_json(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
+    """Reads one of the run's JSON files, each of which holds an object.
+
+    Args:
+      path: the file.
+      remedy: what to do about a damaged one, a sentence.
+
+    Raises:
+      FileNotFoundError: there is none.
+      InputError: it is damaged.
+    """
+    try:
+        value = json.loads(as_path(path).read_text())
+    except ValueError as e:
+        raise InputError(f"{path} is damaged: {e}. {remedy}") from e
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object. {remedy}")
+    return value
+
+
+def read_summary(model_dir: str | os.PathLike) -> dict[str, Any]:
     """Reads `summary.json`.
 
     Raises:
-      InputError: when the folder is no run, or one that never got as far as a summary.
+      InputError: when the folder is no run, one that never got as far as a summary, or damaged.
     """
-    path = pathlib.Path(model_dir) / SUMMARY
-    if not path.exists():
+    path = as_path(model_dir) / SUMMARY
+    try:
+        summary = read_json(path, "Delete it and run the training's command again.")
+    except FileNotFoundError as e:
         raise InputError(
             f"{model_dir} has no {SUMMARY}: it is not the MODEL_DIR of a run that has evaluated "
             "or finished."
+        ) from e
+    missing = [name for name in _IN_SUMMARY if name not in summary]
+    if missing:
+        raise InputError(
+            f"{path} is damaged: it has no {missing[0]}. Delete it and run the training's command "
+            "again."
         )
-    return json.loads(path.read_text())
+    return summary
 
 
-def best_step(model_dir: str | pathlib.Path) -> int | None:
+def holds_training(model_dir: str | os.PathLike) -> bool:
+    """Whether a run's folder has anything that was trained: a checkpoint, a prompt or a summary."""
+    folder = as_path(model_dir)
+    steps = (path.name for path in entries(folder / CHECKPOINTS))
+    return (
+        any(name.isdigit() for name in steps)
+        or bool(entries(folder / NUMPY_CHECKPOINTS))
+        or (folder / SUMMARY).exists()
+    )
+
+
+def best_step(model_dir: str | os.PathLike) -> int | None:
     """The step that the run's own evaluations found best; None where there were none."""
     try:
-        return json.loads((pathlib.Path(model_dir) / SUMMARY).read_text())["best_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_summary(model_dir)["best_step"]
+    except InputError:
         return None
 
 
-def numpy_checkpoint(model_dir: str | pathlib.Path, step: int) -> pathlib.Path:
+def numpy_checkpoint(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
     """Where the exported prompt of a step is: `MODEL_DIR/numpy_checkpoints/checkpoint_<step>`."""
-    return pathlib.Path(model_dir) / NUMPY_CHECKPOINTS / f"checkpoint_{step}"
+    return as_path(model_dir) / NUMPY_CHECKPOINTS / f"checkpoint_{step}"
 
 
-def numpy_checkpoints(model_dir: str | pathlib.Path) -> dict[int, pathlib.Path]:
+def numpy_checkpoints(model_dir: str | os.PathLike) -> dict[int, pathlib.Path]:
     """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
     found = {}
-    for folder in (pathlib.Path(model_dir) / NUMPY_CHECKPOINTS).glob("checkpoint_*"):
+    for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
         if match and (folder / PROMPT).exists():
             found[int(match[1])] = folder
     return dict(sorted(found.items()))
 
 
-def prune_numpy_checkpoints(model_dir: str | pathlib.Path, keep: set[int]) -> None:
+def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> None:
     """Deletes exported prompts of steps not in `keep`."""
-    kept = {numpy_checkpoint(model_dir, step) for step in keep}
-    for folder in (pathlib.Path(model_dir) / NUMPY_CHECKPOINTS).glob("checkpoint_*"):
-        if folder not in kept:
-            shutil.rmtree(folder)
+    kept = {numpy_checkpoint(model_dir, step).name for step in keep}
+    for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
+        if folder.name.startswith("checkpoint_") and folder.name not in kept:
+            remove(folder)

@@ -81,7 +81,7 @@ class Tensor:
         rows = max(1, _BLOCK_BYTES * len(array) // max(1, array.nbytes))
         for start in range(0, len(array), rows):
             yield np.ascontiguousarray(array[start : start + rows], self.dtype)
-        self.release()
+            self.release()
 
     def load(self) -> np.ndarray:
         """The array as JAX on a CPU uses it without a copy: contiguous, aligned, in `dtype`.

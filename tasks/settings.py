@@ -16,6 +16,9 @@ import gin
 # The vocabulary of T5 1.0 and 1.1 (T5's library); its 100 extra ids are not in the file.
 T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000/sentencepiece.model"
 EXTRA_IDS = 100
+# ByT5's, which no file holds; its extra ids fill the embedding table up to 384 rows.
+BYTES = "bytes"
+BYTE_EXTRA_IDS = 125
 
 
 @gin.configurable(module="dpt_jax.tasks.settings")
@@ -30,7 +33,7 @@ def superglue_dir(path: str | None = None) -> str | None:
 
 @gin.configurable(module="dpt_jax.tasks.settings")
 def vocabulary_file(path: str | None = None) -> str:
-    """The SentencePiece model of the tasks' `inputs` and `targets`.
+    """The SentencePiece model of the tasks' `inputs` and `targets`, or "bytes", as ByT5 has them.
 
     Args:
       path: bound through gin; None takes the environment's `DPT_VOCAB`, and without it T5's public

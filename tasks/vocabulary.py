@@ -1,5 +1,6 @@
 """The one vocabulary of all tasks, chosen when it is first needed."""
 
+import copy
 from typing import Any
 
 import seqio
@@ -24,39 +25,52 @@ def read_extra_ids(path: str) -> int:
     except (OSError, RuntimeError, tf.errors.OpError) as e:
         raise TaskError(
             f"The vocabulary {path} cannot be read ({e}); set DPT_VOCAB, or its gin binding, to "
-            "the SentencePiece file of the model."
+            "the SentencePiece file of the model, or to 'bytes' for ByT5."
         ) from e
     pieces = {model.id_to_piece(i) for i in range(model.get_piece_size())}
     return 0 if pieces & {"<extra_id_0>", "▁<extra_id_0>"} else settings.EXTRA_IDS
 
 
-class TaskVocabulary(seqio.SentencePieceVocabulary):
-    """A SentencePiece vocabulary that asks `settings.vocabulary_file` once, when first used.
+def read_vocabulary(path: str) -> seqio.Vocabulary:
+    """The vocabulary of a SentencePiece model, or of bytes where `path` is "bytes".
 
-    Tasks are registered on import, when gin files may not have been read yet. Equal to any other
-    `seqio.SentencePieceVocabulary` of the same file and extra ids.
+    Raises:
+      TaskError: when there is no such model.
+    """
+    if path == settings.BYTES:
+        return seqio.ByteVocabulary(extra_ids=settings.BYTE_EXTRA_IDS)
+    return seqio.SentencePieceVocabulary(path, extra_ids=read_extra_ids(path))
+
+
+class TaskVocabulary:
+    """Stands for the vocabulary that `settings.vocabulary_file` names, which is asked once.
+
+    Tasks are registered on import, when gin files may not have been read yet. From its first use on
+    it behaves as that vocabulary, equal to others of the same kind, file and extra ids.
     """
 
-    def __init__(self):
-        super().__init__("", extra_ids=0)
-        # What is missing is asked for through `__getattr__`.
-        del self._sentencepiece_model_file, self._extra_ids
-
     def __getattr__(self, name: str) -> Any:
-        if name not in ("_sentencepiece_model_file", "_extra_ids"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        path = str(settings.vocabulary_file())
-        self._extra_ids = read_extra_ids(path)
-        self._sentencepiece_model_file = path
-        return getattr(self, name)
+        # Asked for what is missing; copies without a state must not choose.
+        if name == "_chosen":
+            self._chosen = read_vocabulary(str(settings.vocabulary_file()))
+            return self._chosen
+        return getattr(self._chosen, name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        # For `isinstance`, which SeqIO's vocabularies ask before they compare.
+        return type(self._chosen)
 
     def __getstate__(self) -> dict[str, Any]:
-        _ = self._extra_ids
-        return super().__getstate__()
+        # What SeqIO's vocabularies compare.
+        return self._chosen.__getstate__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return copy.copy, (self._chosen,)
 
     def __eq__(self, other: object) -> bool:
         # SeqIO compares the features of the tasks of a mixture, which share this object.
-        return self is other or super().__eq__(other)
+        return self is other or self._chosen == other
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -346,8 +346,8 @@ BREAKS = [
     Break(
         "the least probable candidate",
         "dpt_jax/evaluation/evaluator.py",
-        "row[int(np.argmax(s))]",
-        "row[int(np.argmin(s))]",
+        "best = [int(np.argmax(row)) for row in scores]",
+        "best = [int(np.argmin(row)) for row in scores]",
         "tests/evaluation/test_rank_classification.py",
     ),
     Break(

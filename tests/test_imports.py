@@ -19,9 +19,10 @@ t5x
 demo gin_utils
 data analysis interop
 devices models
-tensors run_files
+locks tensors run_files gin_text
 prefixes
 prompts files huge_pages progress tasks
+paths
 errors
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}

@@ -81,7 +81,8 @@ def run(tmp_path_factory):
 def call(capsys, *argv, stdin=None, monkeypatch=None):
     """Status, standard output and standard error of a command."""
     if stdin is not None:
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
     capsys.readouterr()
     status = main([str(a) for a in argv])
     captured = capsys.readouterr()

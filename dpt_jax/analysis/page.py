@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpt_jax import run_files
-from dpt_jax.analysis import claims, figures, results, tables
+from dpt_jax.analysis import claims, figures, results, t5x_runs, tables
 from dpt_jax.analysis.report import Report
 from dpt_jax.analysis.results import RESULTS, SWEEP, read_results
 from dpt_jax.analysis.tables import as_markdown
@@ -57,8 +57,12 @@ def section(
 ) -> Section:
     """Makes a section, and draws its figures into the folder `pictures`."""
     drawn = {path.stem: path.read_bytes() for path in figures.write_all(pictures, rows, report)}
-    seconds = sum(row["train_seconds"] for row in rows if row["status"] == "done")
     done = sum(row["status"] == "done" for row in rows)
+    facts = f"{done} of {len(rows)} points"
+    times = [row["train_seconds"] for row in rows if row["status"] == "done"]
+    # T5X does not say how long a run took.
+    if None not in times:
+        facts += f", {sum(times):,.0f} s of training and evaluation"
     return Section(
         name,
         report["title"] or name,
@@ -66,7 +70,7 @@ def section(
         tables.table(rows, report),
         [claims.judge(claim, rows, report) for claim in report["claims"]],
         drawn,
-        f"{done} of {len(rows)} points, {seconds:,.0f} s of training and evaluation.",
+        f"{facts}.",
     )
 
 
@@ -120,12 +124,12 @@ def gather(paths: Sequence[pathlib.Path]) -> list[Section]:
     for path in paths:
         if path.name == RESULTS or (path / RESULTS).exists():
             sweeps.append(path)
-        elif (path / run_files.IDENTITY).exists():
+        elif (path / run_files.IDENTITY).exists() or t5x_runs.is_run(path):
             runs.append(path)
         else:
             raise InputError(
-                f"{path} is neither the folder of dpt sweep (with {RESULTS}) nor the "
-                "MODEL_DIR of a run." + ("" if path.exists() else " It does not exist.")
+                f"{path} is neither the folder of dpt sweep (with {RESULTS}) nor the MODEL_DIR of "
+                "dpt train or t5x.train." + ("" if path.exists() else " It does not exist.")
             )
     names = [path.name for path in runs]
     for name in names:

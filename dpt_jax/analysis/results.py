@@ -1,15 +1,18 @@
 """Results read back: a run's folder as one row, and the rows of a sweep."""
 
+import io
 import json
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from dpt_jax import run_files
+from dpt_jax.analysis import t5x_runs
 from dpt_jax.analysis.spectrum import spectrum
 from dpt_jax.errors import InputError
+from dpt_jax.paths import as_path
 
 # A sweep's files.
 SWEEP, RESULTS, CSV = "sweep.json", "results.jsonl", "results.csv"
@@ -23,8 +26,8 @@ _IN_SUMMARY = (
 )
 
 
-def read_run(model_dir: str | pathlib.Path, metric: str | None = None) -> dict[str, Any]:
-    """The result of a run.
+def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[str, Any]:
+    """The result of a run of `dpt train`, or of `t5x.train` with our gin files.
 
     Args:
       model_dir: the run's folder, which need not exist.
@@ -36,15 +39,22 @@ def read_run(model_dir: str | pathlib.Path, metric: str | None = None) -> dict[s
       the tasks, and what the prompt says of itself at every evaluation) and `singular_values` of
       the best prompt, largest first.
     """
-    folder = pathlib.Path(model_dir)
+    folder = as_path(model_dir)
+    if t5x_runs.is_run(folder):
+        row = t5x_runs.read_run(folder, metric)
+        if row["status"] == "done":
+            row["singular_values"] = _singular_values(folder, row["best_step"])
+        return row
     try:
-        summary = json.loads((folder / run_files.SUMMARY).read_text())
+        summary = run_files.read_json(
+            folder / run_files.SUMMARY, "Delete it and run the training's command again."
+        )
     except FileNotFoundError:
         started = (folder / run_files.IDENTITY).exists()
         return {"status": "unfinished" if started else "not run", "value": None}
     stopped_early = bool(summary.get("stopped_early"))
     finished = summary["last_step"] >= summary["train_steps"] or stopped_early
-    row: dict[str, Any] = {
+    row = {
         "status": "done" if finished else "unfinished",
         "value": summary["best_value"],
         **{name: summary[name] for name in _IN_SUMMARY},
@@ -56,7 +66,18 @@ def read_run(model_dir: str | pathlib.Path, metric: str | None = None) -> dict[s
     return row
 
 
-def read_curves(folder: pathlib.Path, metric: str | None = None) -> dict[str, list[list[float]]]:
+def best_step(model_dir: str | os.PathLike) -> int | None:
+    """The step that the run's own evaluations found best; None where there were none.
+
+    Raises:
+      InputError: when the folder is no run, or one that never got as far as an evaluation.
+    """
+    if t5x_runs.is_run(model_dir):
+        return t5x_runs.read_run(as_path(model_dir)).get("best_step")
+    return run_files.read_summary(model_dir)["best_step"]
+
+
+def read_curves(folder: Any, metric: str | None = None) -> dict[str, list[list[float]]]:
     """The learning curve `score`, and the curves of the prompt's own numbers, by name."""
     scores: dict[int, list[float]] = {}
     named: dict[int, float] = {}
@@ -89,15 +110,17 @@ def _metric(row: Mapping[str, Any], metric: str | None) -> float | None:
     return next(iter(row.values()), None) if metric is None else row.get(metric)
 
 
-def _singular_values(folder: pathlib.Path, step: int | None) -> list[float] | None:
+def _singular_values(folder: Any, step: int | None) -> list[float] | None:
     saved = run_files.numpy_checkpoints(folder)
     if step not in saved:
         return None
-    values = spectrum(np.load(saved[step] / run_files.PROMPT)).singular_values
+    values = spectrum(
+        np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))
+    ).singular_values
     return [float(f"{value:.6g}") for value in values]
 
 
-def read_results(folder: pathlib.Path) -> list[dict[str, Any]]:
+def read_results(folder: Any) -> list[dict[str, Any]]:
     """Reads the `results.jsonl` of a sweep's folder.
 
     Raises:

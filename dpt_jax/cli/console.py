@@ -36,3 +36,12 @@ def print_table(
     # What reads a pipe has a width of its own, or none.
     width = None if sys.stdout.isatty() else 100_000
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
+
+
+def human_bytes(nbytes: float) -> str:
+    """A number of bytes in the largest unit that it has some of, as "5.06 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            break
+        nbytes /= 1000
+    return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"

@@ -13,6 +13,8 @@ converted. TARGET appears when it is whole.
 import argparse
 import sys
 
+from dpt_jax.cli.console import human_bytes, say
+
 HELP = "convert a pretrained T5 between Hugging Face, T5X and our own format"
 
 
@@ -37,11 +39,12 @@ def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was made."""
     from dpt_jax.errors import InputError, path_given_by
     from dpt_jax.interop.conversion import convert
+    from dpt_jax.interop.describe import prompt_beside
     from dpt_jax.progress import Progress
 
     if args.gin_bindings:
         raise InputError(f"dpt convert takes no gin bindings, but got {args.gin_bindings[0]!r}.")
-    progress = Progress("converted", shown=lambda nbytes: f"{nbytes / 1e9:.2f} GB")
+    progress = Progress("converted", shown=human_bytes)
     try:
         with path_given_by("SOURCE"):
             made = convert(args.source, args.target, args.to, args.dtype, progress.update)
@@ -54,5 +57,10 @@ def run(args: argparse.Namespace) -> int | None:
     dtypes = " and ".join(sorted({tensor.dtype.name for tensor in tensors}))
     count = sum(tensor.nbytes // tensor.dtype.itemsize for tensor in tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
-    print(f"{args.target}: {count:,} parameters, {dtypes}, {nbytes / 1e9:.2f} GB")
+    print(f"{args.target}: {count:,} parameters, {dtypes}, {human_bytes(nbytes)}")
+    if beside := prompt_beside(args.source):
+        say(
+            f"The prompt beside it ({beside}) stays in {args.source}: "
+            f"dpt export --prompt={args.source} --output=FOLDER takes it along."
+        )
     return None

@@ -12,6 +12,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from dpt_jax.cli import outputs
 from dpt_jax.cli.console import print_table
 
 HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
 
     methods = _chosen("--methods", args.methods, list(METHODS))
     tasks = _chosen("--tasks", args.tasks or ",".join(demo.TASKS), list(demo.TASKS))
-    output = pathlib.Path(args.output)
+    output = outputs.require_folder(args.output, "--output")
 
     def config_of(method: str, task: str, folder: pathlib.Path) -> RunConfig:
         files, bindings = METHODS[method]

@@ -11,7 +11,8 @@ Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
 import argparse
 import pathlib
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
+from dpt_jax.cli.console import say
 
 HELP = "evaluate a prompt on a task"
 
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--prompt and --no_prompt exclude each other.")
     if args.model_dir is None and not (args.prompt or args.no_prompt):
         raise InputError("Name what to evaluate: --model_dir, --prompt or --no_prompt.")
+    if args.predictions:
+        outputs.require_folder(args.predictions, "--predictions")
     config = runs.load_config(args)
 
     import dataclasses
@@ -50,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax import inference, run_files
     from dpt_jax.evaluation.evaluator import averages
     from dpt_jax.files import json_dumps, write_json_lines
-    from dpt_jax.problems.text import prepare
+    from dpt_jax.paths import as_path
     from dpt_jax.training.config import SCORINGS
 
     if args.split:
@@ -70,15 +73,20 @@ def run(args: argparse.Namespace) -> None:
             trained_step = step
         else:
             prompt = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, args.model_dir)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     results = inference.evaluate(prepared, prompt)
-    if args.predictions:
-        for result in results:
-            path = pathlib.Path(args.predictions) / f"{result.task}_{name}.jsonl"
-            write_json_lines(path, result.predictions)
     metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall
+    for result in results:
+        if result.shown:
+            names = ", ".join(result.shown)
+            say(f"{result.task}: {names}: no numbers; dpt train shows such metrics in TensorBoard.")
+    # Before anything is written: a full disk does not cost the metrics.
     print(json_dumps({"prompt": name, "metrics": metrics}))
+    if args.predictions:
+        for result in results:
+            path = as_path(args.predictions) / f"{result.task}_{name}.jsonl"
+            write_json_lines(path, result.predictions)

@@ -50,12 +50,13 @@ def run(args: argparse.Namespace) -> None:
     """Writes the files and prints the path of what was written."""
     from dpt_jax.errors import InputError
     from dpt_jax.interop import prompt_exports
+    from dpt_jax.paths import as_path
 
     if (args.model_dir is None) == (args.prompt is None):
         raise InputError("Name the prompt to export, either --model_dir=DIR or --prompt=PATH.")
     if args.prompt is not None and args.step is not None:
         raise InputError("--step names a step of --model_dir; with --prompt there is only one.")
-    path = pathlib.Path(args.output)
+    path = as_path(args.output)
     suffix = path.suffix.removeprefix(".")
     format = args.format or (suffix if suffix in FORMATS else "npy")
     if args.base_model is not None and format != "peft":
@@ -102,17 +103,17 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
     """The same of a prompt of any format."""
     from dpt_jax.interop import load_prompt
     from dpt_jax.interop.peft_adapter import BaseModel
-    from dpt_jax.interop.stored_prompt import FORMATS, open_prompt
+    from dpt_jax.interop.stored_prompt import open_prompt
 
     del with_base
-    stored = open_prompt(pathlib.Path(args.prompt))
+    stored = open_prompt(args.prompt)
     known = stored.details if stored.format == "peft" else {}
     base = BaseModel(
         known.get("base_model_name_or_path"),
         known.get("num_layers"),
         known.get("num_attention_heads"),
     )
-    origin = f"It was converted from {FORMATS[stored.format]}."
+    origin = f"It was converted from {stored.format_in_words()}."
     return load_prompt(args.prompt), stored.factors, origin, base
 
 
@@ -120,7 +121,8 @@ def _named_base(name: str, width: int, known: Any) -> Any:
     """What --base_model says; its sizes where it is a folder here, else those that are known."""
     import dataclasses
 
-    from dpt_jax.errors import InputError
+    from dpt_jax.errors import InputError, path_given_by
+    from dpt_jax.interop.special_ids import check_special_ids
 
     config = _hugging_face_config(name)
     if config is None:
@@ -130,6 +132,8 @@ def _named_base(name: str, width: int, known: Any) -> Any:
                 "Face's; PEFT adapters belong to such a model."
             )
         return dataclasses.replace(known, name_or_path=name)
+    with path_given_by("--base_model"):
+        check_special_ids(config, f"{name}/config.json")
     if config.get("d_model") != width:
         raise InputError(
             f"--base_model = {name} is {config.get('d_model')} wide (d_model), but the prompt "

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dpt_jax.cli.console import print_table
+from dpt_jax.cli.console import human_bytes, print_table
 
 if TYPE_CHECKING:
     from dpt_jax.analysis.spectrum import Spectrum
@@ -115,14 +115,14 @@ def _print(path: str, found: Any, rows: list[tuple], numbers: Any) -> None:
                 " × ".join(map(str, shape)) or "scalar",
                 dtype,
                 f"{copies * math.prod(shape):,}",
-                _human(nbytes),
+                human_bytes(nbytes),
             )
             for name, copies, shape, dtype, nbytes in rows
         ]
         print_table(("parameter", "copies", "shape", "dtype", "numbers", "size"), cells)
         total = sum(row[1] * math.prod(row[2]) for row in rows)
         nbytes = sum(row[-1] for row in rows)
-        print(f"Total: {total:,} numbers, {nbytes:,} bytes ({_human(nbytes)})")
+        print(f"Total: {total:,} numbers, {nbytes:,} bytes ({human_bytes(nbytes)})")
     if numbers is not None:
         _print_spectrum(numbers)
 
@@ -159,11 +159,3 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         value = json.dumps(value)
     return str(value)
-
-
-def _human(nbytes: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            break
-        nbytes /= 1000
-    return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.3g} {unit}"

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.gin_bindings = _gin_bindings([*unknown, *gin_flags], subparsers[args.command])
 
     from dpt_jax.devices import compilation_cache
-    from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+    from dpt_jax.errors import InputError, NonFiniteLossError, Stopped, explained
 
     try:
         if args.command in _COMPILING:
@@ -91,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as in `dpt predict ... | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as e:
+        message = None if args.debug else explained(e)
+        if message is None:
+            raise
+        print(f"dpt {args.command}: error: {message}", file=sys.stderr)
+        return 2
 
 
 def _gin_bindings(unknown: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:

@@ -11,12 +11,12 @@ a line of text. Without "prompt" the run's own is used, or the only one that is 
 import argparse
 import contextlib
 import itertools
-import json
 import pathlib
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import input_lines, outputs, runs
 
 HELP = "predict for text or jsonl"
 # The run's own prompt, for lines that name none.
@@ -50,16 +50,24 @@ def run(args: argparse.Namespace) -> None:
 
     if args.window < 1:
         raise InputError(f"--window is {args.window}; it must be at least 1.")
+    named = _named(args.prompt)
+    if args.model_dir is not None and OWN in named:
+        raise InputError(
+            f"--prompt {named[OWN]} has the name {OWN!r}, which is that of the run's own prompt. "
+            f"Give it another: --prompt NAME={named[OWN]}."
+        )
     if args.input != "-" and not pathlib.Path(args.input).is_file():
-        raise InputError(f"--input = {args.input}: there is no such file.")
+        what = "is a folder" if pathlib.Path(args.input).is_dir() else "there is no such file"
+        raise InputError(f"--input = {args.input}: {what}. Name a file of lines, or - for stdin.")
+    if args.output != "-":
+        outputs.require_file(args.output, "--output")
     config, vocabulary = runs.load_without_tasks(args)
 
     from dpt_jax import inference, run_files
     from dpt_jax.interop import load_prompt
-    from dpt_jax.problems.text import prepare
 
     prompts: dict[str, Any] = {}
-    prompts |= inference.load_prompts(_named(args.prompt), config.model.emb_dim)
+    prompts |= inference.load_prompts(named, config.model.emb_dim)
     trained_step = None
     default = next(iter(prompts)) if len(prompts) == 1 else None
     if args.model_dir is not None:
@@ -71,54 +79,90 @@ def run(args: argparse.Namespace) -> None:
             prompts[OWN] = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, args.model_dir)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
     predictor = inference.Predictor(prepared, prompts, vocabulary)
 
+    if args.input == "-":
+        _answer(predictor, sys.stdin.buffer, args, default)
+        return
+    with open(args.input, "rb") as file:
+        # A file can be read twice: its last line is not found to be wrong when all else is done.
+        for line in input_lines.read(file):
+            predictor.check(line.inputs, _prompt_of(line, default), line.number)
+        file.seek(0)
+        _answer(predictor, file, args, default)
+
+
+def _answer(
+    predictor: Any, file: Iterable[bytes], args: argparse.Namespace, default: str | None
+) -> None:
+    from dpt_jax.files import atomic_write
+
+    lines = input_lines.read(file)
     with contextlib.ExitStack() as stack:
-        lines = sys.stdin if args.input == "-" else stack.enter_context(open(args.input))
         output = sys.stdout
         if args.output != "-":
-            from dpt_jax.files import atomic_write
-
             temporary = stack.enter_context(atomic_write(args.output))
-            output = stack.enter_context(open(temporary, "w"))
-        first = 1
+            output = stack.enter_context(open(temporary, "w", encoding="utf-8"))
         while window := list(itertools.islice(lines, args.window)):
-            records = [_parse(line, n, default) for n, line in enumerate(window, first)]
-            outputs = predictor([r["inputs"] for r in records], [r["prompt"] for r in records])
-            for line, text in zip(window, outputs, strict=True):
-                if line.lstrip().startswith("{"):
-                    text = json.dumps(json.loads(line) | {"output": text}, ensure_ascii=False)
-                output.write(text + "\n")
+            texts = [line.inputs for line in window]
+            names = [_prompt_of(line, default) for line in window]
+            answers = predictor(texts, names, first_row=window[0].number)
+            for line, answer in zip(window, answers, strict=True):
+                output.write(line.answered(answer) + "\n")
             output.flush()
-            first += len(window)
 
 
-def _named(arguments: list[str]) -> dict[str, str]:
-    named = {}
+def _named(arguments: Sequence[str]) -> dict[str, str]:
+    """The paths of `--prompt [NAME=]FILE` by name.
+
+    What stands for a file that is there is its path, equals signs and all: `dpt sweep` has such
+    names for its folders.
+
+    Raises:
+      InputError: when two have one name, or an argument can be read in two ways or in none.
+    """
+    from dpt_jax.errors import InputError
+
+    named: dict[str, str] = {}
     for argument in arguments:
         name, equals, path = argument.partition("=")
-        named[name if equals else pathlib.Path(argument).stem] = path if equals else argument
+        is_path = not (name and equals) or _exists(argument)
+        if not is_path and not _exists(path):
+            raise InputError(
+                f"--prompt {argument}: there is no {path} to be named {name!r}, and no {argument}."
+            )
+        if is_path and name and equals and "/" not in name and _exists(path):
+            raise InputError(
+                f"--prompt {argument} is a file, and {path} is one, too. Write ./{argument} for "
+                f"the first, {name}=./{path} for the other."
+            )
+        if is_path:
+            file = pathlib.Path(argument).expanduser()
+            # A folder's name has no suffix: that of `lr=0.1` is whole.
+            name, path = file.name if file.is_dir() else file.stem, argument
+        if name in named:
+            raise InputError(
+                f"Two prompts have the name {name!r}: {named[name]} and {path}. Give each its own: "
+                f"--prompt NAME={path}."
+            )
+        named[name] = path
     return named
 
 
-def _parse(line: str, number: int, default: str | None) -> dict[str, str]:
+def _exists(path: str) -> bool:
+    return pathlib.Path(path).expanduser().exists()
+
+
+def _prompt_of(line: input_lines.Line, default: str | None) -> str:
     from dpt_jax.errors import InputError
 
-    record = {"inputs": line.rstrip("\n")}
-    if line.lstrip().startswith("{"):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise InputError(f"Line {number} starts with a brace but is not JSON: {e}.") from e
-        if not isinstance(record.get("inputs"), str):
-            raise InputError(f'Line {number} has no text "inputs"; it has {sorted(record)}.')
-    prompt = record.get("prompt", default)
+    prompt = default if line.prompt is None else line.prompt
     if prompt is None:
         raise InputError(
-            f'Line {number} does not say which prompt to use; add "prompt" to it, or give --prompt '
-            "only once."
+            f'Line {line.number} does not say which prompt to use; add "prompt" to it, or give '
+            "--prompt only once."
         )
-    return {"inputs": record["inputs"], "prompt": prompt}
+    return prompt

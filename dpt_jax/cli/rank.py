@@ -13,11 +13,10 @@ A prompt is cut by its truncated singular value decomposition and not trained ag
 """
 
 import argparse
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.cli import runs
+from dpt_jax.cli import outputs, runs
 from dpt_jax.cli.console import print_table
 from dpt_jax.cli.gin_flags import search_paths
 
@@ -47,6 +46,8 @@ def run(args: argparse.Namespace) -> None:
     """Measures, or trains the probe."""
     from dpt_jax.errors import InputError
 
+    if args.output:
+        outputs.require_folder(args.output, "--output")
     if args.probe:
         if args.prompt:
             raise InputError(f"--probe trains a prompt of its own; leave out {args.prompt}.")
@@ -58,15 +59,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
+    from dpt_jax.analysis import t5x_runs
     from dpt_jax.analysis.spectrum_figures import plot_spectrum
     from dpt_jax.analysis.truncation import ranks_for, truncate
     from dpt_jax.errors import InputError
     from dpt_jax.files import json_dumps, write_json
     from dpt_jax.interop import load_prompt
+    from dpt_jax.paths import as_path
     from dpt_jax.run_files import CONFIG
 
     if args.model_dir is None and not args.gin_file:
-        if (pathlib.Path(args.prompt) / CONFIG).is_file():
+        # A run of T5X is described by T5X's own gin text.
+        is_run = (as_path(args.prompt) / CONFIG).is_file()
+        if is_run and not t5x_runs.is_run(args.prompt):
             args.model_dir = args.prompt
         elif args.gin_bindings:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
@@ -78,15 +83,15 @@ def _measure(args: argparse.Namespace) -> None:
     cut = truncate(prompt, ranks)
     scores: Sequence[Scores] = ()
     if config is not None:
-        scores = _scores(config, prompt, cut)
+        scores = _scores(config, args.model_dir, prompt, cut)
     found = _measured(prompt, cut, scores)
-    if args.output:
-        write_json(pathlib.Path(args.output) / "rank.json", {"prompt": args.prompt, **found})
-        plot_spectrum(pathlib.Path(args.output), found, title=args.prompt)
     if args.json:
         print(json_dumps({"prompt": args.prompt, **found}))
     else:
         _print(args.prompt, found)
+    if args.output:
+        write_json(as_path(args.output) / "rank.json", {"prompt": args.prompt, **found})
+        plot_spectrum(as_path(args.output), found, title=args.prompt)
 
 
 def _prompt_path(args: argparse.Namespace) -> Any:
@@ -113,12 +118,11 @@ def _ranks(text: str, most: int) -> list[int]:
     return ranks
 
 
-def _scores(config: Any, prompt: Any, cut: Sequence[Any]) -> list[Scores]:
+def _scores(config: Any, model_dir: str | None, prompt: Any, cut: Sequence[Any]) -> list[Scores]:
     """The metrics by task of the whole prompt, and then of each cut one."""
     from dpt_jax import inference
-    from dpt_jax.problems.text import prepare
 
-    prepared = prepare(config)
+    prepared = inference.prepare_for(config, model_dir)
     return [
         {result.task: result.metrics for result in inference.evaluate(prepared, candidate)}
         for candidate in (prompt, *(one.prompt for one in cut))
@@ -175,6 +179,7 @@ def _probe(args: argparse.Namespace) -> None:
     from dpt_jax import gin_utils
     from dpt_jax.analysis.spectrum_figures import plot_probe
     from dpt_jax.errors import InputError
+    from dpt_jax.paths import as_path
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
 
@@ -193,5 +198,5 @@ def _probe(args: argparse.Namespace) -> None:
     if config.eval_period == 0:
         raise InputError("The probe is read at every evaluation; set --gin.EVAL_PERIOD above 0.")
     summary = text.train(config, gin_utils.operative_config)
-    plot_probe(pathlib.Path(args.output or config.model_dir), pathlib.Path(config.model_dir))
+    plot_probe(as_path(args.output or config.model_dir), as_path(config.model_dir))
     print(json.dumps(summary))

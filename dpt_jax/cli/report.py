@@ -9,7 +9,6 @@ run's. Markdown has its pictures in a folder of its own name beside it.
 """
 
 import argparse
-import pathlib
 
 HELP = "gather tables and figures of sweeps and runs on one page"
 
@@ -37,15 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Reads, draws and writes."""
     from dpt_jax.analysis import page
+    from dpt_jax.cli import outputs
     from dpt_jax.errors import InputError
+    from dpt_jax.paths import as_path
 
     if not args.runs:
         raise InputError("Name what to report: dpt report runs/sweeps/demo_bottleneck")
     if args.gin_bindings:
         raise InputError("dpt report takes no --gin. bindings; the results say how to show them.")
-    output = pathlib.Path(args.output)
+    output = as_path(args.output)
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output is {output}; a report ends in .html or .md.")
-    sections = page.gather([pathlib.Path(path) for path in args.runs])
+    outputs.require_file(output, "--output")
+    sections = page.gather([as_path(path) for path in args.runs])
     page.write(output, sections, args.title, args.text)
     print(output)

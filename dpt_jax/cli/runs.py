@@ -1,12 +1,12 @@
 """Flags that name a trained run, or the gin files of a model without one."""
 
 import argparse
-import pathlib
 from typing import Any
 
 from dpt_jax import run_files
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 from dpt_jax.errors import InputError
+from dpt_jax.paths import as_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +67,16 @@ def load_without_tasks(args: argparse.Namespace) -> tuple[Any, Any]:
     return gin_utils.build(RunConfig), vocabulary
 
 
-def _config_gin(model_dir: str) -> pathlib.Path:
-    path = pathlib.Path(model_dir) / run_files.CONFIG
+def _config_gin(model_dir: str) -> Any:
+    from dpt_jax.analysis import t5x_runs
+
+    path = as_path(model_dir) / run_files.CONFIG
+    if t5x_runs.is_run(model_dir):
+        saved = run_files.numpy_checkpoint(model_dir, 0).with_name("checkpoint_<step>")
+        raise InputError(
+            f"--model_dir = {model_dir} is a folder of t5x.train. Name the model and task with "
+            f"--gin_file, and the prompt with --prompt={saved}."
+        )
     if not path.is_file():
         raise InputError(
             f"--model_dir = {model_dir} has no {run_files.CONFIG}; it is not the folder of a run "

@@ -20,12 +20,12 @@ dpt sweep command then gathers the results.
 import argparse
 import contextlib
 import fnmatch
-import pathlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dpt_jax.cli import outputs
 from dpt_jax.cli.console import print_table, say
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     named = [file for name in args.sweeps for file in _matching(name)]
     if not named and not args.gin_file:
         raise InputError(f"Name a sweep: {', '.join(loading.known_sweeps())}, or --gin_file.")
+    outputs.require_folder(args.output, "--output")
     paths = search_paths(args)
     prepared = []
     for files in [[file, *args.gin_file] for file in named] or [args.gin_file]:
@@ -121,6 +122,7 @@ def _prepare(
     import dataclasses
 
     from dpt_jax.analysis import claims, figures
+    from dpt_jax.paths import as_path
     from dpt_jax.sweeps import loading
     from dpt_jax.sweeps.definition import select
     from dpt_jax.sweeps.folder import SweepFolder
@@ -135,7 +137,7 @@ def _prepare(
         f"--gin.{name.strip()}={value.strip()}"
         for name, _, value in (binding.partition("=") for binding in args.gin_bindings)
     ]
-    folder = SweepFolder(pathlib.Path(args.output) / sweep.name, sweep, points, shlex.join(words))
+    folder = SweepFolder(as_path(args.output) / sweep.name, sweep, points, shlex.join(words))
     report = dataclasses.asdict(folder.report)
     figures.check(report, list(sweep.axes))
     rows = [{"axes": dict(point.axes), "status": "not run"} for point in points]
@@ -244,13 +246,13 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
     import dataclasses
 
     from dpt_jax.analysis import page
-    from dpt_jax.files import atomic_write, json_ready
+    from dpt_jax.files import json_ready, write_text
 
     rows = folder.write()
     report = json_ready(dataclasses.asdict(folder.report))
     made = page.section(folder.sweep.name, rows, report, folder.path / page.FIGURES)
-    with atomic_write(folder.path / "table.md") as temporary:
-        temporary.write_text(page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False))
+    text = page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False)
+    write_text(folder.path / "table.md", text)
     _print(made)
     print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {page.FIGURES}/")
     return rows

@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> None:
         import_seqio,
         import_tasks,
     )
+    from dpt_jax.data.vocabularies import check_special_ids
     from dpt_jax.errors import InputError, nearest_names
     from dpt_jax.files import json_dumps
 
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
         split = split or next(iter(tasks[0].splits))
         for task in tasks:
             check_split(task, split)
-        get_vocabulary(provider)
+        check_special_ids(get_vocabulary(provider), provider.name)
         if args.action == "show":
             found = [ex for task in tasks for ex in examples(task, split, args.n)]
             show = _print_examples

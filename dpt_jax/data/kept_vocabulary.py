@@ -6,13 +6,14 @@
 
 import abc
 import json
-import pathlib
+import os
 from collections.abc import Iterable
 from typing import Any
 
 from dpt_jax import run_files
 from dpt_jax.data.tasks import import_seqio
 from dpt_jax.errors import InputError
+from dpt_jax.paths import as_path
 
 # What a subclass must have left as it was, to be kept as the class that it comes from.
 _BEHAVIOUR = ("encode", "_encode", "decode", "_decode", "eos_id", "unk_id", "vocab_size")
@@ -42,7 +43,8 @@ def files_of(feature: Any) -> dict[str, Any]:
 
 
 def _behaves_as(vocabulary: Any, base: type, names: Iterable[str]) -> bool:
-    own = type(vocabulary)
+    # Not `type`, which of a vocabulary that stands for another tells the one that stands.
+    own = vocabulary.__class__
     return isinstance(vocabulary, base) and all(
         getattr(own, name) is getattr(base, name) for name in names
     )
@@ -103,7 +105,7 @@ class Pieces(KeptVocabulary):
       tokenizer: the `SentencePieceProcessor`.
     """
 
-    def __init__(self, file: pathlib.Path, add_eos: bool):
+    def __init__(self, file: Any, add_eos: bool):
         """Reads the model; raises InputError where there is none."""
         from sentencepiece import SentencePieceProcessor
 
@@ -126,13 +128,13 @@ class Pieces(KeptVocabulary):
         return self.tokenizer.DecodeIds(ids)
 
 
-def read(model_dir: str | pathlib.Path) -> KeptVocabulary | None:
+def read(model_dir: str | os.PathLike) -> KeptVocabulary | None:
     """The vocabulary that a run's folder keeps; None where it keeps none.
 
     Raises:
       InputError: when it cannot be read.
     """
-    path = pathlib.Path(model_dir) / run_files.VOCABULARY
+    path = as_path(model_dir) / run_files.VOCABULARY
     if not path.is_file():
         return None
     try:

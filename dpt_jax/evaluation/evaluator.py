@@ -1,7 +1,9 @@
 """Evaluation with a SeqIO task's own postprocessor and metrics."""
 
+import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,11 +15,15 @@ from dpt_jax.data.batches import evaluation_batches, pad, round_up
 from dpt_jax.data.examples import TaskExamples
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, nearest_names
-from dpt_jax.evaluation import rank_classification
+from dpt_jax.evaluation import rank_classification, summaries
 from dpt_jax.evaluation.generation import Generator
+from dpt_jax.evaluation.metrics import Answers, TaskMetrics
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.training.problem import Evaluation, TaskResult
 from dpt_jax.training.state import Params
+
+# Of `decoding.beam_search`.
+LENGTH_PENALTY = 0.6
 
 
 class Evaluator:
@@ -55,21 +61,18 @@ class Evaluator:
         self._num_buckets = num_buckets
         self._generate = Generator(model, mesh, max_decode_length, beam_size)
         # To every process, as in `Generator`.
-        self._score = jax.jit(
+        self._score_batch = jax.jit(
             functools.partial(decoding.score_targets, model),
             out_shardings=partitioning.replicated(mesh),
         )
+        self._beam_size = beam_size
         self._candidates: dict[str, rank_classification.Candidates] = {}
+        self._metrics = {task.name: TaskMetrics(providers[task.name]) for task in self.examples}
+        self._said_left_out: set[tuple[str, str]] = set()
         for task in self.examples:
-            provider = providers[task.name]
-            if not (provider.predict_metric_fns or provider.score_metric_fns):
-                raise InputError(
-                    f"Task {task.name!r} has no metric_fns, so there is nothing to evaluate. Give "
-                    "it some, or train without evaluation: --gin.EVAL_PERIOD=0."
-                )
-            if scoring == "rank" and provider.predict_metric_fns:
+            if scoring == "rank" and self._metrics[task.name].needs_answers:
                 self._candidates[task.name] = rank_classification.read_candidates(
-                    task, provider.output_features["targets"]
+                    task, providers[task.name].output_features["targets"]
                 )
 
     def __call__(self, params: Params) -> list[TaskResult]:
@@ -82,55 +85,58 @@ class Evaluator:
         results: list[TaskResult] = []
         if agreement.is_first():
             pairs = zip(self.examples, answers, strict=True)
-            results = [self._judge(task, *answer) for task, answer in pairs]
+            results = [self._judge(task, answer) for task, answer in pairs]
         metrics = agreement.broadcast_from_first([result.metrics for result in results])
         return results or [
-            TaskResult(task.name, found, [])
-            for task, found in zip(self.examples, metrics, strict=True)
+            TaskResult(task.name, found) for task, found in zip(self.examples, metrics, strict=True)
         ]
 
-    def _ask(self, task: TaskExamples, params: Params):
-        """What the model says: outputs or the candidates' scores, and the targets' scores."""
-        provider = self.providers[task.name]
-        answers, scores = None, None
-        if provider.predict_metric_fns:
-            by_rank = self.scoring == "rank"
-            answers = self._rank(task, params) if by_rank else self._predict(task, params)
-        if provider.score_metric_fns:
-            scores = self._score_targets(task, params)
-        return answers, scores
+    def _ask(self, task: TaskExamples, params: Params) -> Answers:
+        """What the model says, as far as the task's metrics ask for it."""
+        metrics, answers = self._metrics[task.name], Answers()
+        if metrics.needs_answers and self.scoring == "rank":
+            answers = self._rank(task, params)
+        elif metrics.needs_answers:
+            tokens = self._predict(task, params)
+            logprobs = self._score_answers(task, params, tokens) if metrics.needs_logprobs else None
+            texts = [decode_text(self._vocabulary, row) for row in tokens]
+            answers = Answers(texts, tokens, logprobs)
+        if metrics.needs_scores:
+            scores = self._score(task, params, task.targets)
+            answers = dataclasses.replace(answers, target_scores=scores)
+        return answers
 
-    def _judge(self, task: TaskExamples, answers, scores) -> TaskResult:
-        provider = self.providers[task.name]
-        targets = self._targets(task)
-        metrics: dict[str, Any] = {}
+    def _judge(self, task: TaskExamples, answers: Answers) -> TaskResult:
+        targets, predictions = self._targets(task), self._predictions(task, answers.texts)
+        metrics = self._metrics[task.name](task.rows, targets, predictions, answers)
         records: list[dict[str, Any]] = [
             ({"idx": row["idx"]} if "idx" in row else {})
             | {"inputs": self._text(row, "inputs"), "target": target}
             for row, target in zip(task.rows, targets, strict=True)
         ]
-        if answers is not None:
-            if self.scoring == "rank":
-                texts = self._candidates[task.name].texts
-                outputs = [row[int(np.argmax(s))] for row, s in zip(texts, answers, strict=True)]
-                for record, row, s in zip(records, texts, answers, strict=True):
-                    record |= {"candidates": row, "scores": s}
-            else:
-                outputs = [decode_text(self._vocabulary, tokens) for tokens in answers]
-            predictions = [
-                provider.postprocess_fn(text, example=row, is_target=False)
-                for text, row in zip(outputs, task.rows, strict=True)
-            ]
-            for fn in provider.predict_metric_fns:
-                metrics |= fn(targets, predictions)
-            for record, output, prediction in zip(records, outputs, predictions, strict=True):
-                record |= {"output": output, "prediction": prediction}
-        if scores is not None:
-            for fn in provider.score_metric_fns:
-                metrics |= fn(targets, scores)
-            for record, score in zip(records, scores, strict=True):
-                record["score"] = float(score)
-        return TaskResult(task.name, _numbers(metrics), records)
+        of_rows = {
+            "candidates": answers.candidates,
+            "scores": answers.candidate_scores,
+            "output": answers.texts,
+            "prediction": predictions,
+            "aux_scores": answers.logprobs,
+            "score": answers.target_scores,
+        }
+        for name, values in of_rows.items():
+            for record, value in zip(records, values if values is not None else (), strict=False):
+                record[name] = value
+        return self._result(task.name, metrics, records)
+
+    def _result(
+        self, task: str, metrics: Mapping[str, Any], records: list[dict[str, Any]]
+    ) -> TaskResult:
+        """A result; what of the metrics can be neither compared nor shown is said once."""
+        numbers, shown, left_out = summaries.told_apart(metrics)
+        for name, why in left_out.items():
+            if (task, name) not in self._said_left_out:
+                self._said_left_out.add((task, name))
+                logging.warning("The metric %s of %s is left out: %s", name, task, why)
+        return TaskResult(task, numbers, records, shown)
 
     def _targets(self, task: TaskExamples) -> list[Any]:
         postprocess = self.providers[task.name].postprocess_fn
@@ -139,8 +145,17 @@ class Evaluator:
             for row in task.rows
         ]
 
+    def _predictions(self, task: TaskExamples, texts: Sequence[str] | None) -> list[Any] | None:
+        if texts is None:
+            return None
+        postprocess = self.providers[task.name].postprocess_fn
+        return [
+            postprocess(text, example=row, is_target=False)
+            for text, row in zip(texts, task.rows, strict=True)
+        ]
+
     def check_metrics(self, best_metric: str | None = None) -> None:
-        """Asks the tasks' metric functions what they say of outputs that are the targets.
+        """Asks the tasks' metrics what they say of outputs that are the targets.
 
         So a split without labels, or a metric that does not exist, is found before the model runs.
         Where a function fails in another way nothing is concluded: it may suit other outputs.
@@ -153,20 +168,17 @@ class Evaluator:
         """
         results = []
         for task in self.examples:
-            provider, metrics = self.providers[task.name], dict[str, Any]()
             try:
-                targets = self._targets(task)
-                outputs = [
-                    provider.postprocess_fn(
-                        self._text(row, "targets"), example=row, is_target=False
-                    )
-                    for row in task.rows
-                ]
-                for fn in provider.predict_metric_fns:
-                    metrics |= fn(targets, outputs)
-                for fn in provider.score_metric_fns:
-                    metrics |= fn(targets, np.zeros(len(targets), np.float32))
-                results.append(TaskResult(task.name, _numbers(metrics), []))
+                texts = [self._text(row, "targets") for row in task.rows]
+                nothing = np.zeros(len(texts), np.float32)
+                perfect = Answers(texts, task.targets, nothing, nothing)
+                predictions = self._predictions(task, texts)
+                metrics = self._metrics[task.name](
+                    task.rows, self._targets(task), predictions, perfect
+                )
+                results.append(self._result(task.name, metrics, []))
+            except InputError:
+                raise
             except Exception as e:
                 # A ValueError of the task's own making is a refusal.
                 if isinstance(e, ValueError) and type(e).__module__ != "builtins":
@@ -187,9 +199,10 @@ class Evaluator:
                 outputs[i] = row
         return outputs
 
-    def _rank(self, task: TaskExamples, params: Params) -> list[np.ndarray]:
-        """The scores of each row's candidates."""
-        tokens = self._candidates[task.name].tokens
+    def _rank(self, task: TaskExamples, params: Params) -> Answers:
+        """The most probable of each row's candidates, and the scores of all."""
+        candidates = self._candidates[task.name]
+        tokens = candidates.tokens
         scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(tokens)
         batches = rank_classification.candidate_batches(
             task.inputs,
@@ -198,22 +211,43 @@ class Evaluator:
             num_buckets=self._num_buckets,
             shards=self._mesh.shape["data"] * self._mesh.shape["fsdp"],
         )
-        for indices, inputs, candidates in batches:
+        for indices, inputs, padded in batches:
             with partitioning.activate(self._mesh):
-                batch = self._put({"x": inputs, "y": candidates})
-                found = np.asarray(self._score(params, batch["x"], batch["y"]))
+                batch = self._put({"x": inputs, "y": padded})
+                found = np.asarray(self._score_batch(params, batch["x"], batch["y"]))
             for i, row in zip(indices, found, strict=False):
                 scores[i] = row[: len(tokens[i])]
+        best = [int(np.argmax(row)) for row in scores]
+        return Answers(
+            [row[i] for row, i in zip(candidates.texts, best, strict=True)],
+            [row[i] for row, i in zip(tokens, best, strict=True)],
+            np.asarray([row[i] for row, i in zip(scores, best, strict=True)], np.float32),
+            candidates=candidates.texts,
+            candidate_scores=scores,
+        )
+
+    def _score_answers(
+        self, task: TaskExamples, params: Params, answers: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """The log-probability of what was generated; of beams, over the brevity penalty."""
+        ended = [np.trim_zeros(row, "b") for row in answers]
+        scores = self._score(task, params, ended)
+        if self._beam_size > 1:
+            lengths = np.asarray([len(row) for row in ended], np.float32)
+            scores = scores / np.asarray(decoding.brevity_penalty(lengths, LENGTH_PENALTY))
         return scores
 
-    def _score_targets(self, task: TaskExamples, params: Params) -> np.ndarray:
+    def _score(
+        self, task: TaskExamples, params: Params, outputs: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """The log-probability of an output to each row."""
         scores = np.zeros(len(task.inputs), np.float32)
-        length = round_up(max(len(x) for x in task.targets), 8)
+        length = round_up(max(len(x) for x in outputs), 8)
         for indices, tokens in self._batches(task):
-            targets = pad([task.targets[i] for i in indices], self._batch_size, length)
+            targets = pad([outputs[i] for i in indices], self._batch_size, length)
             with partitioning.activate(self._mesh):
                 batch = self._put({"x": tokens, "y": targets})
-                found = np.asarray(self._score(params, batch["x"], batch["y"]))
+                found = np.asarray(self._score_batch(params, batch["x"], batch["y"]))
             scores[indices] = found[: len(indices)]
         return scores
 
@@ -234,11 +268,6 @@ class Evaluator:
 def decode_text(vocabulary: Any, tokens: Iterable[int]) -> str:
     """Text of generated tokens, up to EOS."""
     return vocabulary.decode([int(t) for t in tokens])
-
-
-def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    # SeqIO metrics may be wrapped (seqio.metrics.Scalar).
-    return {name: float(getattr(value, "value", value)) for name, value in metrics.items()}
 
 
 SUPERGLUE_AVERAGE = "superglue_average"
@@ -272,7 +301,8 @@ def best_value(results: Sequence[TaskResult], name: str | None = None) -> float:
     Args:
       results: what an `Evaluator` returned.
       name: a metric, averaged over the tasks, or `superglue_average`; None is the latter where the
-        tasks are SuperGLUE's eight, and otherwise the average of each task's first metric.
+        tasks are SuperGLUE's eight, and otherwise the average of each task's first number. It is
+        NaN where a task has no number at all, but texts, say.
 
     Raises:
       InputError: when a task has no metric of that name.
@@ -290,5 +320,7 @@ def best_value(results: Sequence[TaskResult], name: str | None = None) -> float:
                 f"Task {result.task!r} has no metric {name!r}; it has {', '.join(known)}."
                 f"{nearest_names(name, known)} Change --gin.BEST_METRIC."
             )
-        values.append(result.metrics[name] if name else next(iter(result.metrics.values())))
+        values.append(
+            result.metrics[name] if name else next(iter(result.metrics.values()), math.nan)
+        )
     return sum(values) / len(values)

@@ -25,13 +25,14 @@ from dpt_jax.files import TEMPORARY_MARK
 from dpt_jax.interop import hugging_face, orbax_checkpoint, own_folder, t5x_checkpoint
 from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
 from dpt_jax.interop.parameters import check_parameters
+from dpt_jax.interop.special_ids import check_special_ids
 from dpt_jax.models import T5Config
 from dpt_jax.tensors import Tensor
 
 # How writers name folders that they have not finished: ours, Orbax's, T5X's.
 _UNFINISHED = (TEMPORARY_MARK, ".orbax-checkpoint-tmp", ".tmp")
 _MARKS = (CONFIG, "config.json", t5x_checkpoint.INDEX, orbax_checkpoint.FILES[2])
-_BY_SHAPES = "the shapes of the others"
+_BY_SHAPES = "the T5 that the other parameters make"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +98,18 @@ def open_backbone(path: str | os.PathLike, config: T5Config | None = None) -> Ba
         f"Change {SETTING}, or take the model gin file of this checkpoint's size: "
         f"its own sizes are {_describe(own)}."
     )
+    # Before the shapes, of which this decides the names.
+    _check_form(path, "relpos_bias_per_layer", own, config, remedy)
     check_parameters(path, _shapes(tensors), config, "the model file", remedy)
-    if stated_by != _BY_SHAPES and config.mlp_activations != own.mlp_activations:
-        raise InputError(
-            f"{path}: mlp_activations are {own.mlp_activations}, but the model file says "
-            f"{config.mlp_activations}. {remedy}"
-        )
+    if stated_by != _BY_SHAPES:
+        _check_form(path, "mlp_activations", own, config, remedy)
     return Backbone(path, kind, config, tensors, origin)
+
+
+def _check_form(path: str, name: str, own: T5Config, config: T5Config, remedy: str) -> None:
+    here, there = getattr(own, name), getattr(config, name)
+    if here != there:
+        raise InputError(f"{path}: {name} is {here}, but the model file says {there}. {remedy}")
 
 
 _Opened = tuple[str, T5Config, dict[str, Tensor], dict[str, Any], str]
@@ -133,16 +139,27 @@ def _open(location: str) -> _Opened:
             "a finished folder."
         )
     if (folder / CONFIG).exists():
-        return "dpt", *own_folder.open_folder(folder), CONFIG
+        config, tensors, origin = own_folder.open_folder(folder)
+        _check_special_ids(folder, CONFIG, origin)
+        return "dpt", config, tensors, origin, CONFIG
     url = folder.resolve().as_uri()
     if (folder / t5x_checkpoint.INDEX).is_file():
         return _open_t5x("t5x", t5x_checkpoint.open_checkpoint(url), location, folder)
     if (folder / "config.json").exists():
-        return "hf", *hugging_face.open_folder(folder), "config.json"
+        config, tensors, origin = hugging_face.open_folder(folder)
+        _check_special_ids(folder, "config.json", origin)
+        return "hf", config, tensors, origin, "config.json"
     item = orbax_checkpoint.find_item(url)
     if item is not None:
         return _open_t5x("orbax", orbax_checkpoint.open_checkpoint(item), location, folder)
     raise _not_a_backbone(folder)
+
+
+def _check_special_ids(folder: Path, name: str, origin: Mapping[str, Any]) -> None:
+    check_special_ids(origin, f"{folder / name}")
+    generation = folder / "generation_config.json"
+    if generation.is_file():
+        check_special_ids(hugging_face.read_json(generation), f"{generation}")
 
 
 def _open_url(url: str) -> _Opened:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float32
@@ -11,11 +10,13 @@ from numpy import ndarray
 
 from dpt_jax import run_files
 from dpt_jax.errors import InputError, path_given_by
-from dpt_jax.interop import peft_adapter, stored_prompt
+from dpt_jax.files import entries
+from dpt_jax.interop import peft_adapter, stored_prompt, t5x_checkpoint
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.tensors import Tensor, in_memory
 
 _BACKBONES = {
@@ -60,16 +61,21 @@ def describe(location: str) -> Description:
       InputError: nothing is there, it is damaged, or it is nothing that is known.
     """
     if "://" in location:
-        return _backbone(location)
-    path = Path(location).expanduser()
+        # A checkpoint of T5X's is found without TensorFlow, and by more kinds of URL.
+        try:
+            return _backbone(location)
+        except InputError:
+            if not as_path(location).exists():
+                raise
+    path = as_path(location)
     if not path.exists():
         raise InputError(f"There is no file or folder {path}. Change PATH.")
     if path.is_file():
         return _file(path)
-    names = {entry.name for entry in path.iterdir()}
+    names = {entry.name for entry in entries(path)}
     if peft_adapter.CONFIG in names:
         config = read_json(path / peft_adapter.CONFIG)
-        if config.get("peft_type") != peft_adapter.PROMPT_TUNING:
+        if config.get("peft_type") not in peft_adapter.SOFT_PROMPTS:
             summary = f"a PEFT adapter of type {config.get('peft_type')}, which is no soft prompt"
             tensors = peft_adapter.open_tensors(path, "PATH")
             return Description("adapter", summary, tensors, _without_nulls(config))
@@ -87,8 +93,8 @@ def describe(location: str) -> Description:
         raise InputError(f"{error} Looked for prompts too: {stored_prompt.LOOKED_FOR}.") from error
 
 
-def _file(path: Path) -> Description:
-    if path.suffix == ".safetensors":
+def _file(path: Any) -> Description:
+    if path.suffix == ".safetensors" and not in_bucket(path):
         with path_given_by("PATH"):
             tensors = open_safetensors(path)
         if not {stored_prompt.TENSOR, peft_adapter.TENSOR} & set(tensors):
@@ -100,22 +106,22 @@ def _file(path: Path) -> Description:
         raise InputError(f"{error} A pretrained T5 is a folder.") from error
 
 
-def _prompt(path: Path) -> Description:
+def _prompt(path: Any) -> Description:
     stored = stored_prompt.open_prompt(path, "PATH")
     details = dict(stored.details)
     if stored.prompt is None:
         details["note"] = "factors that only their own method can fold into a prompt"
     return Description(
         "prompt",
-        f"a soft prompt, {stored_prompt.FORMATS[stored.format]}",
+        f"a soft prompt, {stored.format_in_words()}",
         {name: in_memory(array) for name, array in stored.arrays.items()},
         details,
         stored.prompt,
     )
 
 
-def _run(folder: Path) -> Description:
-    identity = read_json(folder / run_files.IDENTITY)
+def _run(folder: Any) -> Description:
+    identity = run_files.read_json(folder / run_files.IDENTITY, "Copy the run's folder again.")
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
@@ -138,9 +144,21 @@ def _run(folder: Path) -> Description:
 def _backbone(location: str) -> Description:
     with path_given_by("PATH"):
         backbone = open_backbone(location)
+        beside = prompt_beside(location) if backbone.format == "t5x" else ""
     details = json.loads(json.dumps(stored_sizes(backbone.config)))
+    if beside:
+        details["prompt beside it"] = beside
     summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
     return Description("backbone", summary, backbone.tensors, details)
+
+
+def prompt_beside(location: str) -> str:
+    """The parameters of the prompt that `t5x.train` saved beside a T5, in words; or nothing."""
+    url = location if in_bucket(location) else as_path(location).resolve().as_uri()
+    if not t5x_checkpoint.has_index(url):
+        return ""
+    tensors = t5x_checkpoint.open_prompt(url)
+    return ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in tensors.items())
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dpt_jax.errors import SETTING, InputError
+from dpt_jax.interop import embedding_tables
 from dpt_jax.interop.hugging_face_config import config_from_hugging_face, config_to_hugging_face
 from dpt_jax.interop.new_folder import new_folder
 from dpt_jax.interop.parameters import check_both_stacks, check_parameters, parameter_shapes
@@ -27,14 +26,8 @@ WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", PICKLE, f"{PICKLE}.ind
 # The largest file that Transformers has long written; hubs and loaders are used to it.
 SHARD_BYTES = 5_000_000_000
 
-_HEAD = "lm_head.weight"
-_EMBEDDING = "shared.weight"
-# Copies of `shared.weight`, and a table that the first T5 releases stored and no model reads.
-_UNUSED = (
-    "encoder.embed_tokens.weight",
-    "decoder.embed_tokens.weight",
-    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
-)
+# The first T5 releases stored it, and no model reads it.
+_UNUSED = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 _PROJECTIONS = {"query": "q", "key": "k", "value": "v", "out": "o"}
 
 
@@ -45,12 +38,14 @@ def weight_name(name: str) -> tuple[str, bool]:
     ('decoder.block.3.layer.1.EncDecAttention.o.weight', True)
     """
     if name == "token_embedder/embedding":
-        return _EMBEDDING, False
+        return embedding_tables.EMBEDDING, False
     if name == "decoder/logits_dense/kernel":
-        return _HEAD, True
+        return embedding_tables.HEAD, True
     stack, part, *rest = name.split("/")
-    if part == "relpos_bias":
-        return f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight", True
+    if "relpos_bias" in name:
+        # A stack's own bias is in its first layer there.
+        block = int(part.removeprefix("layers_")) if part != "relpos_bias" else 0
+        return f"{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight", True
     if part == f"{stack}_norm":
         return f"{stack}.final_layer_norm.weight", False
     index = part.removeprefix("layers_")
@@ -82,7 +77,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
     config = config_from_hugging_face(raw, str(folder))
     weights = _open_weights(folder)
     check_both_stacks(folder, {name.split(".block.")[0] for name in weights})
-    config, weights = _settle_output_projection(folder, raw, config, weights)
+    weights = embedding_tables.settle(folder, raw, config, weights)
 
     tensors = {}
     names = {}
@@ -92,7 +87,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
         if theirs in weights:
             tensor = weights[theirs].as_weight(f"{folder}: {theirs}")
             tensors[ours] = tensor.transposed() if transposed else tensor
-    unknown = [name for name in weights if name not in names and name not in (*_UNUSED, _HEAD)]
+    unknown = [name for name in weights if name not in names and name != _UNUSED]
     if unknown:
         raise InputError(
             f"{folder} holds {len(unknown)} tensor(s) that its config.json does not account for, "
@@ -132,7 +127,7 @@ def write_folder(
     for ours, tensor in tensors.items():
         theirs, transposed = weight_name(ours)
         weights[theirs] = tensor.transposed() if transposed else tensor
-    raw = config_to_hugging_face(config, weights[_EMBEDDING].dtype.name, origin)
+    raw = config_to_hugging_face(config, weights[embedding_tables.EMBEDDING].dtype.name, origin)
     files = dict(files or {})
     nbytes = sum(tensor.nbytes for tensor in weights.values())
     with new_folder(path, nbytes) as folder:
@@ -168,28 +163,6 @@ def _shards(weights: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, Te
         f"model-{i:05d}-of-{len(shards):05d}.safetensors": shard
         for i, shard in enumerate(shards, 1)
     }
-
-
-def _settle_output_projection(folder, raw, config, weights):
-    """Tells tied from untied by the weights; returns config and weights that say so."""
-    head, embedding = weights.get(_HEAD), weights.get(_EMBEDDING)
-    if config.logits_via_embedding:
-        if head is not None and embedding is not None and not _equal(head, embedding):
-            raise InputError(
-                f"{folder}: {_HEAD} differs from {_EMBEDDING}, but config.json says that they are "
-                'one (T5 1.0). For T5 1.1 set "tie_word_embeddings" and "scale_decoder_outputs" '
-                "to false there."
-            )
-    elif head is None and embedding is not None and raw.get("tie_word_embeddings", True):
-        # Tied without T5 1.0's scale: the same numbers serve as the output projection.
-        weights = {**weights, _HEAD: embedding}
-    return config, weights
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and all(
-        np.array_equal(x, y) for x, y in zip(a.blocks(), b.blocks(), strict=True)
-    )
 
 
 def _open_weights(folder: Path) -> dict[str, Tensor]:

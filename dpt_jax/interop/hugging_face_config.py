@@ -7,7 +7,11 @@ from typing import Any
 from dpt_jax.errors import SETTING, InputError
 from dpt_jax.models import T5Config
 
-_CLASSES = {"t5": "T5ForConditionalGeneration", "mt5": "MT5ForConditionalGeneration"}
+_CLASSES = {
+    "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+    "umt5": "UMT5ForConditionalGeneration",
+}
 _ACTIVATIONS = {
     "relu": ("relu",),
     "gated-gelu": ("gelu", "linear"),
@@ -46,7 +50,7 @@ def config_from_hugging_face(raw: Mapping[str, Any], where: str) -> T5Config:
     if kind not in _CLASSES:
         raise InputError(
             f"{where}: config.json says model_type {kind!r}; known are 't5' (T5 1.0 and 1.1, "
-            f"LM-adapted, Flan, ByT5) and 'mt5'. Change {SETTING}."
+            f"LM-adapted, Flan, ByT5), 'mt5' and 'umt5'. Change {SETTING}."
         )
     if raw.get("is_encoder_decoder") is False:
         classes = ", ".join(raw.get("architectures") or ()) or "half a T5"
@@ -58,26 +62,21 @@ def config_from_hugging_face(raw: Mapping[str, Any], where: str) -> T5Config:
         stated = raw.get(name, value)
         if not (isinstance(stated, int | float) and math.isclose(stated, value)):
             raise InputError(f"{where}: config.json says {name} {stated}; only {value} is known.")
-    # The two classes differ in their default.
-    mlp = raw.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
-    if mlp not in _ACTIVATIONS:
-        raise InputError(
-            f"{where}: config.json says feed_forward_proj {mlp!r}; known are "
-            f"{', '.join(_ACTIVATIONS)}."
-        )
+    activations = _mlp_activations(raw, where)
     try:
-        layers = raw["num_layers"]
+        layers, decoder_layers = raw["num_layers"], raw.get("num_decoder_layers")
         return T5Config(
             vocab_size=raw["vocab_size"],
             emb_dim=raw["d_model"],
             num_heads=raw["num_heads"],
             num_encoder_layers=layers,
-            num_decoder_layers=raw.get("num_decoder_layers") or layers,
+            num_decoder_layers=layers if decoder_layers is None else decoder_layers,
             head_dim=raw["d_kv"],
             mlp_dim=raw["d_ff"],
-            mlp_activations=_ACTIVATIONS[mlp],
+            mlp_activations=activations,
             dropout_rate=0.0,
             logits_via_embedding=_scales_outputs(raw),
+            relpos_bias_per_layer=kind == "umt5",
         )
     except (KeyError, ValueError) as error:
         raise InputError(f"{where}: config.json does not describe a T5: {error}.") from error
@@ -105,8 +104,9 @@ def config_to_hugging_face(
         )
     origin = {name: value for name, value in (origin or {}).items() if name not in _NOT_KEPT}
     tied = config.logits_via_embedding
-    # Only the class of T5 multiplies the output of a tied decoder by 1/sqrt(D).
+    # The class of mT5 does not multiply the output of a tied decoder by 1/sqrt(D).
     kind = "t5" if tied else origin.get("model_type", "t5")
+    kind = "umt5" if config.relpos_bias_per_layer else kind
     return {
         **_DEFAULTS,
         **origin,
@@ -130,10 +130,31 @@ def config_to_hugging_face(
     }
 
 
+def _mlp_activations(raw: Mapping[str, Any], where: str) -> tuple[str, ...]:
+    # The classes differ in their default.
+    default = "relu" if raw["model_type"] == "t5" else "gated-gelu"
+    name = raw.get("feed_forward_proj", default)
+    if name not in _ACTIVATIONS:
+        raise InputError(
+            f"{where}: config.json says feed_forward_proj {name!r}; known are "
+            f"{', '.join(_ACTIVATIONS)}."
+        )
+    gated = name.startswith("gated-")
+    function = "gelu_new" if name == "gated-gelu" else name.removeprefix("gated-")
+    # Transformers derives these two from the name, but goes by what config.json says of them.
+    for key, derived in (("is_gated_act", gated), ("dense_act_fn", function)):
+        if raw.get(key, derived) != derived:
+            raise InputError(
+                f"{where}: config.json says {key} {raw[key]!r}, but feed_forward_proj {name!r}, "
+                f"which is {derived!r}. Make the two agree there, or change {SETTING}."
+            )
+    return _ACTIVATIONS[name]
+
+
 def _scales_outputs(raw: Mapping[str, Any]) -> bool:
     # T5 1.0 multiplies the decoder's output by 1/sqrt(D), T5 1.1 does not. Transformers once took
     # this from tie_word_embeddings; since version 5 it writes that as true for every T5, and the
-    # scale as an entry of its own. Its mT5 has neither.
-    if raw.get("model_type") != "t5":
+    # scale as an entry of its own. Its umT5 does the same, its mT5 has neither.
+    if raw.get("model_type") == "mt5":
         return False
     return bool(raw.get("scale_decoder_outputs", raw.get("tie_word_embeddings", True) is not False))

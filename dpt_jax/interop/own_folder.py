@@ -35,6 +35,7 @@ _STORED = (
     "mlp_dim",
     "mlp_activations",
     "logits_via_embedding",
+    "relpos_bias_per_layer",
 )
 
 

@@ -1,8 +1,10 @@
-"""Adapter folders of PEFT (https://github.com/huggingface/peft) of the type PROMPT_TUNING.
+"""Adapter folders of PEFT (https://github.com/huggingface/peft) that hold a soft prompt.
 
 A folder is `adapter_config.json` beside `adapter_model.safetensors` (or, from old releases,
-`adapter_model.bin`), whose tensor `prompt_embeddings` holds the prompt. Writing one needs neither
-PEFT nor PyTorch.
+`adapter_model.bin`), whose tensor `prompt_embeddings` holds the prompt. That of the type
+PROMPT_TUNING is what was trained. P_TUNING trains an MLP or an LSTM that makes the prompt; PEFT
+saves what it makes and not the network, and puts that table in front when it loads the adapter.
+Writing one needs neither PEFT nor PyTorch.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError, path_given_by
-from dpt_jax.files import atomic_write
+from dpt_jax.files import atomic_write, write_text
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.interop.torch_weights import open_torch_weights
@@ -25,6 +27,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PICKLE = "adapter_model.bin"
 PROMPT_TUNING = "PROMPT_TUNING"
+SOFT_PROMPTS = (PROMPT_TUNING, "P_TUNING")
 TENSOR = "prompt_embeddings"
 # Tasks whose models put the prompt in front of what a T5 encoder reads.
 _TASKS = ("SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", None)
@@ -73,10 +76,10 @@ def read_adapter(
     """
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type")
-    if kind != PROMPT_TUNING:
+    if kind not in SOFT_PROMPTS:
         raise InputError(
-            f"{folder} holds a PEFT adapter of type {kind}; only one of type {PROMPT_TUNING} is a "
-            f"soft prompt. Change {flag}."
+            f"{folder} holds a PEFT adapter of type {kind}; only those of the types "
+            f"{' and '.join(SOFT_PROMPTS)} are soft prompts. Change {flag}."
         )
     task = config.get("task_type")
     if task not in _TASKS:
@@ -144,5 +147,4 @@ def write_adapter(
     }
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file({TENSOR: np.ascontiguousarray(prompt)}, temporary, metadata={"format": "pt"})
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

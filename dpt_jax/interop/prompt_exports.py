@@ -1,19 +1,21 @@
 """Taking a prompt home: `.npy`, safetensors and PEFT, each with a README on how to load it."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError
-from dpt_jax.files import TEMPORARY_MARK, atomic_folder, atomic_write
+from dpt_jax.files import TEMPORARY_MARK, atomic_folder, atomic_write, entries, write_text
 from dpt_jax.interop import peft_adapter
 from dpt_jax.interop.peft_adapter import BaseModel
 from dpt_jax.interop.prompts import save_prompt
 from dpt_jax.interop.stored_prompt import FACTOR_PREFIX, SAFETENSORS, TENSOR
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import FACTORS, PROMPT
 
 FORMATS = ("npy", "peft", "safetensors")
@@ -31,14 +33,14 @@ _FILES = {
 
 
 def export_prompt(
-    path: Path,
+    path: str | os.PathLike,
     prompt: Float32[np.ndarray, "length embed"],
     factors: Mapping[str, np.ndarray] | None = None,
     format: str = "npy",
     base: BaseModel | None = None,
     origin: str = "",
 ) -> None:
-    """Writes a prompt for others to load. What an earlier export left at `path` is replaced.
+    """Writes a prompt for others to load. What an earlier export left at `path` is replaced whole.
 
     Args:
       path: a folder; or a file that ends in `.npy` or `.safetensors`, whose README is beside it
@@ -52,25 +54,30 @@ def export_prompt(
     Raises:
       InputError: `path` does not fit the format, or is a folder with other files in it.
     """
-    suffix = path.suffix.removeprefix(".")
+    target = as_path(path)
+    suffix = target.suffix.removeprefix(".")
     if suffix in ("npy", "npz", "safetensors", "pt", "bin") and suffix != format:
         raise InputError(
-            f"--output = {path} ends in .{suffix}, but --format is {format}. Give a folder"
+            f"--output = {target} ends in .{suffix}, but --format is {format}. Give a folder"
             f"{'' if format == 'peft' else f' or a name that ends in .{format}'}."
         )
     factors = flatten_dict(factors or {}, sep="/")
     base = base or BaseModel()
     if suffix == format:
-        if path.is_dir():
-            raise InputError(f"--output = {path} is a folder; a file was to be written.")
+        if target.is_dir():
+            raise InputError(f"--output = {target} is a folder; a file was to be written.")
         if format == "npy":
-            save_prompt(path, prompt)
+            save_prompt(target, prompt)
         else:
-            _save_safetensors(path, prompt, factors)
-        _write(path.with_name(f"{path.name}.{README}"), _readme(path, prompt, format, base, origin))
+            _save_safetensors(target, prompt, factors)
+        write_text(
+            target.with_name(f"{target.name}.{README}"),
+            _readme(target, prompt, format, base, origin),
+        )
         return
-    with _folder(path, format) as folder:
-        _write(folder / README, _readme(path, prompt, format, base, origin))
+    _check_replaceable(target, format)
+    with atomic_folder(target, last=_FILES[format][-1], replace=True) as folder:
+        write_text(folder / README, _readme(target, prompt, format, base, origin))
         if format == "npy":
             save_prompt(folder, prompt, unflatten_dict(factors, sep="/") if factors else None)
         elif format == "safetensors":
@@ -79,18 +86,20 @@ def export_prompt(
             peft_adapter.write_adapter(folder, prompt, base)
 
 
-@contextlib.contextmanager
-def _folder(path: Path, format: str) -> Iterator[Path]:
-    """A folder to write an export into: a new one appears whole, in an old one all is replaced."""
+def _check_replaceable(path: Any, format: str) -> None:
+    """Raises InputError for a folder that is more than what an earlier export left."""
     if not path.exists():
-        with atomic_folder(path) as folder:
-            yield folder
         return
     if not path.is_dir():
         raise InputError(f"--output = {path} is a file; {format} is written into a folder.")
-    names = {entry.name for entry in path.iterdir() if TEMPORARY_MARK not in entry.name}
+    if not in_bucket(path) and path.resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise InputError(
+            f"--output = {path} holds the working directory, which cannot be replaced. Name a "
+            "folder in it."
+        )
+    names = {entry.name for entry in entries(path) if TEMPORARY_MARK not in entry.name}
     ours = set(_FILES[format])
-    if README in names and _MARK not in (path / README).read_text(errors="replace"):
+    if README in names and _MARK not in (path / README).read_bytes().decode(errors="replace"):
         ours.remove(README)
     others = sorted(names - ours)
     if others:
@@ -98,10 +107,6 @@ def _folder(path: Path, format: str) -> Iterator[Path]:
             f"--output = {path} holds {', '.join(others[:4])}{', …' if others[4:] else ''}, which "
             f"no export in {format} writes. Name a new folder."
         )
-    # In this order, so that what is interrupted here is not taken for a prompt.
-    for name in reversed(_FILES[format]):
-        (path / name).unlink(missing_ok=True)
-    yield path
 
 
 def _save_safetensors(path: Path, prompt: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
@@ -114,11 +119,6 @@ def _save_safetensors(path: Path, prompt: np.ndarray, factors: Mapping[str, np.n
             temporary,
             metadata={"format": "pt", "content": "dpt-jax prompt"},
         )
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
 
 
 def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin: str) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write
 from dpt_jax.interop import stored_prompt
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import FACTORS, PROMPT
 
 
@@ -38,21 +39,23 @@ def save_prompt(
     Raises:
       InputError: `prompt` is not a two-dimensional array, or `path` cannot hold what is given.
     """
-    path = Path(path)
+    target = as_path(path)
     prompt = np.asarray(prompt, np.float32)
     if prompt.ndim != 2:
         raise InputError(f"A prompt is an array [length, width], not one of shape {prompt.shape}.")
-    if path.suffix == ".npy":
+    if target.suffix == ".npy":
         if params is not None:
-            raise InputError(f"{path} holds one array; give a folder to save the factors as well.")
-        _write_npy(path, prompt)
+            raise InputError(
+                f"{target} holds one array; give a folder to save the factors as well."
+            )
+        _write_npy(target, prompt)
         return
-    if path.suffix == ".npz":
-        raise InputError(f"{path} would hold factors; name a .npy file or a folder for a prompt.")
+    if target.suffix == ".npz":
+        raise InputError(f"{target} would hold factors; name a .npy file or a folder for a prompt.")
     if params is not None:
-        save_factors(path / FACTORS, params)
+        save_factors(target / FACTORS, params)
     # Last, so that a folder with a prompt in it is a whole one.
-    _write_npy(path / PROMPT, prompt)
+    _write_npy(target / PROMPT, prompt)
 
 
 def save_factors(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
@@ -85,7 +88,7 @@ def load_prompt(
     Raises:
       InputError: no such file, not a prompt, or one with other axes, width or length.
     """
-    stored = stored_prompt.open_prompt(Path(path), flag)
+    stored = stored_prompt.open_prompt(path, flag)
     path, prompt = stored.path, stored.prompt
     if prompt is None:
         raise InputError(
@@ -120,10 +123,10 @@ def load_factors(path: str | os.PathLike, flag: str = "--prompt") -> dict[str, A
     Raises:
       InputError: no such file, or no factors in it.
     """
-    path = Path(path).expanduser()
-    if (path / FACTORS).exists():
-        return unflatten_dict(stored_prompt.read_npz(path / FACTORS, flag), sep="/")
-    stored = stored_prompt.open_prompt(path, flag)
+    folder = as_path(path)
+    if not in_bucket(folder) and (folder / FACTORS).exists():
+        return unflatten_dict(stored_prompt.read_npz(folder / FACTORS, flag), sep="/")
+    stored = stored_prompt.open_prompt(folder, flag)
     if stored.factors is None:
         raise InputError(
             f"{stored.path} holds a folded prompt and no factors of it. Change {flag}, or start "

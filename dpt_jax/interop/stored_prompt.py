@@ -6,13 +6,15 @@
 - a folder with one of these: `prompt.npy` beside `prompt_params.npz` (a step of ours),
   `prompt.safetensors`, or a single numpy file (a step of T5X's);
 - the folder of a run, of which the best step's prompt is taken;
-- a PEFT adapter folder of type PROMPT_TUNING;
+- a PEFT adapter folder of type PROMPT_TUNING or P_TUNING;
+- a checkpoint of `t5x.train` in T5X's released format, with the prompt beside the T5;
 - a `.pt` file of the DPT authors' released code.
 """
 
 import dataclasses
+import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from dpt_jax.errors import InputError, path_given_by
-from dpt_jax.interop import peft_adapter, released_dpt
+from dpt_jax.files import fetched
+from dpt_jax.interop import peft_adapter, released_dpt, t5x_checkpoint
 from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
 from dpt_jax.tensors import BFLOAT16
 
@@ -34,7 +38,8 @@ FORMATS = {
     "npz": "a numpy archive (.npz)",
     "safetensors": "a safetensors file",
     "numpy_checkpoint": "a numpy checkpoint folder",
-    "peft": "a PEFT adapter folder of type PROMPT_TUNING",
+    "peft": "a PEFT adapter folder",
+    "t5x": "trained by T5X and saved beside its T5",
     "released_dpt": "a file of the DPT authors' released code (.pt)",
 }
 LOOKED_FOR = (
@@ -75,15 +80,36 @@ class StoredPrompt:
     factors: Mapping[str, np.ndarray] | None = None
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def format_in_words(self) -> str:
+        """What it is kept in, a PEFT adapter with its type."""
+        kind = f" of type {self.details['peft_type']}" if self.format == "peft" else ""
+        return FORMATS[self.format] + kind
 
-def open_prompt(path: Path, flag: str = "--prompt") -> StoredPrompt:
+
+def open_prompt(path: str | os.PathLike, flag: str = "--prompt") -> StoredPrompt:
     """Opens what `path` holds, one of the things this module's docstring lists.
 
     Raises:
       InputError: there is no such file, it is damaged, or it is no prompt; `flag`, which gave the
         path, is named.
     """
-    path = path.expanduser()
+    found = as_path(path)
+    if in_bucket(found) and found.exists():
+        return _open_in_bucket(found, flag)
+    return _open(found, flag)
+
+
+def _open_in_bucket(path: Any, flag: str) -> StoredPrompt:
+    if path.is_dir() and (stored := _open_run(path, flag)) is not None:
+        return stored
+    with fetched(path) as copy:
+        try:
+            return dataclasses.replace(_open(copy, flag), path=path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(copy), str(path))) from error
+
+
+def _open(path: Path, flag: str) -> StoredPrompt:
     if path.is_dir():
         return _open_folder(path, flag)
     if not path.exists():
@@ -162,6 +188,8 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         )
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)
+    if (folder / t5x_checkpoint.INDEX).is_file() and (of_t5x := _open_t5x(folder, flag)):
+        return of_t5x
     # One of T5X's numpy checkpoints has a file for each of its parameters, and nothing else.
     entries = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
     files = [p for p in entries if p.suffix != ".md"]
@@ -169,17 +197,40 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
     if len(files) == 1:
         stored = open_prompt(files[0], flag)
         return dataclasses.replace(stored, path=folder, format="numpy_checkpoint")
-    run = folder.parent if folder.resolve().name == NUMPY_CHECKPOINTS else folder
+    if (best := _open_run(folder, flag)) is not None:
+        return best
+    if files:
+        raise _several(folder, "several numpy arrays", files, flag)
+    found = ", ".join(p.name for p in entries[:8]) + (", …" if len(entries) > 8 else "")
+    raise NotAPrompt(folder, f"holds {found or 'nothing'}", flag)
+
+
+def _open_run(folder: Any, flag: str) -> StoredPrompt | None:
+    """The best step of a run's folder, or of the folder of its prompts; None where it is none."""
+    absolute = folder if in_bucket(folder) else folder.resolve()
+    run = folder.parent if absolute.name == NUMPY_CHECKPOINTS else folder
     steps = numpy_checkpoints(run)
     best = best_step(run) if len(steps) > 1 else next(iter(steps), None)
     if best is not None and best in steps:
         return dataclasses.replace(open_prompt(steps[best], flag), details={"step": best})
-    if steps or files:
-        several = "the prompts of several steps" if steps else "several numpy arrays"
-        names = ", ".join(str(path) for path in (steps.values() or files))
-        raise InputError(f"{folder} holds {several}; name one with {flag}: {names}.")
-    found = ", ".join(p.name for p in entries[:8]) + (", …" if len(entries) > 8 else "")
-    raise NotAPrompt(folder, f"holds {found or 'nothing'}", flag)
+    if steps:
+        raise _several(folder, "the prompts of several steps", steps.values(), flag)
+    return None
+
+
+def _several(folder: Any, what: str, paths: Iterable[Any], flag: str) -> InputError:
+    names = ", ".join(map(str, paths))
+    return InputError(f"{folder} holds {what}; name one with {flag}: {names}.")
+
+
+def _open_t5x(folder: Path, flag: str) -> StoredPrompt | None:
+    with path_given_by(flag):
+        url = str(folder) if in_bucket(folder) else folder.resolve().as_uri()
+        tensors = t5x_checkpoint.open_prompt(url)
+        factors = {name: tensor.read() for name, tensor in tensors.items()}
+    if not factors:
+        return None
+    return StoredPrompt(folder, "t5x", factors, _fold(factors, folder, flag), factors)
 
 
 def _is_npy(path: Path) -> bool:

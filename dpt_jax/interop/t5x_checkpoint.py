@@ -19,6 +19,8 @@ from dpt_jax.models import T5Config
 from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
 
 INDEX = "checkpoint"
+# What the names of a prompt's parameters begin with.
+PROMPT = "prompt/"
 
 
 def has_index(location: str) -> bool:
@@ -31,7 +33,7 @@ def has_index(location: str) -> bool:
 
 
 def open_checkpoint(location: str) -> dict[str, Tensor]:
-    """Opens a checkpoint: its parameters under T5X's names, which are ours.
+    """Opens a checkpoint: its T5's parameters under T5X's names, which are ours.
 
     Args:
       location: the checkpoint's URL, `file:///…` or `gs://…`.
@@ -39,6 +41,26 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     Raises:
       InputError: no checkpoint, or not a whole one.
     """
+    return {name: t for name, t in _open(location).items() if not name.startswith(PROMPT)}
+
+
+def open_prompt(location: str) -> dict[str, Tensor]:
+    """Opens the parameters of the prompt that `dpt_jax.t5x` saved beside a T5's, if it did.
+
+    Args:
+      location: as in `open_checkpoint`.
+
+    Returns:
+      The parameters by name, such as `A` and `B`.
+
+    Raises:
+      InputError: as `open_checkpoint` does.
+    """
+    found = _open(location, PROMPT)
+    return {name.removeprefix(PROMPT): tensor for name, tensor in found.items()}
+
+
+def _open(location: str, prefix: str = "") -> dict[str, Tensor]:
     from flax import serialization
 
     base = location.rstrip("/") + "/"
@@ -52,6 +74,7 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
         tree = serialization.msgpack_restore(stored.value)
         # Version 3 puts everything below "optimizer".
         target = tree.get("optimizer", tree)["target"]
+        leaves = flatten_dict(_stop_at_specs(target), sep="/")
     except Exception as error:
         raise InputError(
             f"{base}{INDEX} is not a T5X checkpoint's index ({error!r}). It may be half written; "
@@ -59,7 +82,8 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
         ) from error
     return {
         name: _open_parameter(base, name, leaf).as_weight(f"{location}: {name}")
-        for name, leaf in flatten_dict(_stop_at_specs(target), sep="/").items()
+        for name, leaf in leaves.items()
+        if name.startswith(prefix)
     }
 
 
@@ -171,7 +195,7 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
     one have GELU. Dropout is the user's choice and starts at 0.
 
     Raises:
-      InputError: a parameter that every T5 has is missing.
+      InputError: a parameter that every T5 has is missing, or the network is another one.
     """
 
     def shape(name: str, rank: int) -> Shape:
@@ -188,6 +212,13 @@ def infer_config(shapes: Mapping[str, Shape], where: str) -> T5Config:
         return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
     check_both_stacks(where, {name.split("/")[0] for name in shapes})
+    # Its names with the layers scanned over, and without.
+    scalable = ("encoder/encoder/", "encoder/layers_0/relpos_bias/")
+    if any(name.startswith(scalable) for name in shapes):
+        raise InputError(
+            f"{where} is of T5X's scalable_t5 network (umT5), whose parameters are laid out in "
+            f"another way. Set {SETTING} to the Hugging Face folder of the same model."
+        )
     vocab_size, emb_dim = shape("token_embedder/embedding", 2)
     num_heads, _ = shape("encoder/relpos_bias/rel_embedding", 2)
     _, joined = shape("encoder/layers_0/attention/query/kernel", 2)

@@ -17,7 +17,7 @@ class T5Config:
 
     T5 1.0 is `mlp_activations=("relu",), logits_via_embedding=True`; T5 1.1 and what descends from
     it (LM-adapted, Flan, mT5, ByT5) is `mlp_activations=("gelu", "linear"),
-    logits_via_embedding=False`.
+    logits_via_embedding=False`. umT5 is T5 1.1 with `relpos_bias_per_layer=True`.
 
     Attributes:
       vocab_size: rows of the embedding table (T5 pads its 32,100 pieces to 32,128).
@@ -31,6 +31,8 @@ class T5Config:
       mlp_activations: one activation gives T5 1.0's MLP, two give the gated MLP of T5 1.1.
       dropout_rate: dropout probability, applied only where `enable_dropout=True`.
       logits_via_embedding: tie the output projection to the embedding table.
+      relpos_bias_per_layer: every layer has a relative position bias of its own (umT5), where the
+        layers of a stack otherwise share one.
       float32_attention_logits: compute attention scores in float32 whatever `dtype` is.
       remat_policy: what a layer keeps for the backward pass, one of `REMAT_POLICIES`; a choice
         between memory and time that changes no result.
@@ -47,6 +49,7 @@ class T5Config:
     mlp_activations: tuple[str, ...] = ("relu",)
     dropout_rate: float = 0.1
     logits_via_embedding: bool = False
+    relpos_bias_per_layer: bool = False
     float32_attention_logits: bool = False
     remat_policy: str = "none"
 

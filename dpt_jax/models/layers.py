@@ -2,7 +2,8 @@
 
 T5 differs from the textbook transformer: RMS layer norm without bias, no biases anywhere, attention
 scores without the 1/sqrt(head_dim) (folded into the initialization), and a relative position bias
-that all layers of a stack share (Raffel et al., 2020, section 2.1).
+that all layers of a stack share (Raffel et al., 2020, section 2.1), or that each has of its own in
+umT5 (Chung et al., 2023).
 """
 
 from collections.abc import Callable
@@ -179,7 +180,7 @@ def relative_position_bucket(
 
 
 class RelativePositionBiases(nn.Module):
-    """The learned relative position bias that every layer of a stack adds to its scores."""
+    """The learned relative position bias that attention adds to its scores."""
 
     num_heads: int
     bidirectional: bool
@@ -189,14 +190,14 @@ class RelativePositionBiases(nn.Module):
 
     @nn.compact
     def __call__(
-        self, query_length: int, key_length: int, in_front: int = 0
-    ) -> Float[Array, "heads query in_front+key"]:
-        """The bias of each query and key.
+        self, length: int, index: Int[Array, ""] | None = None, in_front: int = 0
+    ) -> Float[Array, "1 heads query in_front+length"]:
+        """The bias among `length` positions: of every query, or of the one at `index` alone.
 
         Args:
-          query_length: queries, from position 0.
-          key_length: keys, from position 0.
-          in_front: further keys, before position 0.
+          length: positions.
+          index: the position of the only query; None for a query at every position.
+          in_front: further keys, in front of position 0.
         """
         table = param_with_axes(
             "rel_embedding",
@@ -206,12 +207,15 @@ class RelativePositionBiases(nn.Module):
             axes=("heads", "relpos_buckets"),
         )
         buckets = relative_position_bucket(
-            np.arange(-in_front, key_length)[None, :] - np.arange(query_length)[:, None],
+            np.arange(-in_front, length)[None, :] - np.arange(length)[:, None],
             bidirectional=self.bidirectional,
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
         )
-        return jnp.take(table.astype(self.dtype), jnp.asarray(buckets), axis=1)
+        bias = jnp.take(table.astype(self.dtype), jnp.asarray(buckets), axis=1)
+        if index is not None:
+            bias = jnp.take(bias, index[None], axis=1)
+        return bias[None]
 
 
 Mask = Bool[Array, "batch #heads query key"]

@@ -1,5 +1,6 @@
 """T5's encoder and decoder (Raffel et al., 2020) with T5X's parameter tree."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from dpt_jax.models import layers
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
 from dpt_jax.models.layers import KeysValues
-from dpt_jax.models.prefixed import StackPrefix, attention_inputs, prepend, stack_of
+from dpt_jax.models.prefixed import PositionBias, StackPrefix, attention_inputs, prepend, stack_of
 from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import shape_only
 from dpt_jax.tensors import Params
@@ -39,6 +40,15 @@ def _mlp(config: T5Config) -> layers.MlpBlock:
     )
 
 
+def _relpos_bias(
+    config: T5Config, *, bidirectional: bool, layer: bool
+) -> layers.RelativePositionBiases | None:
+    """The position bias of a layer, or of the stack around it; None where the other has it."""
+    if layer != config.relpos_bias_per_layer:
+        return None
+    return layers.RelativePositionBiases(config.num_heads, bidirectional, config.dtype)
+
+
 def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
@@ -57,6 +67,20 @@ def _rematerialized(layer: type[nn.Module], config: T5Config, deterministic: int
     return nn.remat(layer, policy=policy, static_argnums=(deterministic,))
 
 
+def _position_biases(
+    stack: "Encoder | Decoder", length: int, index: Array | None = None
+) -> list[PositionBias]:
+    """The position bias of each layer: the stack's one, or in a umT5 the layer's own."""
+
+
+    def bias_of(module: layers.RelativePositionBiases) -> PositionBias:
+        return functools.cache(functools.partial(module, length, index))
+
+    if stack.relpos_bias is not None:
+        return [bias_of(stack.relpos_bias)] * len(stack.layers)
+    return [bias_of(layer.relpos_bias) for layer in stack.layers]
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each behind a layer norm and a residual connection."""
 
@@ -65,6 +89,7 @@ class EncoderLayer(nn.Module):
     def setup(self):
         self.pre_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.attention = _attention(self.config)
+        self.relpos_bias = _relpos_bias(self.config, bidirectional=True, layer=True)
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
@@ -86,9 +111,7 @@ class Encoder(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBiases(
-            cfg.num_heads, bidirectional=True, dtype=cfg.dtype
-        )
+        self.relpos_bias = _relpos_bias(cfg, bidirectional=True, layer=False)
         layer = _rematerialized(EncoderLayer, cfg, deterministic=4)
         self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_encoder_layers)]
         self.encoder_norm = layers.LayerNorm(cfg.dtype)
@@ -104,13 +127,7 @@ class Encoder(nn.Module):
     ) -> Float[Array, "batch length embed"]:
         """The stack's output for an embedded input; every position sees the prefix."""
         x = self.dropout(embedded, deterministic).astype(self.config.dtype)
-        length = x.shape[1]
-        inputs = attention_inputs(
-            len(self.layers),
-            mask,
-            lambda in_front: self.relpos_bias(length, length, in_front)[None],
-            prefix,
-        )
+        inputs = attention_inputs(mask, _position_biases(self, x.shape[1]), prefix)
         for layer, (seen, bias, own) in zip(self.layers, inputs, strict=True):
             x = layer(x, seen, bias, deterministic, own)
         return self.output_dropout(self.encoder_norm(x), deterministic)
@@ -124,6 +141,7 @@ class DecoderLayer(nn.Module):
     def setup(self):
         self.pre_self_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.self_attention = _attention(self.config)
+        self.relpos_bias = _relpos_bias(self.config, bidirectional=False, layer=True)
         self.pre_cross_attention_layer_norm = layers.LayerNorm(self.config.dtype)
         self.encoder_decoder_attention = _attention(self.config)
         self.pre_mlp_layer_norm = layers.LayerNorm(self.config.dtype)
@@ -203,9 +221,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         cfg = self.config
-        self.relpos_bias = layers.RelativePositionBiases(
-            cfg.num_heads, bidirectional=False, dtype=cfg.dtype
-        )
+        self.relpos_bias = _relpos_bias(cfg, bidirectional=False, layer=False)
         layer = _rematerialized(DecoderLayer, cfg, deterministic=6)
         self.layers = [layer(cfg, name=f"layers_{i}") for i in range(cfg.num_decoder_layers)]
         self.decoder_norm = layers.LayerNorm(cfg.dtype)
@@ -257,15 +273,10 @@ class Decoder(nn.Module):
         """
         cfg = self.config
         x = self.dropout(embedder(tokens), deterministic).astype(cfg.dtype)
-        length = self_mask.shape[-1]
-
-        def bias(in_front: int):
-            whole = self.relpos_bias(length, length, in_front)
-            return (whole if index is None else jnp.take(whole, index[None], axis=1))[None]
-
-        count = len(self.layers)
-        inputs = attention_inputs(count, self_mask, bias, prefix)
-        cross_inputs = attention_inputs(count, cross_mask, None, cross_prefix)
+        inputs = attention_inputs(
+            self_mask, _position_biases(self, self_mask.shape[-1], index), prefix
+        )
+        cross_inputs = attention_inputs(cross_mask, [None] * len(self.layers), cross_prefix)
         new_caches = []
         for i, layer in enumerate(self.layers):
             own, cross = inputs[i], cross_inputs[i]

@@ -6,7 +6,7 @@ shows the prefix to every query, and its position bias. The queries stay as many
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,6 +15,10 @@ from jaxtyping import Array, Bool, Float
 from dpt_jax.models.layers import KeysValues, LayerNorm
 from dpt_jax.prefixes import Stack, stacks_of
 from dpt_jax.tensors import Params
+
+
+# Gives a layer's position bias for its own keys and so many further ones in front of them.
+PositionBias = Callable[[int], Float[Array, "1 heads query in_front+key"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,29 +126,30 @@ class AttentionInputs(NamedTuple):
 
 
 def attention_inputs(
-    num_layers: int,
     mask: Bool[Array, "#batch 1 query key"],
-    bias: Callable[[int], Float[Array, "1 heads query in_front+key"]] | None,
+    biases: Sequence[PositionBias | None],
     prefix: StackPrefix | None,
 ) -> list[AttentionInputs]:
     """Mask, position bias and prefix for each layer of a stack.
 
     Args:
-      num_layers: layers of the stack.
       mask: which keys each query sees, the prefix left out.
-      bias: gives the position bias of the layer's own keys and of so many further keys in front of
-        them; None where attention has none.
+      biases: each layer's position bias; None where attention has none.
       prefix: the stack's prefix, None without one.
     """
-    own_bias = None if bias is None else bias(0)
-    plain = AttentionInputs(mask, own_bias, None)
     if prefix is None:
-        return [plain] * num_layers
-    in_front = ((0, 0), (0, 0), (0, 0), (prefix.length, 0))
-    if bias is not None and prefix.in_front:
-        own_bias = bias(prefix.length)
-    elif own_bias is not None:
-        own_bias = jnp.pad(own_bias, in_front)
-    mask = jnp.pad(mask, in_front, constant_values=True)
-    prefixed = [AttentionInputs(mask, own_bias, layer) for layer in prefix.layers]
-    return prefixed + [plain] * (num_layers - len(prefixed))
+        return [AttentionInputs(mask, bias and bias(0), None) for bias in biases]
+    wider = ((0, 0), (0, 0), (0, 0), (prefix.length, 0))
+    wider_mask = jnp.pad(mask, wider, constant_values=True)
+
+    # Once for all layers that have it in common.
+    @functools.cache
+    def wider_bias(bias: PositionBias) -> Array:
+        return bias(prefix.length) if prefix.in_front else jnp.pad(bias(0), wider)
+
+    def inputs(bias: PositionBias | None, own: KeysValues | None) -> AttentionInputs:
+        if own is None:
+            return AttentionInputs(mask, bias and bias(0), None)
+        return AttentionInputs(wider_mask, bias and wider_bias(bias), own)
+
+    return [inputs(*layer) for layer in zip(biases, prefix.of_layers(len(biases)), strict=True)]

@@ -39,7 +39,8 @@ from dpt_jax.training.config import RunConfig
 from dpt_jax.training.problem import Evaluation, Problem
 from dpt_jax.training.state import Params
 
-_FINGERPRINT = "backbone_fingerprint"
+# Under which name a run's identity has it.
+FINGERPRINT = "backbone_fingerprint"
 # Configurations that agree in these read the same rows, or are evaluated by the same programs.
 _TASK = ("mixture_or_task_name", "mixture_or_task_module", "task_feature_lengths", "overlength")
 _EVALUATION = (
@@ -205,11 +206,11 @@ class Prepared:
           InputError: for input that cannot be used; nothing large has been read then.
         """
         config, prompt = self.config, self.config.prompt
-        run_folder.check_identity(config, self._identity(), unknown=(_FINGERPRINT,))
+        run_folder.check_identity(config, self._identity(), unknown=(FINGERPRINT,))
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         vocabulary, params = self.vocabulary, dict(self.backbone)
-        identity = self._identity() | {_FINGERPRINT: self.fingerprint}
+        identity = self._identity() | {FINGERPRINT: self.fingerprint}
         run_folder.check_identity(config, identity)
         if prompt is not None:
             params["prompt"] = init_prompt(prompt, params, vocabulary, config.random_seed)
@@ -246,6 +247,9 @@ class Prepared:
         model["mlp_activations"] = list(config.model.mlp_activations)
         # Memory against time, and nothing else.
         del model["remat_policy"]
+        # Runs from before umT5 do not have it.
+        if not config.model.relpos_bias_per_layer:
+            del model["relpos_bias_per_layer"]
         return run_folder.flat(
             {
                 "model": model,

@@ -9,15 +9,24 @@ results.jsonl     one object per point; results.csv the same without curves
 
 import csv
 import dataclasses
-import fcntl
 import json
-import pathlib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dpt_jax import run_files
 from dpt_jax.analysis.results import CSV, RESULTS, SWEEP, read_results, read_run
 from dpt_jax.errors import InputError
-from dpt_jax.files import atomic_write, json_dumps, json_ready
+from dpt_jax.files import (
+    atomic_write,
+    entries,
+    json_dumps,
+    json_ready,
+    write_json_lines,
+    write_text,
+)
+from dpt_jax.locks import Lock
+from dpt_jax.paths import as_path
 from dpt_jax.sweeps.definition import Point, Sweep
 
 # What curves and spectra need is no cell of a table.
@@ -28,7 +37,7 @@ class SweepFolder:
     """The folder of one sweep, from which its results can be gathered at any time."""
 
     def __init__(
-        self, path: pathlib.Path, sweep: Sweep, points: Sequence[Point], command: str = ""
+        self, path: str | os.PathLike, sweep: Sweep, points: Sequence[Point], command: str = ""
     ):
         """Looks at what is there; writes nothing.
 
@@ -41,10 +50,10 @@ class SweepFolder:
         Raises:
           InputError: when it holds another sweep, with what differs.
         """
-        self.path, self.sweep, self.points = path, sweep, list(points)
+        self.path, self.sweep, self.points = as_path(path), sweep, list(points)
         self.report = sweep.report.resolved(list(sweep.axes))
         self._done: dict[str, dict[str, Any]] = {}
-        self._lock: Any = None
+        self._lock: Lock | None = None
         self._identity = json.loads(
             json_dumps(
                 {
@@ -63,19 +72,23 @@ class SweepFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is a file; give another --output.")
         if not path.exists():
-            if self.path.exists() and any(p.name[0] != "." for p in self.path.iterdir()):
+            if any(p.name[0] != "." for p in entries(self.path)):
                 raise InputError(
                     f"{self.path} is not empty and has no {SWEEP}, so it is no sweep's folder. "
                     "Give another --output."
                 )
             return
         saved, now = _read_json(path), self._identity
+        trained = [name for name in saved["points"] if run_files.holds_training(self._folder(name))]
+        if not trained:
+            return  # What came to nothing, as all does after a typing error, guards nothing.
         advice = "Give another --output for this sweep; nothing was changed."
         if saved.get("name") != now["name"]:
             raise InputError(
                 f"{self.path} holds the sweep {saved.get('name')!r}, not {now['name']!r}. {advice}"
             )
-        for name, settings in saved["points"].items():
+        for name in trained:
+            settings = saved["points"][name]
             if name not in now["points"]:
                 raise InputError(
                     f"{self.path} has results of the point {name}, which this sweep {now['name']} "
@@ -101,19 +114,19 @@ class SweepFolder:
         Raises:
           InputError: when another process runs a sweep in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / ".lock", "w")
+        self._lock = Lock(
+            self.path / run_files.LOCK,
+            f"Another dpt sweep is running in {self.path}, or a point of one that was killed is "
+            "still saving",
+            "Wait for it, or give another --output.",
+        )
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
-            raise InputError(
-                f"Another dpt sweep is running in {self.path}, or a point of one that was killed "
-                "is still saving. Wait for it, or give another --output."
-            ) from e
-        except OSError:
-            pass  # A file system without locks.
-        with atomic_write(self.path / SWEEP) as temporary:
-            temporary.write_text(json.dumps(self._identity, indent=2) + "\n")
+            # Once more: another sweep may have held the lock, and run in the meantime.
+            self._check()
+            write_text(self.path / SWEEP, json.dumps(self._identity, indent=2) + "\n")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Lets other sweeps in, once the processes that were given the lock have ended as well."""
@@ -121,26 +134,28 @@ class SweepFolder:
             self._lock.close()
 
     @property
-    def lock(self) -> int:
-        """The handle that holds the lock, for processes that are to hold it as well."""
-        return self._lock.fileno()
+    def lock_handles(self) -> tuple[int, ...]:
+        """What processes are given that are to hold the lock as well."""
+        handle = None if self._lock is None else self._lock.handle
+        return () if handle is None else (handle,)
 
-    def run_folder(self, point: Point) -> pathlib.Path:
+    def run_folder(self, point: Point) -> Any:
         """The MODEL_DIR of a point."""
-        return self.path / "points" / point.name
+        return self._folder(point.name)
 
-    def log(self, point: Point) -> pathlib.Path:
+    def _folder(self, name: str) -> Any:
+        return self.path / "points" / name
+
+    def log(self, point: Point) -> Any:
         """What a point printed."""
         return self.path / "logs" / f"{point.name}.log"
 
-    def _failure(self, point: Point) -> pathlib.Path:
+    def _failure(self, point: Point) -> Any:
         return self.path / "failures" / f"{point.name}.json"
 
     def fail(self, point: Point, error: str) -> None:
         """Takes note that a point failed; its results so far stay in its run folder."""
-        self._failure(point).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self._failure(point)) as temporary:
-            temporary.write_text(json.dumps({"error": error}) + "\n")
+        write_text(self._failure(point), json.dumps({"error": error}) + "\n")
 
     def forget_failure(self, point: Point) -> None:
         """Before another attempt."""
@@ -165,8 +180,7 @@ class SweepFolder:
     def write(self) -> list[dict[str, Any]]:
         """Gathers the results of all points into `results.jsonl` and `results.csv`."""
         rows = [self.row(point) for point in self.points]
-        with atomic_write(self.path / RESULTS) as temporary:
-            temporary.write_text("".join(json_dumps(row) + "\n" for row in rows))
+        write_json_lines(self.path / RESULTS, rows)
         flat = [_flat(row) for row in rows]
         columns = list(dict.fromkeys(name for row in flat for name in row))
         with atomic_write(self.path / CSV) as temporary, open(temporary, "w", newline="") as file:
@@ -200,8 +214,5 @@ def _split(binding: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as e:
-        raise InputError(f"{path} is damaged: {e}") from e
+def _read_json(path: os.PathLike) -> Any:
+    return run_files.read_json(path, "Delete it, or give another --output.")

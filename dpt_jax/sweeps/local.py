@@ -10,10 +10,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+from dpt_jax.paths import in_bucket
 from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
 from dpt_jax.sweeps.jobs import OnOutcome, died, job_of
 from dpt_jax.sweeps.worker import Outcome
+
+# What processes say outside of points.
+_LOG = ".workers.log"
 
 
 class Local:
@@ -91,11 +95,11 @@ class Local:
             [sys.executable, "-m", "dpt_jax.sweeps.worker", json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(self._folder.path / ".workers.log", "a"),
+            stderr=None if in_bucket(self._folder.path) else open(self._folder.path / _LOG, "a"),
             text=True,
             # Of a signal from the terminal this process decides what becomes of the points.
             start_new_session=True,
-            pass_fds=(self._folder.lock,),
+            pass_fds=self._folder.lock_handles,
         )
         self._processes.add(process)
         return process

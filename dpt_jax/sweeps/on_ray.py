@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-import pathlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpt_jax.errors import InputError
+from dpt_jax.paths import absolute
 from dpt_jax.sweeps.definition import Point
 from dpt_jax.sweeps.folder import SweepFolder
 from dpt_jax.sweeps.jobs import OnOutcome, died, job_of
@@ -80,8 +80,8 @@ class Ray:
         def submit(points: list[Point]) -> None:
             job = job_of(points, self.folder, self.search_paths, self.members_at_once)
             for point in job["points"]:
-                point["model_dir"] = str(pathlib.Path(point["model_dir"]).absolute())
-                point["log"] = str(pathlib.Path(point["log"]).absolute())
+                point["model_dir"] = str(absolute(point["model_dir"]))
+                point["log"] = str(absolute(point["log"]))
             running[task.remote(job, os.getcwd(), list(sys.path))] = points
 
         for points in jobs:

@@ -11,7 +11,6 @@ folder of its own: a population that is stopped continues from those, together o
 import concurrent.futures
 import contextlib
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,11 +20,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.paths import absolute, as_path
 from dpt_jax.problems.text import prepare
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
 from dpt_jax.sweeps.population_memory import Layout, choose_layout
-from dpt_jax.training import run_folder
+from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
@@ -79,17 +79,22 @@ def train_population(
     texts = list(gin_configs) or [""] * len(configs)
     mesh = partitioning.make_mesh(configs[0].mesh)
     problems = _problems(configs, mesh)
-    with partitioning.activate(mesh):
+    for config, problem, text in zip(configs, problems, texts, strict=True):
+        trainer.check(config, problem, functools.partial(str, text))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(partitioning.activate(mesh))
         runs: list[Run] = []
-        for config, problem in zip(configs, problems, strict=True):
-            runs.append(Run(config, problem, mesh, runs[0].frozen if runs else None))
+        for config, problem, text in zip(configs, problems, texts, strict=True):
+            lock = stack.enter_context(run_folder.locked(config.model_dir))
+            run_folder.check_identity(config, problem.identity, gin_config=text)
+            frozen = runs[0].frozen if runs else None
+            runs.append(Run(config, problem, mesh, frozen, lock))
         ends: dict[int, End] = {
             i: run.already_finished() for i, run in enumerate(runs) if run.is_finished()
         }
         left = [i for i in range(len(runs)) if i not in ends]
         for i in left:
-            run_folder.clear_unfinished(configs[i].model_dir)
-            run_folder.write_identity(configs[i], problems[i], texts[i])
+            run_folder.begin(configs[i], problems[i], texts[i])
         if left:
             members = [runs[i] for i in left]
             layout = choose_layout(members, mesh, members_at_once, width)
@@ -122,7 +127,7 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
             return f"they differ in RunConfig.{field}"
     if first.initial_checkpoint_path is None and len({c.random_seed for c in configs}) > 1:
         return "their random backbones differ (INITIAL_CHECKPOINT_PATH is None)"
-    if len({str(pathlib.Path(config.model_dir).absolute()) for config in configs}) < len(configs):
+    if len({str(absolute(config.model_dir)) for config in configs}) < len(configs):
         return "two of them have the same MODEL_DIR"
     return None
 
@@ -196,7 +201,7 @@ class _Population:
             self._announce(progress)
             voices = []
             for run, start in zip(runs, steps, strict=True):
-                voice = _Voice(progress, pathlib.Path(run.config.model_dir).name)
+                voice = _Voice(progress, as_path(run.config.model_dir).name)
                 voice.say(f"continuing from step {start}" if start else "from the start")
                 run.open(voice, share=1 / len(runs))
                 stack.callback(run.close)

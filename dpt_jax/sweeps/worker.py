@@ -11,10 +11,10 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import queue
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -22,13 +22,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.devices import compilation_cache
+from dpt_jax.errors import LESS_MEMORY, is_out_of_memory
+from dpt_jax.files import write_bytes
+from dpt_jax.paths import as_path, in_bucket
 
-OUT_OF_MEMORY = (
-    "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
-    "--gin.TASK_FEATURE_LENGTHS, set --gin.FROZEN_DTYPE=\"'bfloat16'\", or lower --jobs or "
-    "--members_at_once."
-)
-_MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
+OUT_OF_MEMORY = f"{LESS_MEMORY.removesuffix('.')}, or lower --jobs or --members_at_once."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,7 @@ def _guarded(train: Callable[[], None]) -> str | None:
         traceback.print_exc()
         message = str(e).strip() or type(e).__name__
         error = f"{type(e).__name__}: {message}"
-        if isinstance(e, MemoryError) or any(sign in message for sign in _MEMORY_SIGNS):
+        if is_out_of_memory(e):
             first = message.splitlines()[0]
             error = f"Out of memory ({type(e).__name__}: {first}). {OUT_OF_MEMORY}"
     finally:
@@ -176,12 +174,26 @@ def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> C
 
 
 @contextlib.contextmanager
+def growing_log(log: str) -> Iterator[Any]:
+    """The file of a log, open at its end; what is in a bucket grows when the block ends."""
+    path = as_path(log)
+    if in_bucket(path):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            yield file
+            file.seek(0)
+            before = path.read_bytes() if path.exists() else b""
+            write_bytes(path, before + file.read())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as file:
+        yield file
+
+
+@contextlib.contextmanager
 def _output_to(log: str) -> Iterator[None]:
     """Appends to `log` what Python and its libraries print."""
-    path = pathlib.Path(log)
-    path.parent.mkdir(parents=True, exist_ok=True)
     kept = os.dup(1), os.dup(2)
-    with open(path, "ab", buffering=0) as file:
+    with growing_log(log) as file:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
             os.dup2(file.fileno(), number)

@@ -8,6 +8,8 @@ dpt_jax does.
 
 import importlib
 
+from dpt_jax import gin_utils
+
 _REMEDY = (
     "Put T5X (github.com/google-research/t5x, commit cc342d4), airio and jestimator on PYTHONPATH "
     "and install 'dpt-jax[test]', as docs/t5x.md tells."
@@ -43,3 +45,5 @@ def _require_t5x() -> None:
 
 
 _require_t5x()
+# The gin files that are read after the first, which imports this package, may be ours.
+gin_utils.pass_by_plain_folders()

@@ -19,6 +19,7 @@ from t5x.train_state import FlaxOptimTrainState
 from dpt_jax.errors import InputError
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.t5x import numpy_checkpoints
+from dpt_jax.t5x.checkpoint_path import without_number
 from dpt_jax.t5x.prompt_optimizer import PROMPT
 from dpt_jax.t5x.prompt_state import (
     EMBEDDING,
@@ -147,7 +148,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             initialized, the run's own state does not fit, or a random prompt would be evaluated.
         """
         del fallback_state, lazy_parameters
-        path = (path or str(self._get_checkpoint_dir(step))).rstrip("/")
+        path = without_number((path or str(self._get_checkpoint_dir(step))).rstrip("/"))
         training = isinstance(self._train_state, FlaxOptimTrainState)
         folder, name = os.path.split(path)
         own = folder == self._model_dir and re.fullmatch(r"checkpoint_\d+", name)

@@ -16,6 +16,7 @@ from t5x import train_state as train_states
 from t5x import utils
 from t5x.partitioning import BasePartitioner, PartitionSpec
 
+from dpt_jax import gin_utils
 from dpt_jax.errors import InputError
 from dpt_jax.prompts import SoftPrompt, VocabularyInitializer, bind_vocabulary, shape_only
 from dpt_jax.t5x.prompt_optimizer import PROMPT, PromptOptimizer
@@ -135,7 +136,8 @@ class PromptTrainStateInitializer(utils.TrainStateInitializer):
     that starts from restored embeddings is drawn by `PromptCheckpointer`.
 
     Raises:
-      InputError: the model is not a prompted one, or its vocabulary is not of its embedding's size.
+      InputError: the model is not a prompted one, its vocabulary is not of its embedding's size, or
+        a gin macro is mistyped.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class PromptTrainStateInitializer(utils.TrainStateInitializer):
         input_types: Mapping[str, Any] | None = None,
     ):
         """Takes T5X's arguments; `init_fn` is a method of the model, as T5X has it."""
+        gin_utils.check_unused_macros()
         self._model = init_fn.__self__
         prompt = getattr(self._model.module, "prompt", None)
         if not isinstance(prompt, SoftPrompt) or not isinstance(

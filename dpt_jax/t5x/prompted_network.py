@@ -27,8 +27,8 @@ class PromptedTransformer(network.Transformer):
       prefix: any prefix of `dpt_jax.prefixes`; None for a prompt alone.
 
     Raises:
-      InputError: when a method is called: the prompt has another width than the model, or a batch
-        is packed.
+      InputError: when a method is called: the prompt has another width than the model, the model
+        is a umT5, or a batch is packed.
     """
 
     prompt: Any = None
@@ -45,6 +45,12 @@ class PromptedTransformer(network.Transformer):
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model {cfg.emb_dim} "
                 "(T5Config.emb_dim); use the model's own gin file."
+            )
+        if getattr(cfg, "relpos_bias_per_layer", False):
+            raise InputError(
+                "T5Config.relpos_bias_per_layer is True (umT5), but T5X's T5 has one position bias "
+                "for all layers of a stack. Train umT5 with dpt train, or use another model gin "
+                "file."
             )
         # T5X's setup would name its own encoder, so the parts are made here, as it makes them.
         self.shared_embedding = layers.Embed(

@@ -109,7 +109,13 @@ def _open_other(
     path: str, part: TrainState, partitioner: BasePartitioner, dtype: Any, wanted: Mapping[str, Any]
 ) -> dict[str, Any]:
     """A pretrained T5 of another kind: read one parameter at a time, whole on every host."""
-    tensors = {f"target/{name}": t for name, t in open_backbone(path).tensors.items()}
+    backbone = open_backbone(path)
+    if backbone.config.relpos_bias_per_layer:
+        raise InputError(
+            f"{path} is a umT5, with a position bias in every layer; T5X's T5 has one for all. "
+            f"Train umT5 with dpt train. {_REMEDY}"
+        )
+    tensors = {f"target/{name}": t for name, t in backbone.tensors.items()}
     check_shapes(path, {**{n: t.shape for n, t in tensors.items()}, "state/step": ()}, wanted)
     axes = mesh_axes(part, partitioner)
 

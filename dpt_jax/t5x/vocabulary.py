@@ -1,8 +1,6 @@
 """Whether a task's tokens are those of the model, found out before anything else is done."""
 
 import itertools
-import re
-from typing import Any
 
 import seqio
 from sentencepiece import SentencePieceProcessor
@@ -10,12 +8,10 @@ from t5x import models, utils
 from tensorflow import errors
 from tensorflow.io import gfile
 
+from dpt_jax.data.model_vocabulary import pieces_of, without_sentinels
+from dpt_jax.data.vocabularies import UNUSED_ROWS, check_special_ids, published
 from dpt_jax.errors import InputError
-
-# T5 pads its embedding table to a multiple of 128 rows, after 100 sentinels (ByT5 after 125) that
-# a task's vocabulary may leave out.
-_UNUSED_ROWS = 127 + 128
-_SENTINEL = re.compile("▁?<extra_id_[0-9]+>")
+from dpt_jax.tasks.settings import BYTES
 
 
 def task_vocabulary(
@@ -30,11 +26,11 @@ def task_vocabulary(
     Args:
       mixture_or_task_name: MIXTURE_OR_TASK_NAME.
       module: MIXTURE_OR_TASK_MODULE, imported to register the task.
-      file: VOCABULARY_FILE, the SentencePiece model that the checkpoint was trained with; None
-        takes the task's word for it.
+      file: VOCABULARY_FILE, the SentencePiece model that the checkpoint was trained with, or
+        "bytes"; None takes the task's word for it.
 
     Raises:
-      InputError: when they differ, or `file` cannot be read.
+      InputError: when they differ, special ids are not T5's, or `file` cannot be read.
     """
     config = utils.DatasetConfig(mixture_or_task_name, {}, "", 0, False, 0, module=module)
     vocabulary, targets = utils.get_vocabulary(config)
@@ -43,9 +39,16 @@ def task_vocabulary(
             f"Task {mixture_or_task_name!r} has another vocabulary for its targets than for its "
             "inputs, but T5 has one. Change MIXTURE_OR_TASK_NAME."
         )
+    check_special_ids(vocabulary, mixture_or_task_name)
     if file is None or not isinstance(vocabulary, seqio.SentencePieceVocabulary):
         return vocabulary
     own = vocabulary.sentencepiece_model_file
+    if file == BYTES:
+        raise InputError(
+            f"Task {mixture_or_task_name!r} has the vocabulary {own}, the model that of bytes. "
+            f"Set DPT_VOCAB={BYTES} for the tasks of dpt_jax, choose another task, or set "
+            "--gin.VOCABULARY_FILE to the checkpoint's own."
+        )
     if own != file:
         ours, theirs = _pieces(_read(file)), _pieces(vocabulary.tokenizer)
         if ours != theirs:
@@ -67,12 +70,12 @@ def check_embedded(model: models.BaseTransformerModel) -> None:
       InputError: names both sizes.
     """
     pieces, rows = model.input_vocabulary.vocab_size, model.module.config.vocab_size
-    if not 0 <= rows - pieces <= _UNUSED_ROWS:
+    if not 0 <= rows - pieces <= UNUSED_ROWS:
         name = getattr(model.input_vocabulary, "sentencepiece_model_file", model.input_vocabulary)
         raise InputError(
             f"The vocabulary {name} has {pieces} pieces, but the model embeds {rows}. Choose a "
-            "task with the model's own vocabulary (DPT_VOCAB for those of dpt_jax), or another "
-            "model gin file."
+            f"task with the model's own vocabulary{published(rows)} (DPT_VOCAB for those of "
+            "dpt_jax), or another model gin file."
         )
 
 
@@ -86,8 +89,5 @@ def _read(file: str) -> SentencePieceProcessor:
         ) from error
 
 
-def _pieces(processor: Any) -> list[str]:
-    pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
-    while pieces and _SENTINEL.fullmatch(pieces[-1]):
-        pieces.pop()
-    return pieces
+def _pieces(processor: SentencePieceProcessor) -> list[str]:
+    return without_sentinels(pieces_of(processor))

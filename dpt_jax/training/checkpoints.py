@@ -1,61 +1,92 @@
-"""Checkpoints of the trainable state (Orbax) and the exported prompts beside them.
+"""Checkpoints of the trainable state (Orbax), for a restart.
 
 Only what training changes is saved: kilobytes for a prompt. Orbax writes a step into a temporary
-folder and renames it, so a killed run leaves whole checkpoints only.
+folder and renames it; in a bucket it writes a file last that says that the step is whole. So a
+killed run leaves whole checkpoints, and others that are told from them.
+
+Which steps are kept depends on the best one, which the run knows. Orbax's CheckpointManager is not
+used: it would not list the steps of a gs:// folder without Google's own client.
 """
 
-import pathlib
+import os
+import textwrap
 from typing import Any
 
 import jax
 import numpy as np
 
-from dpt_jax.devices import watch
+from dpt_jax.devices import agreement, watch
 from dpt_jax.errors import InputError
+from dpt_jax.files import entries, remove
+from dpt_jax.paths import absolute, in_bucket
 from dpt_jax.run_files import CHECKPOINTS
 from dpt_jax.training.state import Params, TrainState
+
+# Orbax's: the file of a whole step in a bucket, and what the others are called elsewhere.
+_COMMITTED = "commit_success.txt"
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 class Checkpoints:
     """The checkpoints of one run: `MODEL_DIR/checkpoints/<step>/`, the best and the latest kept."""
 
-    def __init__(self, model_dir: str | pathlib.Path, create: bool = True):
+    def __init__(self, model_dir: str | os.PathLike, create: bool = True):
+        """Looks at what is there.
+
+        Args:
+          model_dir: the run's folder.
+          create: for the run itself: makes the folder, and clears what a killed run left half
+            written. A reader leaves alone what may be under way.
+        """
         # It takes long to import, and what predicts from a prompt reads no checkpoint.
         import orbax.checkpoint as ocp
 
-        self.directory = pathlib.Path(model_dir).absolute() / CHECKPOINTS
+        self.directory = absolute(model_dir) / CHECKPOINTS
         if not create and not self.directory.is_dir():
             raise InputError(f"{model_dir} has no {CHECKPOINTS}; is it the MODEL_DIR of a run?")
-        # Which steps are kept depends on the best one, which the trainer knows: it calls `prune`.
         self._args = ocp.args
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                enable_async_checkpointing=False,
-                create=create,
-                # What a killed run left half written; a reader leaves alone what may be under way.
-                cleanup_tmp_directories=create,
-            ),
-        )
+        self._checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        if create and agreement.is_first():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            whole = {str(step) for step in self.steps()}
+            for path in entries(self.directory):
+                if _UNFINISHED in path.name or path.name.isdigit() and path.name not in whole:
+                    remove(path)
 
     def latest_step(self) -> int | None:
-        """The last whole checkpoint's step, or None."""
-        return self._manager.latest_step()
+        """The last whole checkpoint's step, or None; the same in all processes."""
+        return agreement.broadcast_from_first(max(self.steps(), default=None))
 
     def steps(self) -> list[int]:
         """The steps that have a whole checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        found = (path for path in entries(self.directory) if path.name.isdigit())
+        if in_bucket(self.directory):
+            found = (path for path in found if (path / _COMMITTED).exists())
+        return sorted(int(path.name) for path in found)
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
-        """Saves the state and the run's progress under the state's step; returns when on disk."""
-        step = int(state.step)
-        self._manager.save(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
-            ),
-        )
-        watch.note_checkpoint(self.directory / str(step))
+        """Saves the state and the run's progress under the state's step; returns when on disk.
+
+        Raises:
+          InputError: when the disk is full, say.
+        """
+        path = self.directory / str(int(state.step))
+        try:
+            self._checkpointer.save(
+                path,
+                args=self._args.Composite(
+                    state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
+                ),
+            )
+        except (
+            OSError,
+            ValueError,
+        ) as e:  # TensorStore, which writes the arrays, raises the latter.
+            raise InputError(
+                f"Checkpoint {path} cannot be written: {_first_words(e)} Once it can be, run the "
+                "same command again: it continues from the last whole checkpoint."
+            ) from e
+        watch.note_checkpoint(path)
 
     def restore(
         self, abstract_state: TrainState, step: int | None = None
@@ -69,12 +100,10 @@ class Checkpoints:
         Raises:
           InputError: when there is no such checkpoint, or it cannot be read into that state.
         """
-        step = self.latest_step() if step is None else step
-        if step is None or step not in self._manager.all_steps():
-            raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
+        path = self._path(self.latest_step() if step is None else step)
         try:
-            restored = self._manager.restore(
-                step,
+            restored = self._checkpointer.restore(
+                path,
                 args=self._args.Composite(
                     state=self._args.StandardRestore(abstract_state),
                     progress=self._args.JsonRestore(),
@@ -82,10 +111,12 @@ class Checkpoints:
             )
         except (ValueError, KeyError, FileNotFoundError) as e:
             raise InputError(
-                f"Checkpoint {self.directory / str(step)} does not hold this run's state ({e}). "
-                "Was the optimizer changed? Use another --gin.MODEL_DIR for another run."
+                f"Checkpoint {path} does not hold this run's state: {_first_words(e)} It is "
+                "damaged, or another optimizer's. Set --gin.MODEL_DIR to another folder for "
+                "another run; or delete this checkpoint, to continue from an earlier one or the "
+                "start."
             ) from e
-        watch.note_checkpoint(self.directory / str(step))
+        watch.note_checkpoint(path)
         return restored["state"], restored["progress"]
 
     def restore_params(self, step: int) -> Params:
@@ -94,22 +125,34 @@ class Checkpoints:
         Raises:
           InputError: when there is no checkpoint of that step.
         """
-        if step not in self._manager.all_steps():
-            raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
-        restored = self._manager.restore(
-            step, args=self._args.Composite(state=self._args.StandardRestore())
+        restored = self._checkpointer.restore(
+            self._path(step), args=self._args.Composite(state=self._args.StandardRestore())
         )
         return jax.tree.map(np.asarray, restored["state"]["params"])
 
+    def _path(self, step: int | None) -> Any:
+        if step not in self.steps():
+            raise InputError(f"{self.directory} holds no checkpoint of step {step}.")
+        return self.directory / str(step)
+
     def prune(self, keep: set[int]) -> None:
         """Deletes every checkpoint whose step is not in `keep`."""
-        for step in self._manager.all_steps():
+        if not agreement.is_first():
+            return
+        for step in self.steps():
             if step not in keep:
-                self._manager.delete(step)
+                # In a bucket it is no checkpoint from here on.
+                remove(self.directory / str(step) / _COMMITTED)
+                remove(self.directory / str(step))
 
     def close(self) -> None:
         """Waits for what is under way."""
-        self._manager.close()
+        self._checkpointer.close()
+
+
+def _first_words(error: Exception) -> str:
+    """What an error says, without the pages that may follow."""
+    return textwrap.shorten(str(error), 200, placeholder=" ...")
 
 
 def abstract(state: TrainState) -> TrainState:

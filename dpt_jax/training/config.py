@@ -1,9 +1,14 @@
 """What a run is: every setting of `dpt train`, bound through gin as `RunConfig`."""
 
 import dataclasses
+import math
+import numbers
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -56,61 +61,120 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     log_period: int = 10
 
+    # The plain settings that decide what a run gives, beside those that tell its problem and its
+    # data. A run is not continued under others; see `run_folder.check_identity`.
+    RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split")
+
     def __post_init__(self):
-        _require(_positive(self.batch_size), "BATCH_SIZE", self.batch_size, "a positive integer")
-        _require(
-            _positive(self.microbatches) and self.batch_size % self.microbatches == 0,
-            "MICROBATCHES",
-            self.microbatches,
+        self._check("model_dir", _is_path, "a folder, as a text")
+        self._check("batch_size", _positive, "a positive integer")
+        self._check(
+            "microbatches",
+            lambda n: _positive(n) and self.batch_size % n == 0,
             f"a divisor of BATCH_SIZE = {self.batch_size}",
         )
-        for name in ("train_steps", "epochs", "early_stopping_patience"):
-            _require_positive_or_none(self, name, name.upper())
-        _require_positive_or_none(self, "checkpoint_period", "RunConfig.checkpoint_period")
-        _require(
-            _positive(self.log_period),
-            "RunConfig.log_period",
-            self.log_period,
-            "a positive integer",
+        for name in ("train_steps", "epochs", "early_stopping_patience", "checkpoint_period"):
+            self._check(name, _or_none(_positive), "a positive integer, or None")
+        self._check("log_period", _positive, "a positive integer")
+        self._check("random_seed", _is_seed, "an integer from 0 to 2**63 - 1")
+        self._check(
+            "clip_norm", _or_none(lambda x: _is_number(x) and x > 0), "a positive number, or None"
         )
-        _require(
-            isinstance(self.mesh, Sequence) and all(isinstance(n, int) for n in self.mesh),
-            "MESH",
-            self.mesh,
+        self._check("eval_split", _is_text, "a split's name, as a text")
+        self._check(
+            "mesh",
+            lambda sizes: isinstance(sizes, Sequence) and all(isinstance(n, int) for n in sizes),
             "three sizes (data, fsdp, model), such as (-1, 1, 1)",
         )
-        _require(
-            self.frozen_dtype is None or _is_dtype(self.frozen_dtype),
-            "FROZEN_DTYPE",
-            self.frozen_dtype,
-            "None, 'bfloat16' or 'float32'",
-        )
-        _require(
-            self.eval_period == "epoch" or self.eval_period == 0 or _positive(self.eval_period),
-            "EVAL_PERIOD",
-            self.eval_period,
+        self._check("frozen_dtype", _or_none(_is_dtype), "None, 'bfloat16' or 'float32'")
+        self._check(
+            "eval_period",
+            lambda n: n == "epoch" or _is_integer(n) and n >= 0,
             "a number of steps, 'epoch', or 0 for no evaluation",
         )
         # The names alone are enough in gin: `OPTIMIZER = @optax.lion`, without parentheses.
-        _require(callable(self.optimizer), "OPTIMIZER", self.optimizer, "one like @optax.adamw")
-        _require(
-            callable(self.learning_rate),
-            "LEARNING_RATE",
-            self.learning_rate,
+        self._check("optimizer", callable, "one like @optax.adamw")
+        self._check(
+            "learning_rate",
+            callable,
             "a schedule such as @schedules.constant, whose height is LEARNING_RATE_PEAK",
         )
         if self.train_steps is None and self.epochs is None:
             raise InputError("How long to train is not set: set --gin.TRAIN_STEPS or --gin.EPOCHS.")
 
+    def _check(self, field: str, good: Callable[[Any], bool], wanted: str) -> None:
+        value = getattr(self, field)
+        if not good(value):
+            flag = flag_of(field)
+            raise InputError(f"{flag} is {value!r}; it must be {wanted}. Set --gin.{flag}.")
+
     def make_optimizer(
         self, train_steps: int
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The optimizer of a run of so many steps, and the learning rate that it uses."""
+        """The optimizer of a run of so many steps, and the learning rate that it uses.
+
+        Raises:
+          InputError: when the optimizer needs more than gradients and parameters.
+        """
         schedule = self.learning_rate(train_steps)
-        optimizer = self.optimizer(schedule)
+        optimizer = _made(self.optimizer, schedule)
         if self.clip_norm is not None:
             optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
         return optimizer, schedule
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """How many steps a run takes."""
+        return self.train_steps or (self.epochs or 0) * steps_per_epoch
+
+    def check_optimizer(self, params: Any, train_steps: int) -> None:
+        """Tries the optimizer and its learning rate, on shapes alone.
+
+        Args:
+          params: what is trained; anything that has shapes and dtypes.
+          train_steps: of the run.
+
+        Raises:
+          InputError: when they cannot be used.
+        """
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        try:
+            optimizer, schedule = self.make_optimizer(train_steps)
+            rate = float(schedule(0))
+            jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
+        except InputError:
+            raise
+        except Exception as e:  # Any optimizer will do, and so will any error.
+            what = str(e).strip().partition("\n")[0]
+            raise InputError(
+                f"OPTIMIZER or LEARNING_RATE cannot be used: {type(e).__name__}: {what}. Set "
+                "--gin.OPTIMIZER, --gin.LEARNING_RATE, or the settings that they are bound to."
+            ) from e
+        if not math.isfinite(rate):
+            raise InputError(
+                f"The learning rate is {rate}; it must be a finite number. Set "
+                "--gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
+            )
+
+
+def _made(
+    make: Callable[[optax.Schedule], optax.GradientTransformation], schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The optimizer, after it was asked for the update of an array of no contents.
+
+    Some of Optax's take numbers for a schedule, or search along a line and ask for the loss itself.
+    """
+    try:
+        optimizer = make(schedule)
+        array = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+        jax.eval_shape(lambda x: optimizer.update(x, optimizer.init(x), x), array)
+    except (TypeError, ValueError, AttributeError, IndexError) as e:
+        name = getattr(make, "__name__", make)
+        raise InputError(
+            f"OPTIMIZER is {name}, which cannot be used: {str(e).partition(chr(10))[0]} An "
+            "optimizer is called with a learning-rate schedule, and its update with gradients and "
+            "parameters alone. Set --gin.OPTIMIZER, as to @optax.adamw."
+        ) from e
+    return optimizer
 
 
 # What `RunConfig` takes for `overlength` and `scoring`.
@@ -162,24 +226,42 @@ class RunConfig(TrainingConfig):
     beam_size: int = 1
     best_metric: str | None = None
 
+    RECIPE: ClassVar[tuple[str, ...]] = (
+        *TrainingConfig.RECIPE,
+        "z_loss",
+        "scoring",
+        "beam_size",
+        "best_metric",
+    )
+
     def __post_init__(self):
-        lengths = self.task_feature_lengths
-        _require(
-            isinstance(lengths, Mapping)
-            and all(_positive(lengths.get(k)) for k in ("inputs", "targets")),
-            "TASK_FEATURE_LENGTHS",
-            lengths,
+        self._check(
+            "task_feature_lengths",
+            lambda lengths: (
+                isinstance(lengths, Mapping)
+                and all(_positive(lengths.get(k)) for k in ("inputs", "targets"))
+            ),
             "like {'inputs': 256, 'targets': 16}",
         )
         super().__post_init__()
-        _require(_positive(self.num_buckets), "NUM_BUCKETS", self.num_buckets, "a positive integer")
-        _require_positive_or_none(self, "eval_batch_size", "EVAL_BATCH_SIZE")
-        _require(
-            _positive(self.beam_size), "RunConfig.beam_size", self.beam_size, "a positive integer"
+        self._check("model", lambda model: hasattr(model, "emb_dim"), "one like @models.T5Config()")
+        self._check(
+            "prompt",
+            _or_none(lambda prompt: hasattr(prompt, "embed_dim")),
+            "one like @prompts.DecomposedPrompt(), or None",
         )
+        for name in ("num_buckets", "beam_size"):
+            self._check(name, _positive, "a positive integer")
+        self._check("eval_batch_size", _or_none(_positive), "a positive integer, or None")
+        self._check("z_loss", lambda x: _is_number(x) and x >= 0, "a number, 0 or more")
+        for name in ("mixture_or_task_name", "train_split"):
+            self._check(name, _is_text, "a name, as a text")
+        self._check("initial_checkpoint_path", _or_none(_is_path), "a path, as a text, or None")
+        for name in ("mixture_or_task_module", "best_metric"):
+            self._check(name, _or_none(_is_text), "a text, or None")
+        self._check("trainable", _or_none(_is_pattern), "a regular expression, or None")
         for name, choices in (("overlength", OVERLENGTH), ("scoring", SCORINGS)):
-            value = getattr(self, name)
-            _require(value in choices, name.upper(), value, f"one of {', '.join(choices)}")
+            self._check(name, choices.__contains__, f"one of {', '.join(choices)}")
         if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model "
@@ -199,18 +281,56 @@ class RunConfig(TrainingConfig):
         return ".*" if self.prompt is None else "prompt/.*"
 
 
-def _require(ok: bool, name: str, value: Any, wanted: str) -> None:
-    if not ok:
-        raise InputError(f"{name} is {value!r}; it must be {wanted}. Set --gin.{name}.")
+# The fields that no gin macro sets.
+_WITHOUT_MACRO = (
+    "beam_size",
+    "checkpoint_period",
+    "eval_split",
+    "log_period",
+    "train_split",
+    "trainable",
+    "z_loss",
+)
 
 
-def _require_positive_or_none(config: TrainingConfig, field: str, name: str) -> None:
-    value = getattr(config, field)
-    _require(value is None or _positive(value), name, value, "a positive integer")
+def flag_of(field: str) -> str:
+    """The gin macro or binding that sets a field, as after `--gin.`."""
+    return f"RunConfig.{field}" if field in _WITHOUT_MACRO else field.upper()
+
+
+def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or good(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return _is_integer(value) and value > 0
+
+
+def _is_seed(value: Any) -> bool:
+    return _is_integer(value) and 0 <= value < 2**63
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | os.PathLike)
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return bool(re.compile(value))
+    except (re.error, TypeError):
+        return False
 
 
 def _is_dtype(name: Any) -> bool:

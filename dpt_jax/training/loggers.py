@@ -1,14 +1,19 @@
 """What a run leaves of its metrics: `metrics.jsonl` and TensorBoard."""
 
 import json
-import pathlib
+import os
 import socket
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from dpt_jax.files import atomic_write, json_dumps
+from dpt_jax.files import json_dumps, write_bytes
+from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import METRICS
+
+# A bucket's objects cannot grow: what is written between is lost when the process is killed, and
+# belongs to steps after the last checkpoint.
+_SECONDS_BETWEEN_WRITES = 30.0
 
 
 class MetricsLog:
@@ -18,32 +23,43 @@ class MetricsLog:
     metric that is not a finite number is null.
     """
 
-    def __init__(self, model_dir: str | pathlib.Path, resume_step: int):
+    def __init__(self, model_dir: str | os.PathLike, resume_step: int):
         """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint."""
-        self._path = pathlib.Path(model_dir) / METRICS
-        self._drop_after(resume_step)
-        self._file = open(self._path, "a", buffering=1)
+        path = as_path(model_dir) / METRICS
+        self._file = growing_file(path, _lines_until(path, resume_step))
         self._tensorboard = Events(model_dir, resume_step)
 
-    def _drop_after(self, step: int) -> None:
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text().splitlines(keepends=True):
-            # The last line of a killed run may be cut short; it then lies beyond the checkpoint.
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
-        with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(kept))
-
     def write(
-        self, step: int, split: str, metrics: Mapping[str, float], task: str | None = None
+        self,
+        step: int,
+        split: str,
+        metrics: Mapping[str, float],
+        task: str | None = None,
+        shown: Mapping[str, Any] | None = None,
     ) -> None:
-        """Appends a line, and the same numbers to TensorBoard under `split/task/name`."""
+        """Appends a line, and the same numbers to TensorBoard under `split/task/name`.
+
+        Args:
+          step: updates made.
+          split: what was measured, and where.
+          metrics: numbers by name.
+          task: the task whose numbers they are.
+          shown: what TensorBoard shows beside them, as `TaskResult.shown`.
+        """
         line = {"step": step, "split": split, "task": task} | dict(metrics)
-        self._file.write(json_dumps(line) + "\n")
+        self._file.write(f"{json_dumps(line)}\n".encode())
+        self._file.flush()
         prefix = f"{split}/{task}/" if task else f"{split}/"
-        self._tensorboard.write(step, {prefix + k: v for k, v in metrics.items()})
+        self._tensorboard.write(
+            step,
+            {prefix + k: v for k, v in metrics.items()},
+            {prefix + k: v for k, v in (shown or {}).items()},
+        )
+
+    def sync(self) -> None:
+        """Returns when all that was written is where a restart finds it."""
+        self._file.sync()
+        self._tensorboard.sync()
 
     def close(self) -> None:
         """Closes both."""
@@ -51,10 +67,21 @@ class MetricsLog:
         self._tensorboard.close()
 
 
+def _lines_until(path: Any, step: int) -> bytes:
+    """The lines of a log up to a step."""
+    try:
+        lines = path.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return b""
+    # The last line of a killed run may be cut short; it then lies beyond the checkpoint.
+    kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+    return "".join(kept).encode()
+
+
 class Events:
     """A file of TensorBoard events in a run's folder, written without TensorFlow."""
 
-    def __init__(self, model_dir: str | pathlib.Path, resume_step: int):
+    def __init__(self, model_dir: str | os.PathLike, resume_step: int):
         """Starts a file of its own; of those before, TensorBoard forgets what is beyond the step.
 
         Args:
@@ -67,13 +94,16 @@ class Events:
         self._event = Event
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        self._records = RecordWriter(open(pathlib.Path(model_dir) / name, "xb"))
+        self._file = growing_file(as_path(model_dir) / name, b"")
+        self._records = RecordWriter(self._file)
         self._append(file_version="brain.Event:2")
         started = SessionLog(status=SessionLog.START)
         self._append(step=resume_step + 1, session_log=started)
 
-    def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Adds scalars by tag, float32, as `tf.summary.scalar` would."""
+    def write(
+        self, step: int, scalars: Mapping[str, float], others: Mapping[str, Any] | None = None
+    ) -> None:
+        """Adds scalars by tag, float32, as `tf.summary.scalar` would, and other summary values."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.compat.proto.tensor_pb2 import TensorProto
         from tensorboard.compat.proto.types_pb2 import DT_FLOAT
@@ -87,6 +117,8 @@ class Events:
             )
             for tag, value in scalars.items()
         ]
+        for tag, value in (others or {}).items():
+            values.append(Summary.Value(tag=tag, metadata=value.metadata, tensor=value.tensor))
         self._append(step=step, summary=Summary(value=values))
 
     def _append(self, **fields: Any) -> None:
@@ -95,9 +127,50 @@ class Events:
         # A run writes few of them, and someone may be watching.
         self._records.flush()
 
+    def sync(self) -> None:
+        """Returns when all that was written is where a restart finds it."""
+        self._file.sync()
+
     def close(self) -> None:
         """Closes the file."""
-        self._records.close()
+        self._file.close()
+
+
+def growing_file(path: Any, start: bytes) -> "_File | _Object":
+    """A file to write to at its end, whose contents so far are replaced by `start`."""
+    write_bytes(path, start)
+    return _Object(path, start) if in_bucket(path) else _File(path)
+
+
+class _File:
+    """A file that grows."""
+
+    def __init__(self, path: Any):
+        file = open(path, "ab")
+        self.write, self.flush, self.close = file.write, file.flush, file.close
+        self.sync = file.flush
+
+
+class _Object:
+    """An object of a bucket, which is written anew with all that it has had, now and then."""
+
+    def __init__(self, path: Any, start: bytes):
+        self._path, self._data = path, bytearray(start)
+        self._written, self._at = len(start), time.monotonic()
+
+    def write(self, data: bytes) -> None:
+        self._data += data
+
+    def flush(self) -> None:
+        if time.monotonic() - self._at > _SECONDS_BETWEEN_WRITES:
+            self.sync()
+
+    def sync(self) -> None:
+        if self._written < len(self._data):
+            write_bytes(self._path, bytes(self._data))
+        self._written, self._at = len(self._data), time.monotonic()
+
+    close = sync
 
 
 class Silent:
@@ -105,4 +178,4 @@ class Silent:
 
     def _nothing(self, *args: Any, **kwargs: Any) -> None: ...
 
-    write = update = say = close = _nothing
+    write = sync = update = say = close = _nothing

@@ -23,14 +23,17 @@ class TaskResult:
 
     Attributes:
       task: the task's name.
-      metrics: the task's metrics by name.
+      metrics: the task's metrics by name, as far as they are numbers.
       predictions: one record per example, ready for JSON. There are none on processes other than
         the first, and for averages over tasks.
+      shown: metrics that are no numbers (texts, pictures), as TensorBoard's `Summary.Value`s
+        without a tag; there are none where there are no predictions.
     """
 
     task: str
     metrics: dict[str, float]
     predictions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    shown: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

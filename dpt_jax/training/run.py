@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 import signal
 import sys
 import time
@@ -19,6 +18,8 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
 from dpt_jax.errors import NonFiniteLossError, Stopped
 from dpt_jax.files import json_ready, write_json, write_json_lines
+from dpt_jax.locks import Lock
+from dpt_jax.paths import as_path
 from dpt_jax.progress import Progress
 from dpt_jax.training import checkpoints
 from dpt_jax.training.config import TrainingConfig
@@ -59,6 +60,7 @@ class Run:
         problem: Problem,
         mesh: Mesh,
         frozen: Params | None = None,
+        lock: Lock | None = None,
     ):
         """Takes the run up where its folder left it.
 
@@ -67,12 +69,13 @@ class Run:
           problem: what to train.
           mesh: the devices.
           frozen: the frozen parameters, where they are on their devices already.
+          lock: what keeps other runs out of the folder.
         """
-        self.config, self.problem, self.mesh = config, problem, mesh
+        self.config, self.problem, self.mesh, self.lock = config, problem, mesh, lock
         # The process that writes what is written once, and talks.
         self.first = agreement.is_first()
         steps_per_epoch = problem.data.steps_per_epoch
-        self.total_steps = config.train_steps or (config.epochs or 0) * steps_per_epoch
+        self.total_steps = config.total_steps(steps_per_epoch)
         asked = config.eval_period
         self.eval_period = steps_per_epoch if isinstance(asked, str) else asked
         if problem.evaluate is None:
@@ -111,7 +114,9 @@ class Run:
         self.checkpoints = checkpoints.Checkpoints(config.model_dir)
         self.saved_step = self.checkpoints.latest_step()
         if self.saved_step is not None:
-            self.state, progress = self.checkpoints.restore(checkpoints.abstract(self.state))
+            self.state, progress = self.checkpoints.restore(
+                checkpoints.abstract(self.state), self.saved_step
+            )
             self.best = BestSoFar(**progress["best"])
             self.train_seconds = progress["train_seconds"]
             self.unlogged = {int(step): m for step, m in progress["unlogged"].items()}
@@ -253,9 +258,10 @@ class Run:
     def _evaluate(self, step: int) -> None:
         assert self.problem.evaluate is not None  # There is a period, so there is an evaluation.
         found = self.problem.evaluate(merge_params(self.state.params, self.frozen))
-        folder = pathlib.Path(self.config.model_dir) / run_files.PREDICTIONS
+        folder = as_path(self.config.model_dir) / run_files.PREDICTIONS
         for result in found.results:
-            self.log.write(step, self.config.eval_split, result.metrics, task=result.task)
+            split, metrics = self.config.eval_split, result.metrics
+            self.log.write(step, split, metrics, task=result.task, shown=result.shown)
             if self.first and result.predictions:
                 write_json_lines(folder / f"{result.task}_{step}.jsonl", result.predictions)
             self.progress.say(f"step {step}  {result.task}: {_shown(result.metrics)}")
@@ -268,11 +274,14 @@ class Run:
         # The loss is that of the parameters before the update.
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
             raise self._diverged("a trained parameter is not finite", step)
+        if self.lock is not None:
+            self.lock.check()
         # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
         if self.first and self.problem.save_trained is not None:
             folder = run_files.numpy_checkpoint(self.config.model_dir, step)
             self.problem.save_trained(folder, jax.device_get(self.state.params))
         self.summary()
+        self.log.sync()
         if step != self.saved_step:
             self.checkpoints.save(
                 self.state,
@@ -305,7 +314,7 @@ class Run:
         if self.has_plateaued():
             summary["stopped_early"] = True
         if self.first:
-            path = pathlib.Path(self.config.model_dir) / run_files.SUMMARY
+            path = as_path(self.config.model_dir) / run_files.SUMMARY
             write_json(path, summary)
         return json_ready(summary)
 

@@ -1,8 +1,9 @@
 """A run's folder: what it was started with, and where its results are."""
 
+import contextlib
 import dataclasses
 import json
-import pathlib
+import os
 import socket
 import time
 from collections.abc import Collection, Mapping
@@ -11,23 +12,43 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
-from dpt_jax import __version__
+from dpt_jax import __version__, locks, run_files
 from dpt_jax.errors import InputError
-from dpt_jax.files import TEMPORARY_MARK, atomic_write, write_json
+from dpt_jax.files import (
+    clear_unfinished,
+    entries,
+    remove,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from dpt_jax.paths import as_path
 from dpt_jax.run_files import CHECKPOINTS, CONFIG, IDENTITY, METRICS, NUMPY_CHECKPOINTS
+from dpt_jax.training import recipe
 from dpt_jax.training.config import TrainingConfig
 from dpt_jax.training.problem import Problem
 
 # What a run writes before its identity could be missing.
 _OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)
+# What the next run in a folder where nothing was trained may not write itself.
+_OF_ONE_RUN = (
+    run_files.FEW_SHOT,
+    run_files.VOCABULARY,
+    run_files.PIECES,
+    run_files.METRICS,
+    run_files.PREDICTIONS,
+)
 
 
-def identity(config: TrainingConfig, problem: Mapping[str, Any]) -> dict[str, Any]:
+def identity(
+    config: TrainingConfig, problem: Mapping[str, Any], gin_config: str = ""
+) -> dict[str, Any]:
     """What must not change when a run is continued, as flat JSON.
 
     Args:
       config: how to train.
       problem: `Problem.identity`, or as much of it as is known.
+      gin_config: the operative gin configuration, or as much of it as is known.
     """
     frozen = None if config.frozen_dtype is None else str(config.frozen_dtype)
     own = {
@@ -36,7 +57,7 @@ def identity(config: TrainingConfig, problem: Mapping[str, Any]) -> dict[str, An
         "data.random_seed": config.random_seed,
         "frozen_dtype": frozen,
     }
-    return json.loads(json.dumps(own | flat(problem)))
+    return json.loads(json.dumps(own | recipe.describe(config, gin_config) | flat(problem)))
 
 
 def everything(config: TrainingConfig, problem: Problem) -> dict[str, Any]:
@@ -60,23 +81,32 @@ def flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(
-    config: TrainingConfig, problem: Mapping[str, Any], unknown: Collection[str] = ()
+    config: TrainingConfig,
+    problem: Mapping[str, Any],
+    unknown: Collection[str] = (),
+    gin_config: str = "",
 ) -> bool:
-    """Whether `model_dir` holds this run already (True) or nothing (False). Writes nothing.
+    """Whether `model_dir` holds this run already (True) or nothing of worth. Writes nothing.
+
+    A folder in which nothing has been trained yet is no run's: what was asked for in vain, a typing
+    error say, must not stand in the way of what is asked for next.
 
     Args:
       config: how to train.
       problem: `Problem.identity`, or as much of it as is known.
       unknown: names in it that are not known yet, and not compared.
+      gin_config: the operative gin configuration, or as much of it as is known.
 
     Raises:
       InputError: when it holds another run, with every difference, or a run of unknown identity.
     """
-    folder = pathlib.Path(config.model_dir)
+    if not os.fspath(config.model_dir):
+        raise InputError("MODEL_DIR is empty; set --gin.MODEL_DIR to the run's folder.")
+    folder = as_path(config.model_dir)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"MODEL_DIR = {folder} is a file; set --gin.MODEL_DIR to a folder.")
-    path = folder / IDENTITY
-    if not path.exists():
+    saved = _saved_identity(folder)
+    if saved is None:
         traces = [name for name in _OTHER_TRACES if _holds_something(folder / name)]
         if traces:
             raise InputError(
@@ -84,27 +114,72 @@ def check_identity(
                 "known which run they belong to. Set --gin.MODEL_DIR to another folder."
             )
         return False
-    saved = json.loads(path.read_text())
-    asked = identity(config, problem)
-    names = (saved.keys() | asked.keys()) - set(unknown)
-    differing = sorted(name for name in names if saved.get(name) != asked.get(name))
-    if differing:
-        lines = [f"  {k}: saved {saved.get(k)!r}, now {asked.get(k)!r}" for k in differing]
+    lines = _differences(saved, identity(config, problem, gin_config), unknown, gin_config)
+    if lines and run_files.holds_training(folder):
         raise InputError(
             f"MODEL_DIR = {folder} holds a run that differs from the one asked for; nothing was "
             "changed:\n" + "\n".join(lines) + "\nSet --gin.MODEL_DIR to another folder for a new "
             "run, or use the saved settings to continue this one."
         )
-    return True
+    return not lines
 
 
-def check_shared(model_dir: str | pathlib.Path) -> None:
+def _saved_identity(folder: Any) -> dict[str, Any] | None:
+    try:
+        return run_files.read_json(
+            folder / IDENTITY,
+            "It says which run the folder holds. Set --gin.MODEL_DIR to another folder, or copy "
+            "this one again.",
+        )
+    except FileNotFoundError:
+        return None
+
+
+def _differences(
+    saved: Mapping[str, Any], asked: Mapping[str, Any], unknown: Collection[str], gin_config: str
+) -> list[str]:
+    """What differs, a line each."""
+    lines = []
+    for name in sorted((saved.keys() | asked.keys()) - set(unknown)):
+        before, now = saved.get(name), asked.get(name)
+        if before == now:
+            continue
+        if not recipe.is_part(name):
+            lines.append(f"  {name}: saved {before!r}, now {now!r}")
+        # Earlier versions kept no recipe, and another optimizer has other settings.
+        elif name in saved and name in asked:
+            flag, value = recipe.shown(name, now, gin_config)
+            lines.append(
+                f"  {flag}: saved {recipe.shown(name, before, gin_config)[1]}, now {value}"
+            )
+    return lines
+
+
+def keeps_recipe(model_dir: str | os.PathLike) -> bool:
+    """Whether a run's folder says by which recipe it was trained; earlier versions' do not."""
+    return any(map(recipe.is_part, _saved_identity(as_path(model_dir)) or {}))
+
+
+def locked(model_dir: str | os.PathLike) -> contextlib.AbstractContextManager[locks.Lock]:
+    """A block in which no other run writes into the folder; one process of a run holds the lock.
+
+    Raises:
+      InputError: another run is training there, or the folder cannot be written.
+    """
+    return locks.locked(
+        as_path(model_dir) / run_files.LOCK,
+        f"Another run is training in MODEL_DIR = {model_dir}",
+        "Wait for it, or set --gin.MODEL_DIR to another folder.",
+    )
+
+
+def check_shared(model_dir: str | os.PathLike) -> None:
     """Checks that this process sees what the first one has written.
 
     Raises:
       InputError: it does not, also after a minute, which network file systems may take.
     """
-    path = pathlib.Path(model_dir) / IDENTITY
+    path = as_path(model_dir) / IDENTITY
     deadline = time.monotonic() + 60
     while not path.exists():
         if time.monotonic() > deadline:
@@ -116,33 +191,31 @@ def check_shared(model_dir: str | pathlib.Path) -> None:
         time.sleep(0.5)
 
 
-def _holds_something(path: pathlib.Path) -> bool:
+def _holds_something(path: Any) -> bool:
     # A run killed as it started may leave a folder, but nothing in it.
-    return any(path.iterdir()) if path.is_dir() else path.exists()
+    return bool(entries(path)) if path.is_dir() else path.exists()
 
 
-def clear_unfinished(model_dir: str | pathlib.Path) -> None:
-    """Deletes the temporary files that writers leave when they are killed."""
-    for path in pathlib.Path(model_dir).rglob(f".*{TEMPORARY_MARK}*"):
-        path.unlink(missing_ok=True)
-
-
-def write_identity(config: TrainingConfig, problem: Problem, gin_config: str) -> None:
+def begin(config: TrainingConfig, problem: Problem, gin_config: str) -> None:
     """Writes what a run was started with, the identity last: it says that the run exists.
+
+    What killed writers left is cleared, and what another run left that came to nothing.
 
     Args:
       config: how to train.
       problem: what is trained.
       gin_config: `config.gin`; none is written when it is empty.
     """
-    folder = pathlib.Path(config.model_dir)
+    folder = as_path(config.model_dir)
+    clear_unfinished(folder)
+    if not check_identity(config, problem.identity, gin_config=gin_config):
+        for name in _OF_ONE_RUN:
+            remove(folder / name)
     for name, value in problem.files.items():
         if isinstance(value, bytes):
-            with atomic_write(folder / name) as temporary:
-                temporary.write_bytes(value)
+            write_bytes(folder / name, value)
         else:
             write_json(folder / name, value)
     if gin_config:
-        with atomic_write(folder / CONFIG) as temporary:
-            temporary.write_text(gin_config)
-    write_json(folder / IDENTITY, identity(config, problem.identity))
+        write_text(folder / CONFIG, gin_config)
+    write_json(folder / IDENTITY, identity(config, problem.identity, gin_config))

@@ -7,12 +7,18 @@ optimizer, so the rate that is logged is the one that is used. In gin::
     schedules.linear_warmup_linear_decay.peak = 0.3
 """
 
+import math
+import numbers
+
 import optax
+
+from dpt_jax.errors import InputError
 
 
 def constant(train_steps: int, peak: float = 0.3) -> optax.Schedule:
     """The same rate at every step (DPT paper, section 3: 0.3)."""
     del train_steps
+    _check("LEARNING_RATE_PEAK", peak, math.inf)
     return optax.constant_schedule(peak)
 
 
@@ -23,6 +29,8 @@ def linear_warmup_linear_decay(
 
     The DPT authors' released code trains with this one.
     """
+    _check("LEARNING_RATE_PEAK", peak, math.inf)
+    _check("schedules.linear_warmup_linear_decay.warmup_fraction", warmup_fraction, 1)
     warmup = max(1, round(train_steps * warmup_fraction))
     return (
         optax.warmup_constant_schedule(0.0, peak, warmup)
@@ -37,3 +45,10 @@ def linear_warmup_linear_decay(
             )
         )
     )
+
+
+def _check(flag: str, value: float, most: float) -> None:
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and 0 <= value <= most):
+        wanted = "a number, 0 or more" if most == math.inf else f"a number from 0 to {most}"
+        raise InputError(f"{flag} is {value!r}; it must be {wanted}. Set --gin.{flag}.")

@@ -3,15 +3,20 @@
 import json
 import re
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dpt_jax import files
 from dpt_jax.cli.main import main
+from dpt_jax.errors import InputError
 from dpt_jax.interop import load_factors, load_prompt, save_prompt
+from dpt_jax.interop.prompt_exports import export_prompt
 from tests.support import runs
+from tests.support.killed import killed_while_writing
 
 SHAPE = (runs.PROMPT_LENGTH, runs.WIDTH)
 
@@ -306,3 +311,50 @@ def test_a_decomposed_prompt_continues_from_its_factors(run, tmp_path, capsys):
     before = load_factors(run / "numpy_checkpoints" / "checkpoint_4")
     after = load_factors(tmp_path / "next" / "numpy_checkpoints" / "checkpoint_1")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), before, after)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("name", "format", "swaps"),
+    [
+        ("folder", "npy", True),
+        ("folder", "npy", False),
+        ("adapter", "peft", True),
+        ("one.npy", "npy", True),
+    ],
+)
+def test_an_export_that_is_killed_anywhere_leaves_the_old_prompt_or_the_new_one(
+    tmp_path, monkeypatch, name, format, swaps
+):
+    if not swaps:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    rng = np.random.default_rng(0)
+    old, new = (rng.normal(size=(3, 8)).astype("f4") for _ in range(2))
+    target = tmp_path / "out" / name
+    for changes in range(60):
+        export_prompt(target, old, format=format)
+        died = killed_while_writing(changes, lambda: export_prompt(target, new, format=format))
+        # Without a swap of folders there is a moment in which the name stands for nothing.
+        if swaps or target.exists():
+            found = load_prompt(target)
+            assert any(np.array_equal(found, prompt) for prompt in (old, new)), changes
+        if not died:
+            break
+    assert np.array_equal(found, new) and changes > 5
+    # What the kills left is gone, now that an export has come to its end.
+    assert not [path for path in target.parent.rglob("*") if ".tmp-" in path.name]
+
+
+def test_an_export_replaces_what_a_link_stands_for_and_never_the_working_directory(
+    tmp_path, monkeypatch
+):
+    prompt = np.ones((3, 8), np.float32)
+    (tmp_path / "link").symlink_to(tmp_path / "first", target_is_directory=True)
+    for factor in (1, 2):
+        export_prompt(tmp_path / "link", factor * prompt)
+    assert (tmp_path / "link").is_symlink()
+    np.testing.assert_array_equal(load_prompt(tmp_path / "first"), 2 * prompt)
+    monkeypatch.chdir(tmp_path / "first")
+    with pytest.raises(InputError, match="holds the working directory"):
+        export_prompt(Path("."), prompt)

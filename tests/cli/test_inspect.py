@@ -112,7 +112,8 @@ def test_a_numpy_checkpoint_and_a_safetensors_file_are_named(report, tmp_path, p
 
 
 def test_adapters_are_named_by_their_type(report, tmp_path, prompt):
-    for kind, name in (("PROMPT_TUNING", "prompt_embeddings"), ("LORA", "q.lora_A.weight")):
+    table = "prompt_embeddings"
+    for kind, name in (("PROMPT_TUNING", table), ("P_TUNING", table), ("LORA", "q.lora_A.weight")):
         folder = tmp_path / kind
         folder.mkdir()
         save_file({name: prompt}, folder / "adapter_model.safetensors")
@@ -123,7 +124,7 @@ def test_adapters_are_named_by_their_type(report, tmp_path, prompt):
         assert kind in found["summary"]
         assert found["details"]["base_model_name_or_path"] == "t5-base"
         assert [row["name"] for row in found["parameters"]] == [name]
-        assert ("prompt" in found) == (kind == "PROMPT_TUNING")
+        assert ("prompt" in found) == (kind != "LORA")
     # PEFT makes two blocks of rows for a T5 and uses the first.
     found = report(tmp_path / "PROMPT_TUNING")
     assert found["prompt"]["length"] == 3 and "first 3 rows" in found["details"]["note"]

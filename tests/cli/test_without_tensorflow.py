@@ -21,7 +21,7 @@ sys.modules.update(dict.fromkeys(BANNED))
 from dpt_jax.cli.main import main
 assert "jax" not in sys.modules and "numpy" not in sys.modules
 for argv, text in json.loads(sys.argv[1]):
-    sys.stdin, output = io.StringIO(text), io.StringIO()
+    sys.stdin, output = io.TextIOWrapper(io.BytesIO(text.encode())), io.StringIO()
     with contextlib.redirect_stdout(output):
         status = main(argv)
     print(json.dumps([status, output.getvalue()]))
@@ -92,7 +92,7 @@ def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
     # What a process with SeqIO predicts, from the task's own vocabulary.
     capsys.readouterr()
     (run / run_files.VOCABULARY).rename(tmp_path / "vocabulary.json")
-    monkeypatch.setattr("sys.stdin", io.StringIO(LINES))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LINES.encode())))
     assert main(["predict", f"--model_dir={run}"]) == 0
     assert answers[0][1] == answers[1][1] == capsys.readouterr().out
     prompt = run_files.numpy_checkpoint(run, 2) / run_files.PROMPT

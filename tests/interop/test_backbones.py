@@ -120,7 +120,11 @@ def test_another_model_size_names_the_first_parameter_and_both_shapes(folder):
         ({"num_encoder_layers": 1}, r"encoder/layers_1/\S+ has shape .* no such parameter"),
         ({"num_heads": 3, "head_dim": 4}, r"encoder/relpos_bias/rel_embedding has shape \(2, 32\)"),
         ({"logits_via_embedding": True}, r"decoder/logits_dense/kernel has shape \(16, 24\)"),
-        ({"mlp_activations": ("silu", "linear")}, r"mlp_activations are \('gelu', 'linear'\)"),
+        ({"mlp_activations": ("silu", "linear")}, r"mlp_activations is \('gelu', 'linear'\)"),
+        (
+            {"relpos_bias_per_layer": True},
+            "relpos_bias_per_layer is False, .* model file says True",
+        ),
     ],
 )
 def test_every_other_difference_of_the_model_is_named(folder, change, named):

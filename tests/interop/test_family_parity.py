@@ -47,6 +47,8 @@ FAMILIES = {
     "lm_adapted": {**V1_1, "output_past": True},
     "flan_t5": {**V1_1, "n_positions": 512, "task_specific_params": {"summarization": {}}},
     "mt5": {**V1_1, "tokenizer_class": "T5Tokenizer"},
+    "umt5": {**V1_1, "num_decoder_layers": 1, "tokenizer_class": "T5Tokenizer"},
+    "umt5_tied": {**V1_1, "tie_word_embeddings": True, "num_layers": 1},
     "byt5": {
         **V1_1,
         "d_model": 1472,
@@ -64,13 +66,13 @@ SOURCE, DECODER_INPUT, TARGET = random_batch(17, STEPS)
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request, tmp_path_factory):
     """The PyTorch model in evaluation mode, and the folder that it saved."""
-    kind = "MT5" if request.param == "mt5" else "T5"
+    kind = {"mt5": "MT5", "umt5": "UMT5", "umt5_tied": "UMT5"}.get(request.param, "T5")
     config = getattr(transformers, f"{kind}Config")(
         **FAMILIES[request.param], dropout_rate=0.0, decoder_start_token_id=0
     )
     torch.manual_seed(7)
     model = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
-    if request.param != "t5_1_0":
+    if not FAMILIES[request.param].get("tie_word_embeddings", True):
         # Transformers ties the two in every new model; all these have two.
         head = torch.randn(model.lm_head.weight.shape) * config.d_model**-0.5
         model.lm_head.weight = torch.nn.Parameter(head)
@@ -78,6 +80,8 @@ def family(request, tmp_path_factory):
         for name, parameter in model.named_parameters():
             if "layer_norm" in name:
                 parameter.copy_(1 + 0.3 * torch.randn(parameter.shape))
+            elif "relative_attention_bias" in name:
+                parameter.copy_(torch.randn(parameter.shape))
     folder = tmp_path_factory.mktemp(request.param) / "hf"
     model.save_pretrained(folder)
     return model, folder

@@ -124,6 +124,66 @@ def test_an_untied_output_projection_under_a_tied_config_is_refused(model, folde
         load_backbone(folder)
 
 
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+
+
+def rewrite(model, folder, kept, change=lambda weights: None):
+    """The folder's weights with those of the embedding tables that are named in `kept`."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in {*EMBEDDINGS, "lm_head.weight"} - set(kept):
+        weights.pop(name)
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [*((name,) for name in EMBEDDINGS), EMBEDDINGS[1:], EMBEDDINGS],
+    ids=lambda kept: "+".join(name.split(".")[0] for name in kept),
+)
+def test_one_table_under_any_of_its_names_is_the_model_that_transformers_loads(model, folder, kept):
+    tied = open_backbone(folder).config.logits_via_embedding
+    _, expected = load_backbone(folder)
+    rewrite(model, folder, kept if tied else (*kept, "lm_head.weight"))
+    theirs = type(model).from_pretrained(folder).state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in model.state_dict().items())
+    jax.tree.map(np.testing.assert_array_equal, load_backbone(folder)[1], expected)
+
+
+def test_a_tied_table_under_the_heads_name_alone_is_the_table(model, folder):
+    tied = open_backbone(folder).config.logits_via_embedding
+    _, expected = load_backbone(folder)
+    rewrite(model, folder, ["lm_head.weight"])
+    if tied:
+        theirs = type(model).from_pretrained(folder).state_dict()
+        assert torch.equal(theirs["shared.weight"], model.state_dict()["shared.weight"])
+        jax.tree.map(np.testing.assert_array_equal, load_backbone(folder)[1], expected)
+    else:
+        change_config(folder, tie_word_embeddings=False)
+        with pytest.raises(InputError, match="token_embedder/embedding is missing"):
+            load_backbone(folder)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+@pytest.mark.parametrize("stack", ["encoder", "decoder"])
+def test_tables_that_differ_are_refused_by_name(model, folder, stack, pickled):
+    other = f"{stack}.embed_tokens.weight"
+
+    def change(weights):
+        # The last number alone, which a glance at the first rows would miss.
+        weights[other][-1, -1] += 1
+        if pickled:
+            torch.save(weights, folder / "pytorch_model.bin")
+
+    rewrite(model, folder, [*EMBEDDINGS, "lm_head.weight"], change)
+    if pickled:
+        (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=rf"{other} \(96, 32\) differs from shared\.weight"):
+        open_backbone(folder)
+
+
 def test_a_missing_shard_is_named(model, tmp_path):
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
@@ -171,7 +231,10 @@ def test_a_half_copied_folder_is_refused(folder, missing):
     ("entries", "named"),
     [
         ({"model_type": "bart"}, "'bart'.*'t5'.*'mt5'"),
-        ({"model_type": "umt5"}, "'umt5'"),
+        ({"model_type": "umt5"}, r"layers_\d/relpos_bias/rel_embedding is missing"),
+        ({"num_decoder_layers": 0}, "num_decoder_layers must be a positive integer, not 0"),
+        ({"dense_act_fn": "gelu"}, "dense_act_fn 'gelu', but feed_forward_proj"),
+        ({"is_gated_act": 3}, "is_gated_act 3, but feed_forward_proj"),
         ({"is_encoder_decoder": False}, "is_encoder_decoder"),
         ({"feed_forward_proj": "gelu"}, "feed_forward_proj 'gelu'.*relu, gated-gelu"),
         ({"relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64"),

@@ -28,6 +28,10 @@ PARAMETERS = {
     "mt5_large": 1_229_581_312,
     "mt5_xl": 3_742_619_648,
     "mt5_xxl": 12_921_057_280,
+    "umt5_small": 306_601_984,
+    "umt5_base": 592_043_520,
+    "umt5_xl": 3_768_356_864,
+    "umt5_xxl": 12_972_531_712,
 }
 for size in ("small", "base", "large", "xl", "xxl"):
     PARAMETERS[f"t5_1_1_lm100k_{size}"] = PARAMETERS[f"t5_1_1_{size}"]
@@ -85,6 +89,7 @@ def test_every_model_file_is_counted():
         ("t5_1_0_3b", {"num_heads": 32, "head_dim": 128, "mlp_dim": 16384, "emb_dim": 1024}),
         ("t5_1_1_xxl", {"num_heads": 64, "head_dim": 64, "mlp_dim": 10240, "emb_dim": 4096}),
         ("mt5_base", {"vocab_size": 250112, "mlp_activations": ("gelu", "linear")}),
+        ("umt5_xl", {"vocab_size": 256384, "relpos_bias_per_layer": True, "emb_dim": 2048}),
         ("byt5_small", {"vocab_size": 384, "num_encoder_layers": 12, "num_decoder_layers": 4}),
     ],
 )

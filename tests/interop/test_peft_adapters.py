@@ -105,16 +105,25 @@ def test_the_readme_loads_the_adapter(t5, adapter, prompt, monkeypatch):
     np.testing.assert_array_equal(weight.detach().numpy(), prompt)
 
 
-def train_with_peft(model, folder, submodules, save_pickle=False):
-    """Trains a prompt with PEFT for a few steps and saves it; the loss it then has."""
+def train_with_peft(model, folder, submodules, save_pickle=False, encoder=None):
+    """Trains a prompt with PEFT for a few steps and saves it; the loss it then has.
+
+    `encoder` is what makes the prompt in P-tuning, "MLP" or "LSTM"; None is prompt tuning.
+    """
+    method = peft.PromptTuningConfig if encoder is None else peft.PromptEncoderConfig
+    settings = (
+        {"prompt_tuning_init": "RANDOM"}
+        if encoder is None
+        else {"encoder_reparameterization_type": encoder, "encoder_hidden_size": 24}
+    )
     wrapped = peft.get_peft_model(
         # A copy: PEFT freezes the model that it wraps.
         copy.deepcopy(model),
-        peft.PromptTuningConfig(
+        method(
             task_type="SEQ_2_SEQ_LM",
             num_virtual_tokens=P,
             num_transformer_submodules=submodules,
-            prompt_tuning_init="RANDOM",
+            **settings,
         ),
     )
     source, _, target = random_batch(30, 9)
@@ -145,6 +154,20 @@ def test_a_prompt_trained_with_peft_gives_the_same_loss_here(t5, tmp_path, submo
     logits = network.apply({"params": params}, source, decoder_input, target, enable_dropout=False)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     np.testing.assert_allclose(losses[target > 0].mean(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("submodules", "encoder"), [(1, "MLP"), (None, "LSTM")])
+def test_a_p_tuning_adapter_is_the_table_that_peft_puts_in_front(tmp_path, submodules, encoder):
+    model = random_t5("t5_1_1")
+    torch.manual_seed(0)
+    loss = train_with_peft(model, tmp_path, submodules, encoder=encoder)
+    loaded = peft.PeftModel.from_pretrained(copy.deepcopy(model), tmp_path)
+    table = loaded.get_prompt(1)[0, :P].detach().numpy()
+    np.testing.assert_array_equal(load_prompt(tmp_path, embed_dim=D, length=P), table)
+    # It is what was trained, and not what the network starts from.
+    source, _, target = random_batch(30, 9)
+    with torch.no_grad():
+        assert loaded(**tensors(source, target)).loss.item() == pytest.approx(loss, rel=1e-5)
 
 
 def test_pefts_own_lora_adapter_is_refused_by_its_type(tmp_path):

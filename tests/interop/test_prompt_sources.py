@@ -90,7 +90,8 @@ def test_bfloat16_widens_exactly(tmp_path, prompt):
 def test_a_run_stands_for_its_best_step(tmp_path, prompt):
     for step in (10, 20, 30):
         save_prompt(tmp_path / "numpy_checkpoints" / f"checkpoint_{step}", step * prompt)
-    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 20}))
+    rest = {"best_value": 0.5, "metrics": {}, "last_step": 30, "train_steps": 30}
+    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 20, **rest}))
     for folder in (tmp_path, tmp_path / "numpy_checkpoints"):
         np.testing.assert_array_equal(load_prompt(folder), 20 * prompt)
 
@@ -151,7 +152,9 @@ def test_of_two_submodules_the_first_is_the_encoders(tmp_path, prompt):
 @pytest.mark.parametrize("kind", ["LORA", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", None])
 def test_an_adapter_of_another_type_is_named(tmp_path, prompt, kind):
     folder = write_adapter(tmp_path / "adapter", prompt, peft_type=kind)
-    with pytest.raises(InputError, match=rf"adapter of type {kind}; only.*PROMPT_TUNING.*--prompt"):
+    with pytest.raises(
+        InputError, match=rf"adapter of type {kind}; only.*PROMPT_TUNING and P_TUNING.*--prompt"
+    ):
         load_prompt(folder)
 
 

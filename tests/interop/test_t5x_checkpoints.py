@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dpt_jax.cli.main import main
 from dpt_jax.errors import InputError
-from dpt_jax.interop import load_backbone, open_backbone
+from dpt_jax.interop import load_backbone, load_factors, load_prompt, open_backbone
+from dpt_jax.interop.describe import describe
 from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.interop.t5x_checkpoint import infer_config
 from dpt_jax.models import T5Config
@@ -42,7 +45,6 @@ def params():
 def checkpoint(tmp_path, params):
     """A checkpoint written by TensorStore the way T5X lays it out, its embedding in two chunks."""
     import tensorstore as ts
-    from flax import serialization
 
     folder = tmp_path / "checkpoint_1000000"
     specs = {}
@@ -82,6 +84,14 @@ def test_parameters_and_sizes_are_read_without_any_configuration(checkpoint, par
     assert config == CONFIG
     for name, array in flatten_dict(loaded, sep="/").items():
         np.testing.assert_array_equal(array, flatten_dict(params, sep="/")[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder/encoder/relpos_bias/rel_embedding", "encoder/layers_0/relpos_bias/x"]
+)
+def test_the_other_t5_network_of_t5xs_examples_is_named(name):
+    with pytest.raises(InputError, match="scalable_t5 network .* Hugging Face folder"):
+        infer_config({name: (2, 2, 32), "decoder/x": ()}, "checkpoint")
 
 
 def test_a_url_is_read_as_a_folder_is(checkpoint):
@@ -163,3 +173,29 @@ def test_an_orbax_checkpoint_is_called_by_its_name(tmp_path):
     (tmp_path / "_METADATA").write_text("{}")
     with pytest.raises(InputError, match="Orbax"):
         load_backbone(tmp_path)
+
+
+def test_a_prompt_that_t5x_saved_beside_the_model_is_a_prompt_and_the_rest_the_model(
+    checkpoint, params, tmp_path, capsys
+):
+    rng = np.random.default_rng(0)
+    factors = {"A": rng.normal(size=(5, 2)), "B": rng.normal(size=(2, CONFIG.emb_dim))}
+    factors = {name: array.astype(np.float32) for name, array in factors.items()}
+    index = serialization.msgpack_restore((checkpoint / "checkpoint").read_bytes())
+    index["optimizer"]["target"]["prompt"] = factors
+    (checkpoint / "checkpoint").write_bytes(serialization.msgpack_serialize(index))
+
+    loaded = flatten_dict(load_backbone(checkpoint)[1], sep="/")
+    expected = flatten_dict(params, sep="/")
+    assert loaded.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(loaded[name], array)
+    np.testing.assert_allclose(load_prompt(checkpoint), factors["A"] @ factors["B"], rtol=1e-6)
+    np.testing.assert_array_equal(load_factors(checkpoint)["A"], factors["A"])
+
+    found = describe(str(checkpoint))
+    assert found.kind == "backbone"
+    assert found.details["prompt beside it"] == "A [5, 2], B [2, 16]"
+    assert main(["convert", str(checkpoint), str(tmp_path / "copy")]) == 0
+    assert "The prompt beside it (A [5, 2], B [2, 16]) stays" in capsys.readouterr().err
+    assert load_backbone(tmp_path / "copy")[1].keys() == params.keys()

@@ -10,13 +10,14 @@ import pytest
 from flax import linen as nn
 
 from dpt_jax.models import T5Config, Transformer, decoding
+from tests.models.random_weights import random_parameters
 
 VOCABULARY, LENGTH = 24, 7
 FORMS = {
     "t5_1_0": {"mlp_activations": ("relu",), "logits_via_embedding": True},
     "t5_1_1": {"mlp_activations": ("gelu", "linear"), "logits_via_embedding": False},
 }
-INPUTS = jnp.asarray([[5, 9, 3, 17, 8, 1], [4, 4, 11, 1, 0, 0], [20, 1, 0, 0, 0, 0]], jnp.int32)
+INPUTS = np.asarray([[5, 9, 3, 17, 8, 1], [4, 4, 11, 1, 0, 0], [20, 1, 0, 0, 0, 0]], np.int32)
 
 
 class Prompt(nn.Module):
@@ -30,7 +31,7 @@ class Prompt(nn.Module):
         return self.param("prompt", nn.initializers.normal(1.0), (self.length, self.embed_dim))
 
 
-def tiny(form="t5_1_0", *, prompt_length=0, seed=1, vocab_size=VOCABULARY, sharpness=30.0):
+def tiny(form="t5_1_0", *, prompt_length=0, seed=3, vocab_size=VOCABULARY, sharpness=30.0):
     """A random T5 whose head is narrower than LENGTH and whose outputs are far from ties."""
     config = T5Config(
         vocab_size=vocab_size,
@@ -43,14 +44,19 @@ def tiny(form="t5_1_0", *, prompt_length=0, seed=1, vocab_size=VOCABULARY, sharp
         **FORMS[form],
     )
     model = Transformer(config, Prompt(prompt_length, 16) if prompt_length else None)
-    tokens = jnp.ones((1, 4), jnp.int32)
-    params = model.init(jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False)
-    params = jax.tree.map(np.array, params["params"])
+    params = random_parameters(config, seed)
+    if prompt_length:
+        params["prompt"] = {"prompt": np.random.default_rng(seed).normal(size=(prompt_length, 16))}
     # Large kernels and small embeddings: a tied decoder would otherwise only repeat its input.
     params = jax.tree.map(lambda x: 3 * x if x.ndim == 2 else x, params)
     params["token_embedder"]["embedding"] *= 0.03
     params["decoder"]["decoder_norm"]["scale"] *= sharpness
     return model, params
+
+
+def jitted(function, model, **static):
+    """`function` of (params, inputs, ...), compiled."""
+    return jax.jit(functools.partial(function, model, **static))
 
 
 def next_logprobs(model, params, inputs, prefix):
@@ -96,7 +102,7 @@ def logprob_of(model, params, inputs, sequence):
 def test_cached_greedy_equals_uncached_recompute_token_for_token(form, prompt_length, length):
     # 4 positions attend without projected keys and values, 7 (more than head_dim) with.
     model, params = tiny(form, prompt_length=prompt_length)
-    decode = jax.jit(functools.partial(decoding.greedy_decode, model, max_decode_length=length))
+    decode = jitted(decoding.greedy_decode, model, max_decode_length=length)
     # The end token is one that really occurs within the sequences, for one row before the others.
     free = uncached_greedy(model, params, INPUTS, length, eos_id=-1)
     eos_id = int(free[0, 1])
@@ -112,7 +118,7 @@ def test_cached_greedy_equals_uncached_recompute_token_for_token(form, prompt_le
 def test_greedy_stops_as_soon_as_every_sequence_has_ended():
     model, params = tiny()
     free = uncached_greedy(model, params, INPUTS, LENGTH, eos_id=-1)
-    twice = jnp.stack([INPUTS[0], INPUTS[0]])
+    twice = np.stack([INPUTS[0], INPUTS[0]])
     decode = jax.jit(functools.partial(decoding._greedy, model, params, twice, 50))
 
     assert free[0, 0] != free[0, 1]
@@ -126,17 +132,16 @@ def test_greedy_stops_as_soon_as_every_sequence_has_ended():
 def test_beam_search_with_enough_beams_finds_what_exhaustive_search_finds(alpha):
     vocabulary, length = 4, 3
     model, params = tiny(vocab_size=vocabulary, prompt_length=2, sharpness=3.0)
-    inputs = jnp.asarray([[2, 3, 2, 1], [3, 1, 0, 0]], jnp.int32)
+    inputs = np.asarray([[2, 3, 2, 1], [3, 1, 0, 0]], np.int32)
     beams = vocabulary**length
-    tokens, scores = jax.jit(
-        functools.partial(
-            decoding.beam_search,
-            model,
-            max_decode_length=length,
-            beam_size=beams,
-            length_penalty=alpha,
-        )
-    )(params, inputs)
+    search = jitted(
+        decoding.beam_search,
+        model,
+        max_decode_length=length,
+        beam_size=beams,
+        length_penalty=alpha,
+    )
+    tokens, scores = search(params, inputs)
 
     others = (0, 2, 3)
     hypotheses = [(*body, 1) for n in range(length) for body in itertools.product(others, repeat=n)]
@@ -161,7 +166,8 @@ def test_beam_search_with_enough_beams_finds_what_exhaustive_search_finds(alpha)
 @pytest.mark.slow
 def test_beam_search_with_one_beam_and_no_end_equals_greedy():
     model, params = tiny("t5_1_1", prompt_length=3)
-    tokens, scores = decoding.beam_search(model, params, INPUTS, 5, beam_size=1, eos_id=-1)
+    search = jitted(decoding.beam_search, model, max_decode_length=5, beam_size=1, eos_id=-1)
+    tokens, scores = search(params, INPUTS)
     expected = uncached_greedy(model, params, INPUTS, 5, eos_id=-1)
     np.testing.assert_array_equal(tokens[:, 0], expected)
     for row in range(3):
@@ -184,17 +190,18 @@ def test_beam_search_stops_once_no_live_hypothesis_can_win():
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_of_several_candidates_equal_step_by_step_recompute(form):
     model, params = tiny(form, prompt_length=3)
-    candidates = jnp.asarray(
-        [[[7, 1, 0], [3, 12, 1]], [[2, 1, 0], [1, 0, 0]], [[9, 9, 9], [8, 1, 0]]], jnp.int32
+    candidates = np.asarray(
+        [[[7, 1, 0], [3, 12, 1]], [[2, 1, 0], [1, 0, 0]], [[9, 9, 9], [8, 1, 0]]], np.int32
     )
-    scores = jax.jit(functools.partial(decoding.score_targets, model))(params, INPUTS, candidates)
-    assert scores.shape == (3, 2) and scores.dtype == jnp.float32
+    score = jitted(decoding.score_targets, model)
+    scores = np.asarray(score(params, INPUTS, candidates))
+    assert scores.shape == (3, 2) and scores.dtype == np.float32
     for row in range(3):
         for candidate in range(2):
             tokens = [int(t) for t in candidates[row, candidate] if t]
             expected = logprob_of(model, params, INPUTS[row : row + 1], tokens)
             np.testing.assert_allclose(scores[row, candidate], expected, rtol=1e-5)
-    one_each = decoding.score_targets(model, params, INPUTS, candidates[:, 1])
+    one_each = score(params, INPUTS, candidates[:, 1])
     np.testing.assert_allclose(one_each, scores[:, 1], rtol=1e-5)
 
 
@@ -226,7 +233,8 @@ def hugging_face(form, folder):
     transformers = pytest.importorskip("transformers", reason="compares with Hugging Face's T5")
     weights = pytest.importorskip("dpt_jax.interop", reason="needs the weight loader")
     old = form == "t5_1_0"
-    config = transformers.T5Config(
+    kind = "UMT5" if form == "umt5" else "T5"
+    config = getattr(transformers, f"{kind}Config")(
         vocab_size=VOCABULARY,
         d_model=16,
         d_kv=6,
@@ -241,8 +249,9 @@ def hugging_face(form, folder):
         eos_token_id=1,
         decoder_start_token_id=0,
     )
-    torch.manual_seed(3)
-    theirs = transformers.T5ForConditionalGeneration(config).eval()
+    # Seeds with which beams end within a few tokens.
+    torch.manual_seed(9 if kind == "UMT5" else 3)
+    theirs = getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
     with torch.no_grad():
         # Their own initialization gives nearly the same output for every input.
         for parameter in theirs.parameters():
@@ -296,13 +305,13 @@ def test_greedy_equals_hugging_face_generate(form, with_prompt, tmp_path):
             num_beams=1,
             do_sample=False,
         )
-    ours = decoding.greedy_decode(model, params, INPUTS, length)
+    ours = jitted(decoding.greedy_decode, model, max_decode_length=length)(params, INPUTS)
     assert len(np.unique(ours)) > 2
     np.testing.assert_array_equal(ours, padded(expected, length))
 
 
 @pytest.mark.interop
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "umt5"])
 def test_unpenalized_beams_equal_hugging_face(form, tmp_path):
     torch, theirs, model, params = hugging_face(form, tmp_path)
     length, beams = 6, 4
@@ -320,7 +329,10 @@ def test_unpenalized_beams_equal_hugging_face(form, tmp_path):
             return_dict_in_generate=True,
             output_scores=True,
         )
-    tokens, scores = decoding.beam_search(model, params, INPUTS, length, beams, length_penalty=0.0)
+    search = jitted(
+        decoding.beam_search, model, max_decode_length=length, beam_size=beams, length_penalty=0.0
+    )
+    tokens, scores = map(np.asarray, search(params, INPUTS))
     compared = 0
     for row, (theirs_row, theirs_scores) in enumerate(
         zip(
@@ -347,11 +359,11 @@ def test_unpenalized_beams_equal_hugging_face(form, tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_equal_hugging_face_log_probabilities(form, tmp_path):
     torch, theirs, model, params = hugging_face(form, tmp_path)
-    targets = jnp.asarray([[7, 12, 1], [3, 1, 0], [1, 0, 0]], jnp.int32)
+    targets = np.asarray([[7, 12, 1], [3, 1, 0], [1, 0, 0]], np.int32)
     labels = torch.tensor(np.asarray(targets), dtype=torch.long)
     with torch.no_grad():
         logits = theirs(**their_inputs(torch, theirs, INPUTS), labels=labels).logits
     logprobs = torch.log_softmax(logits, -1).gather(-1, labels[..., None])[..., 0]
     expected = (logprobs * (labels > 0)).sum(-1)
-    scores = decoding.score_targets(model, params, INPUTS, targets)
+    scores = jitted(decoding.score_targets, model)(params, INPUTS, targets)
     np.testing.assert_allclose(scores, expected.numpy(), atol=1e-4)

@@ -37,7 +37,7 @@ def network(policy, layers=2):
 
 @pytest.fixture(scope="module")
 def params():
-    prompt = network("none").prompt.initialize(jax.random.key(0))
+    prompt = jax.jit(network("none").prompt.initialize)(jax.random.key(0))
     return {**random_parameters(CONFIG, seed=0), "prompt": prompt}
 
 

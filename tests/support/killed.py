@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import traceback
 
 
 def die(*_args, **_kwargs):
@@ -17,8 +18,6 @@ def die(*_args, **_kwargs):
 
 def arm(place: str, step: int) -> None:
     """Replaces the function at `place` so that it kills the process when step `step` is saved."""
-    from orbax.checkpoint import CheckpointManager
-
     from dpt_jax import files
     from dpt_jax.training import checkpoints, loggers
 
@@ -50,22 +49,21 @@ def arm(place: str, step: int) -> None:
 
         files.os.replace = dying_replace
     elif place == "in_prune":  # The step is saved, an older one half deleted.
-        delete, rmtree = CheckpointManager.delete, shutil.rmtree
+        remove = checkpoints.remove
 
-        def dying_delete(self, old):
-            if self.latest_step() == step:
-                inside = pathlib.Path(self.directory) / str(old) / "state"
-                rmtree(inside)
+        def dying_remove(path):
+            if path.name.isdigit() and (path.parent / str(step)).exists():
+                shutil.rmtree(path / "state")
                 die()
-            delete(self, old)
+            remove(path)
 
-        CheckpointManager.delete = dying_delete
+        checkpoints.remove = dying_remove
     elif place == "in_log":  # A line of the log is cut short.
         write = loggers.MetricsLog.write
 
         def dying_write(self, at, *args, **kwargs):
             if at == step:
-                self._file.write('{"step": ' + str(at) + ', "spl')
+                self._file.write(b'{"step": %d, "spl' % at)
                 self._file.flush()
                 die()
             write(self, at, *args, **kwargs)
@@ -73,6 +71,48 @@ def arm(place: str, step: int) -> None:
         loggers.MetricsLog.write = dying_write
     else:
         raise ValueError(place)
+
+
+def killed_while_writing(changes: int, write) -> bool:
+    """Calls `write` in a fork of this process that dies when it has changed the disk so often.
+
+    Files and folders that are made, synced, renamed, swapped and removed by `dpt_jax.files` count.
+    `write` must not need JAX, whose threads a fork does not have.
+
+    Returns:
+      Whether it died; otherwise `write` came to its end.
+    """
+    pid = os.fork()
+    if pid:
+        _, status = os.waitpid(pid, 0)
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        return os.WIFSIGNALED(status)
+    try:
+        _count_changes(changes)
+        write()
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _count_changes(left: int) -> None:
+    from dpt_jax import files
+
+    def counted(function):
+        def call(*args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                die()
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("replace", "chmod", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+    for name in ("_sync", "_exchange", "remove", "_make_file", "_make_folder"):
+        setattr(files, name, counted(getattr(files, name)))
 
 
 if __name__ == "__main__":

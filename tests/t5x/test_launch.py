@@ -1,8 +1,11 @@
 """t5x.train, t5x.eval and t5x.infer with our gin files, on 4 virtual devices (data 2 x model 2)."""
 
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,6 +16,7 @@ pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_t
 from flax.traverse_util import flatten_dict
 
 from dpt_jax import demo
+from dpt_jax.analysis.results import read_run
 from dpt_jax.cli.main import main
 from dpt_jax.gin_utils import gin_configs
 from dpt_jax.interop import load_backbone, load_prompt
@@ -217,6 +221,50 @@ def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_the_prompt(tm
     assert "Starting main loop over steps 2-4" in log
     assert saved_steps(run) == []
     assert (run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy").exists()
+
+
+def test_dpt_reads_what_t5x_train_leaves(run, pretrained, tmp_path):
+    folder, step, _ = run
+    row = read_run(folder)
+    lines = (folder / "inference_eval" / f"{TASK}-metrics.jsonl").read_text().splitlines()
+    scores = {line["step"]: line["accuracy"] for line in map(json.loads, lines)}
+    assert (row["status"], row["last_step"]) == ("done", step + 20)
+    assert row["value"] == scores[row["best_step"]] == max(scores.values())
+    saved = folder / f"checkpoint_{step + 20}"
+    np.testing.assert_allclose(
+        load_prompt(saved), load_prompt(folder / "numpy_checkpoints" / saved.name), rtol=1e-6
+    )
+    _, params = load_backbone(pretrained[0])
+    _, found = load_backbone(saved)
+    for name, array in flatten_dict(params, sep="/").items():
+        np.testing.assert_array_equal(flatten_dict(found, sep="/")[name], array)
+
+
+def test_a_prompt_file_is_evaluated_on_a_folder_that_is_named_after_no_step(
+    run, dpt_evaluation, tmp_path
+):
+    folder, step, _ = run
+    (tmp_path / "models").mkdir()  # Gin takes such folders for packages.
+    (tmp_path / "prompts").mkdir()
+    prompt = folder / "numpy_checkpoints" / f"checkpoint_{step + 20}" / "prompt.npy"
+    with open(tmp_path / "log", "w") as output:
+        arguments = command(
+            "t5x.eval",
+            "prompt_eval",
+            ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(prompt)}),
+            CHECKPOINT_PATH=str(demo.BACKBONE_DIR),
+            EVAL_OUTPUT_DIR="eval",
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            env=processes.environment(devices=4) | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            cwd=tmp_path,
+            stdout=output,
+            stderr=output,
+        )
+    assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
+    line = (tmp_path / "eval" / "inference_eval" / f"{TASK}-metrics.jsonl").read_text()
+    np.testing.assert_allclose(json.loads(line)["accuracy"], accuracy(dpt_evaluation))
 
 
 def test_packing_is_refused(tmp_path, pretrained):

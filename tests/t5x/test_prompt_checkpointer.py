@@ -16,7 +16,7 @@ import seqio
 from flax.core import freeze
 from flax.traverse_util import flatten_dict, unflatten_dict
 from sentencepiece import sentencepiece_model_pb2
-from t5x import checkpoints
+from t5x import checkpoints, utils
 from t5x.optimizers import OptimizerState
 
 from dpt_jax import demo
@@ -393,6 +393,13 @@ def test_a_backbone_that_dpt_train_reads_is_read_too(tmp_path):
         np.testing.assert_array_equal(tiny.frozen(state)[name], array)
 
 
+def test_a_umt5_is_refused_by_name(tmp_path):
+    cfg = tiny.config(relpos_bias_per_layer=True)
+    save_backbone(tmp_path / "umt5", cfg, random_parameters(cfg))
+    with pytest.raises(InputError, match="umt5 is a umT5, with a position bias in every layer"):
+        checkpointer(tmp_path / "run").restore(path=str(tmp_path / "umt5"))
+
+
 def test_an_orbax_checkpoint_of_t5x_is_read_too(pretrained, tmp_path):
     path, params = pretrained
     state = checkpointer(tmp_path).restore(path=str(path))
@@ -437,6 +444,24 @@ def test_the_tasks_vocabulary_has_to_be_that_of_the_checkpoint(tmp_path):
         task_vocabulary(**settings, file=spoken(["other"], 0, tmp_path))
     with pytest.raises(InputError, match=r"nowhere.model cannot be read"):
         task_vocabulary(**settings, file="nowhere.model")
+    with pytest.raises(InputError, match=r"the model that of bytes\. Set DPT_VOCAB=bytes"):
+        task_vocabulary(**settings, file="bytes")
+
+
+def test_a_vocabulary_with_other_special_ids_than_t5s_is_refused(tmp_path, monkeypatch):
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(demo.VOCABULARY.read_bytes())
+    # The unknown piece first, as SentencePiece's trainer has it.
+    first, third = (
+        type(piece).FromString(piece.SerializeToString()) for piece in proto.pieces[:3:2]
+    )
+    proto.pieces[0].CopyFrom(third)
+    proto.pieces[2].CopyFrom(first)
+    (tmp_path / "other.model").write_bytes(proto.SerializeToString())
+    vocabulary = seqio.SentencePieceVocabulary(str(tmp_path / "other.model"))
+    monkeypatch.setattr(utils, "get_vocabulary", lambda config: (vocabulary, vocabulary))
+    with pytest.raises(InputError, match="'some_task' has id 0 for what it does not know"):
+        task_vocabulary("some_task")
 
 
 def test_a_vocabulary_of_another_size_than_the_embedding_is_refused(monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -246,6 +247,18 @@ def test_a_prompt_of_another_width_is_refused():
         tiny.initializer(tiny.config(), VanillaPrompt(tiny.LENGTH, 16))
 
 
+def test_umt5_is_refused_by_name():
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
+    with pytest.raises(InputError, match=r"relpos_bias_per_layer is True \(umT5\).*dpt train"):
+        tiny.initializer(tiny.config(relpos_bias_per_layer=True), prompt)
+
+
 def test_a_model_without_a_prompt_is_refused():
     with pytest.raises(InputError, match=r"not a prompted one.*prompts/\*\.gin"):
         tiny.initializer(tiny.config(), None)
+
+
+def test_a_mistyped_macro_is_refused():
+    gin.parse_config("MINE_ALONE = 1\nBOTLENECK = 3")
+    with pytest.raises(InputError, match="BOTLENECK is set, but nothing uses it. BOTTLENECK is"):
+        tiny.initializer(tiny.config(), VanillaPrompt(tiny.LENGTH, tiny.WIDTH))

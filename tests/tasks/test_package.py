@@ -75,6 +75,13 @@ def test_every_task_has_t5s_metrics():
         assert found == wanted.get(name, {"accuracy"})
 
 
+@pytest.fixture
+def clean_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
 def test_the_vocabulary_is_the_named_file_and_is_chosen_once(monkeypatch, tmp_path):
     chosen = vocabulary.TaskVocabulary()
     monkeypatch.setenv("DPT_VOCAB", str(DEMO_VOCABULARY))
@@ -86,6 +93,31 @@ def test_the_vocabulary_is_the_named_file_and_is_chosen_once(monkeypatch, tmp_pa
     assert chosen.vocab_size == plain.vocab_size
     assert chosen.encode("what is it") == plain.encode("what is it")
     assert pickle.loads(pickle.dumps(chosen)) == plain
+
+
+def test_bytes_are_a_vocabulary_that_environment_and_gin_can_name(monkeypatch, clean_gin):
+    from dpt_jax.data import kept_vocabulary
+
+    monkeypatch.setenv("DPT_VOCAB", "bytes")
+    by_environment = vocabulary.TaskVocabulary()
+    assert by_environment.vocab_size == 384
+    monkeypatch.delenv("DPT_VOCAB")
+    gin.parse_config(
+        """
+        from __gin__ import dynamic_registration
+        from dpt_jax.tasks import settings
+        settings.vocabulary_file.path = "bytes"
+        """
+    )
+    chosen, byt5 = vocabulary.TaskVocabulary(), seqio.ByteVocabulary(extra_ids=125)
+    assert chosen == byt5 and byt5 == chosen and chosen == by_environment
+    assert isinstance(chosen, seqio.ByteVocabulary)
+    # ByT5's ids are those of UTF-8's bytes after the three special ones (Xue et al., 2022).
+    assert chosen.encode("né") == [3 + byte for byte in "né".encode()]
+    assert chosen.decode([113, 198, 172, 1]) == "né"
+    assert pickle.loads(pickle.dumps(chosen)) == byt5
+    kept = kept_vocabulary.files_of(seqio.Feature(chosen, add_eos=True))
+    assert kept == {"vocabulary.json": {"kind": "bytes", "extra_ids": 125, "add_eos": True}}
 
 
 def test_without_a_setting_the_vocabulary_is_t5s_public_one(monkeypatch):
@@ -127,13 +159,6 @@ def test_a_vocabulary_that_cannot_be_read_is_named(content, tmp_path, monkeypatc
     monkeypatch.setenv("DPT_VOCAB", str(path))
     with pytest.raises(TaskError, match=f"{path} cannot be read.*DPT_VOCAB"):
         _ = vocabulary.TaskVocabulary().vocab_size
-
-
-@pytest.fixture
-def clean_gin():
-    gin.clear_config()
-    yield
-    gin.clear_config()
 
 
 def test_gin_sets_both_and_wins_over_the_environment(monkeypatch, clean_gin):

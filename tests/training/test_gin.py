@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,3 +241,14 @@ def test_folders_of_the_working_directory_do_not_hide_gin_files(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "RANDOM_SEED" in gin_utils.macros_of(["runs/prompt_train.gin", "models/demo.gin"])
+
+
+def test_macros_that_only_look_like_ours_are_named_and_others_are_let_be(caplog):
+    gin.clear_config()
+    gin.parse_config("RATE = 1\nRUNG = 2\nBATCH_SIZE = 3")
+    gin_utils.check_unused_macros()
+    assert [record.args for record in caplog.records] == [("RATE",), ("RUNG",)]
+    gin.parse_config("DROPUOT_RATE = 0.1")
+    with pytest.raises(InputError, match="DROPUOT_RATE is set.*DROPOUT_RATE is meant"):
+        gin_utils.check_unused_macros()
+    gin.clear_config()

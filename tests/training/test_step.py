@@ -1,5 +1,7 @@
 """The step against a loss, gradients and updates written out independently."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,8 @@ def problem():
     """A prompted model, its trainable and frozen parameters, and a batch of uneven targets."""
     prompt = DecomposedPrompt(runs.PROMPT_LENGTH, runs.WIDTH, runs.BOTTLENECK)
     model = Transformer(runs.T5, prompt)
-    params = runs.random_parameters() | {"prompt": prompt.initialize(jax.random.key(1))}
+    prompt_params = jax.jit(prompt.initialize)(jax.random.key(1))
+    params = runs.random_parameters() | {"prompt": prompt_params}
     rng = np.random.default_rng(0)
     inputs = rng.integers(3, 200, (8, 16)).astype(np.int32)
     targets = rng.integers(3, 200, (8, 6)).astype(np.int32)
@@ -49,6 +52,13 @@ def mean_loss(model, trainable, frozen, batch):
     return jnp.sum(losses * (labels > 0)) / np.sum(labels > 0)
 
 
+@pytest.fixture(scope="module")
+def expected(problem):
+    """The mean loss and its gradients."""
+    model, trainable, frozen, batch = problem
+    return jax.jit(jax.value_and_grad(lambda t: mean_loss(model, t, frozen, batch)))(trainable)
+
+
 def updated(problem, optimizer, microbatches=1):
     model, trainable, frozen, batch = problem
     step = jax.jit(make_train_step(make_loss_fn(model), optimizer, microbatches))
@@ -58,16 +68,16 @@ def updated(problem, optimizer, microbatches=1):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2, 4])
-def test_microbatches_take_the_step_of_the_whole_batch(problem, microbatches):
-    model, trainable, frozen, batch = problem
-    loss, gradients = jax.value_and_grad(lambda t: mean_loss(model, t, frozen, batch))(trainable)
+def test_microbatches_take_the_step_of_the_whole_batch(problem, expected, microbatches):
+    loss, gradients = expected
     keeps_gradients = optax.GradientTransformation(lambda p: p, lambda u, s, p=None: (u, u))
     state, metrics = updated(problem, keeps_gradients, microbatches)
     for name, gradient in gradients["prompt"].items():
-        np.testing.assert_allclose(state.opt_state["prompt"][name], gradient, atol=1e-6)
+        # Up to 0.13, of float32 sums in another order.
+        np.testing.assert_allclose(state.opt_state["prompt"][name], gradient, atol=5e-6)
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-6)
     assert metrics["target_tokens"] == 20
-    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(gradients)))
+    norm = np.sqrt(sum(np.sum(np.square(g)) for g in jax.tree.leaves(gradients)))
     assert metrics["grad_norm"] == pytest.approx(norm, rel=1e-5)
 
 
@@ -89,9 +99,9 @@ def test_the_optimizer_never_meets_a_frozen_parameter(problem):
 
 
 def test_the_loss_does_not_see_padding_and_adds_z_loss():
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 7)), jnp.float32)
-    targets = jnp.asarray([[3, 1, 0], [6, 0, 0]])
-    total, count = token_loss(logits, targets, z_loss=0.1)
+    logits = np.random.default_rng(0).normal(size=(2, 3, 7)).astype(np.float32)
+    targets = np.array([[3, 1, 0], [6, 0, 0]])
+    total, count = jax.jit(functools.partial(token_loss, z_loss=0.1))(logits, targets)
     expected = 0.0
     for row, position in ((0, 0), (0, 1), (1, 0)):
         scores = np.asarray(logits[row, position], np.float64)
