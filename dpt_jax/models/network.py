@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Bool, Float, Int
@@ -71,7 +70,6 @@ def _position_biases(
     stack: "Encoder | Decoder", length: int, index: Array | None = None
 ) -> list[PositionBias]:
     """The position bias of each layer: the stack's one, or in a umT5 the layer's own."""
-
 
     def bias_of(module: layers.RelativePositionBiases) -> PositionBias:
         return functools.cache(functools.partial(module, length, index))
@@ -473,7 +471,7 @@ class Transformer(nn.Module):
         )
 
 
-def fold_prefix(model: Transformer, params: Params) -> dict[str, np.ndarray]:
+def fold_prefix(model: Transformer, params: Params) -> dict[str, Array]:
     """The plain arrays that a prefix's parameters stand for.
 
     Args:
@@ -486,11 +484,11 @@ def fold_prefix(model: Transformer, params: Params) -> dict[str, np.ndarray]:
     """
     assert model.prefix is not None
 
-    folded = {}
+    folded: dict[str, Array] = {}
     for stack in model.prefix.stacks:
-        pair = model.apply({"params": params}, stack, method="keys_and_values")
+        pair: Any = model.apply({"params": params}, stack, method="keys_and_values")
         for name, array in zip(("keys", "values"), pair, strict=True):
-            folded[f"{stack}_{name}"] = np.asarray(array, np.float32)
+            folded[f"{stack}_{name}"] = array.astype(jnp.float32)
     return folded
 
 

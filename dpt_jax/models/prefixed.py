@@ -16,7 +16,6 @@ from dpt_jax.models.layers import KeysValues, LayerNorm
 from dpt_jax.prefixes import Stack, stacks_of
 from dpt_jax.tensors import Params
 
-
 # Gives a layer's position bias for its own keys and so many further ones in front of them.
 PositionBias = Callable[[int], Float[Array, "1 heads query in_front+key"]]
 
