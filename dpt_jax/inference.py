@@ -21,7 +21,7 @@ from dpt_jax.evaluation.generation import Generator
 from dpt_jax.interop.prefixes import Adapter, FoldedPrefix, load_adapter
 from dpt_jax.models import Transformer
 from dpt_jax.paths import absolute, as_path
-from dpt_jax.prefixes import FreePrefix, PrefixPerRow
+from dpt_jax.prefixes import PrefixPerRow
 from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
 from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
@@ -146,15 +146,9 @@ class Predictor:
             name: found if isinstance(found, Adapter) else Adapter(found)
             for name, found in prompts.items()
         }
-        model = prepared.config.model
         # What one program serves: so many prompt tokens, and such a prefix in every row.
         self._forms: dict[str, _Form] = {
-            name: (
-                0 if adapter.prompt is None else len(adapter.prompt),
-                adapter.prefix
-                and _per_row(adapter.prefix.module(model, f"The prefix {name}"), rows),
-            )
-            for name, adapter in self.prompts.items()
+            name: _form(adapter, prepared.config, name) for name, adapter in self.prompts.items()
         }
         self._prepared = prepared
         self._vocabulary: Any = vocabulary
@@ -274,8 +268,13 @@ class Predictor:
 _Form = tuple[int, PrefixPerRow | None]
 
 
-def _per_row(prefix: FreePrefix, rows: int) -> PrefixPerRow:
-    return PrefixPerRow(prefix.length, prefix.stacks, prefix.layers, prefix.position_bias, rows)
+def _form(adapter: Adapter, config: RunConfig, name: str) -> _Form:
+    length = 0 if adapter.prompt is None else len(adapter.prompt)
+    if adapter.prefix is None:
+        return length, None
+    free = adapter.prefix.module(config.model, f"The prefix {name}")
+    rows = config.decode_batch_size
+    return length, PrefixPerRow(free.length, free.stacks, free.layers, free.position_bias, rows)
 
 
 def load_prompts(sources: Mapping[str, str], embed_dim: int) -> dict[str, Adapter]:

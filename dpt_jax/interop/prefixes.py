@@ -1,7 +1,7 @@
 """Prefixes in files: keys and values as `prefix.npz`, the trained parameters beside it.
 
 `prefix.npz` holds arrays `<stack>_keys` and `<stack>_values` for each stack that the prefix acts on
-("encoder", "decoder", "cross"), float32 `[layers, N, heads, head_dim]`, and `position_bias`, a text.
+("encoder", "decoder", "cross"), float32 `[layers, N, heads, head_dim]`, and a text `position_bias`.
 Where `layers` is 1, the first layer has a prefix, and otherwise all have.
 """
 

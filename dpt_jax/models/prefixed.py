@@ -6,7 +6,7 @@ shows the prefix to every query, and its position bias. The queries stay as many
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 
 from dpt_jax.models.layers import KeysValues, LayerNorm
 from dpt_jax.prefixes import Stack, stacks_of
-from dpt_jax.tensors import Params
 
 # Gives a layer's position bias for its own keys and so many further ones in front of them.
 PositionBias = Callable[[int], Float[Array, "1 heads query in_front+key"]]
@@ -67,7 +66,7 @@ _ATTENTION = {
 _NORM = {"encoder": "pre_attention_layer_norm", "decoder": "pre_self_attention_layer_norm"}
 
 
-def stack_of(name: str, config: Any, params: Params | None) -> Stack:
+def stack_of(name: str, config: Any, params: Mapping[str, Any] | None) -> Stack:
     """The stack of a T5, ours or T5X's, that projects rows by the T5's own parameters.
 
     Args:
@@ -81,7 +80,7 @@ def stack_of(name: str, config: Any, params: Params | None) -> Stack:
 
 def _project_rows(
     config: Any,
-    params: Params,
+    params: Mapping[str, Any],
     name: str,
     rows: Float[Array, "layers N embed"],
     normalize: bool,

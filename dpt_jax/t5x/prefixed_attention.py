@@ -123,7 +123,7 @@ class _Interceptor:
     def _fill_cache(self, module: nn.Module, own: KeysValues) -> None:
         for name, prefix in zip(("cached_key", "cached_value"), own, strict=True):
             # [batch, heads, head_dim, length], zeros so far.
-            cache = module.get_variable("cache", name)
+            cache: Any = module.get_variable("cache", name)
             front = jnp.moveaxis(prefix, 2, 3).astype(cache.dtype)
             front = jnp.repeat(front, cache.shape[0] // front.shape[0], axis=0)
             module.put_variable("cache", name, cache.at[..., : front.shape[3]].set(front))
