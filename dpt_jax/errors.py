@@ -72,6 +72,13 @@ def explained(error: Exception) -> str | None:
         return f"Out of memory ({first}). {LESS_MEMORY}"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
+    # TensorFlow opens buckets, and reads the rows of tasks too.
+    said = str(error).strip()
+    if type(error).__module__.startswith("tensorflow.python.framework.errors") and "://" in said:
+        return (
+            f"A bucket cannot be used: {' '.join(said.split())}. See that it exists and that this "
+            "machine may use it (gcloud auth application-default login), or name a folder."
+        )
     return None
 
 

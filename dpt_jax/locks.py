@@ -42,20 +42,20 @@ class Lock:
       handle: what holds the lock, for processes that are to hold it as well; None in a bucket.
     """
 
-    def __init__(self, path: str | os.PathLike, taken: str, advice: str):
+    def __init__(self, path: str | os.PathLike, flag: str, taken: str):
         """Waits for the lock, and takes it.
 
         Args:
           path: the file that stands for the lock; its folder is made.
-          taken: what it means that another holds it, without a full stop.
-          advice: what to do then, or when the file cannot be written.
+          flag: the flag or binding that gave the folder, for the messages.
+          taken: what it means that another holds the lock, without a full stop.
 
         Raises:
-          InputError: when another holds the lock and does not let go in some seconds, or the file
+          InputError: when another holds the lock and does not let go in some seconds, or the folder
             cannot be written.
         """
         self.handle: int | None = None
-        self._path, self._taken, self._advice = as_path(path), taken, advice
+        self._path, self._flag, self._taken = as_path(path), flag, taken
         self._beat: _Heartbeat | None = None
         try:
             if in_bucket(self._path):
@@ -66,7 +66,10 @@ class Lock:
         except InputError:
             raise
         except Exception as e:  # TensorFlow, which opens buckets, has errors of its own.
-            raise InputError(f"{self._path.parent} cannot be written: {e}. {advice}") from e
+            raise InputError(
+                f"{flag} = {self._path.parent} cannot be written: {e}. Name a place that can be "
+                "written."
+            ) from e
 
     def _open(self) -> None:
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -118,7 +121,9 @@ class Lock:
         return mine
 
     def _refused(self, holder: str) -> InputError:
-        return InputError(f"{self._taken} ({_holder(holder)}). {self._advice}")
+        return InputError(
+            f"{self._taken} ({_holder(holder)}). Wait for it, or give another {self._flag}."
+        )
 
     def check(self) -> None:
         """Raises InputError when another has taken the lock in the meantime, as in a bucket."""
@@ -139,9 +144,9 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(path: str | os.PathLike, taken: str, advice: str) -> Iterator[Lock]:
+def locked(path: str | os.PathLike, flag: str, taken: str) -> Iterator[Lock]:
     """A block in which a `Lock` is held."""
-    lock = Lock(path, taken, advice)
+    lock = Lock(path, flag, taken)
     try:
         yield lock
     finally:
@@ -173,8 +178,8 @@ class _Heartbeat:
     def end(self) -> None:
         self._ended.set()
         self._thread.join()
-        if not self.lost:
-            with contextlib.suppress(Exception):  # It expires.
+        with contextlib.suppress(Exception):  # What cannot be removed expires.
+            if _read(self._path) == self._name:
                 remove(self._path)
 
 

@@ -1,10 +1,20 @@
 """The path that a text names: in this machine's file system, or in a bucket."""
 
+import importlib.util
 import os
 import pathlib
 from typing import Any
 
 from dpt_jax.errors import InputError
+from dpt_jax.quiet_import import quiet_import
+
+# What epath opens each kind of bucket with.
+_OPENED_BY = {
+    "gs": "tensorflow",
+    "s3": "s3fs",
+    "az": "adlfs",
+    "hf": "huggingface_hub",
+}
 
 
 def as_path(path: str | os.PathLike) -> Any:
@@ -19,21 +29,29 @@ def as_path(path: str | os.PathLike) -> Any:
       those missing are `rglob`, `absolute`, and the modes of `open` but reading and writing.
 
     Raises:
-      InputError: for a kind of bucket that `etils.epath` does not know.
+      InputError: for a kind of bucket that is not known, or whose library is not installed.
     """
     text = os.fspath(path)
     if "://" not in text:
         return pathlib.Path(text).expanduser()
+    scheme = text.partition("://")[0]
+    if scheme not in _OPENED_BY:
+        raise InputError(
+            f"{text} begins with {scheme}://, which cannot be opened; a bucket's path begins with "
+            f"{', '.join(f'{name}://' for name in _OPENED_BY)}."
+        )
+    library = _OPENED_BY[scheme]
+    if importlib.util.find_spec(library) is None:
+        raise InputError(f"{text} needs the package {library}: pip install {library}")
+    if library == "tensorflow":
+        quiet_import(library)
+    else:
+        # Where there is TensorFlow, epath would ask it, and it knows Google's buckets alone.
+        os.environ.setdefault("EPATH_USE_TF", "false")
     # Here, since few runs are kept in buckets.
     from etils import epath
 
-    try:
-        return epath.Path(text)
-    except KeyError as e:
-        raise InputError(
-            f"{text} begins with {text.partition('://')[0]}://, which cannot be opened; a bucket's "
-            "path begins with gs:// or s3://."
-        ) from e
+    return epath.Path(text)
 
 
 def in_bucket(path: str | os.PathLike) -> bool:

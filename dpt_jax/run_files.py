@@ -12,6 +12,7 @@
     metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
+    .lock                 who is training there
 """
 
 import json
@@ -62,10 +63,14 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: there is none.
-      InputError: it is damaged.
+      InputError: it is damaged, or cannot be read.
     """
     try:
         value = json.loads(as_path(path).read_text())
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise InputError(f"{path} cannot be read: {e.strerror}. {remedy}") from e
     except ValueError as e:
         raise InputError(f"{path} is damaged: {e}. {remedy}") from e
     if not isinstance(value, dict):
@@ -135,4 +140,6 @@ def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> Non
     kept = {numpy_checkpoint(model_dir, step).name for step in keep}
     for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         if folder.name.startswith("checkpoint_") and folder.name not in kept:
+            # Without it the folder is no prompt, whatever of it a killed process leaves.
+            remove(folder / PROMPT)
             remove(folder)

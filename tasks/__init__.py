@@ -10,7 +10,8 @@ Importing this package registers
   `dpt_superglue_digits` and `dpt_superglue_equal_digits`.
 
 Rows come from TFDS `super_glue`, or from the folder that `DPT_SUPERGLUE_DIR` names; tokens from
-T5's vocabulary, or from the file that `DPT_VOCAB` names (`settings`, also for gin).
+T5's vocabulary, or from the one that `DPT_VOCAB` names, a SentencePiece file or `bytes`
+(`settings`, also for gin).
 """
 
 if __name__ != "dpt_jax.tasks":

@@ -1,6 +1,7 @@
 """The one vocabulary of all tasks, chosen when it is first needed."""
 
 import copy
+import functools
 from typing import Any
 
 import seqio
@@ -49,11 +50,11 @@ class TaskVocabulary:
     it behaves as that vocabulary, equal to others of the same kind, file and extra ids.
     """
 
+    @functools.cached_property
+    def _chosen(self) -> seqio.Vocabulary:
+        return read_vocabulary(str(settings.vocabulary_file()))
+
     def __getattr__(self, name: str) -> Any:
-        # Asked for what is missing; copies without a state must not choose.
-        if name == "_chosen":
-            self._chosen = read_vocabulary(str(settings.vocabulary_file()))
-            return self._chosen
         return getattr(self._chosen, name)
 
     @property  # type: ignore[misc]

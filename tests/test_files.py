@@ -1,9 +1,11 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import stat
 
 import pytest
 
+from dpt_jax import files
 from dpt_jax.files import atomic_folder, atomic_write
 
 
@@ -61,3 +63,45 @@ def test_a_folder_that_holds_something_is_never_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="run"), atomic_folder(tmp_path / "run"):
         pytest.fail("the block must not run")
     assert (tmp_path / "run" / "kept").exists()
+
+
+@pytest.mark.parametrize("swaps", [True, False], ids=["swap", "no swap"])
+def test_a_folder_takes_the_place_of_another_and_nothing_of_that_stays(
+    tmp_path, monkeypatch, swaps
+):
+    if not swaps:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    path = tmp_path / "prompt"
+    for name in ("old", "new"):
+        with atomic_folder(path, replace=True) as temporary:
+            (temporary / name).write_text(name)
+            assert not path.exists() or [p.name for p in path.iterdir()] == ["old"]
+    assert [p.name for p in path.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_system_swaps_two_folders_or_says_that_it_cannot(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    swapped = files._exchange(tmp_path / "one", tmp_path / "two")
+    assert (tmp_path / "one" / "two").exists() == swapped
+    with pytest.raises(OSError) as error:
+        files._exchange(tmp_path / "one", tmp_path / "gone")
+    assert error.value.errno == errno.ENOENT
+
+
+def test_the_next_writer_clears_what_a_killed_one_left_and_nothing_else(tmp_path):
+    left = tmp_path / ".prompt.tmp-killed.npy"
+    left.write_text("half")
+    others = [tmp_path / name for name in (".other.tmp-x.npy", ".prompt.tmp-x.npz", "prompt.tmp-x")]
+    for other in others:
+        other.touch()
+    with atomic_write(tmp_path / "prompt.npy") as mine:
+        mine.write_text("a")
+        # One that still writes keeps its file.
+        with atomic_write(tmp_path / "prompt.npy") as theirs:
+            theirs.write_text("b")
+        assert mine.exists()
+    assert (tmp_path / "prompt.npy").read_text() == "a"
+    assert {p.name for p in tmp_path.iterdir()} == {"prompt.npy", *(p.name for p in others)}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from dpt_jax import inference
 from dpt_jax.cli.main import main
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
-from dpt_jax.interop import load_factors, save_backbone, save_prompt
+from dpt_jax.interop import load_backbone, load_factors, save_backbone, save_prompt
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.problems.text import prepare
 from tests.support import runs
@@ -253,6 +254,30 @@ def test_bad_flags_name_the_flag_and_its_value(run, capsys, tmp_path, argv, mess
     status, out, err = call(capsys, *argv)
     assert status == 2 and out == ""
     assert message in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_another_backbone_than_the_runs_is_refused_and_a_copy_of_it_is_not(run, capsys, tmp_path):
+    config, params = load_backbone(run.parent / "backbone")
+    other = jax.tree.map(lambda x: np.array(x[::-1]), params)
+    save_backbone(tmp_path / "other", config, other)
+    shutil.copytree(run.parent / "backbone", tmp_path / "moved")
+    (tmp_path / "lines").write_text("ab\n")
+    commands = {
+        "predict": [f"--model_dir={run}", f"--input={tmp_path / 'lines'}"],
+        "evaluate": [f"--model_dir={run}"],
+        "rank": [str(run)],
+    }
+    saved = json.loads((run / "run.json").read_text())["backbone_fingerprint"]
+    for command, flags in commands.items():
+        path = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'other'}'"
+        status, out, err = call(capsys, command, *flags, path)
+        assert (status, out) == (2, "")
+        for part in (str(saved), str(tmp_path / "other"), "Set --gin.INITIAL_CHECKPOINT_PATH"):
+            assert part in err
+    path = f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path / 'moved'}'"
+    expected = call(capsys, "predict", *commands["predict"])
+    assert call(capsys, "predict", *commands["predict"], path) == expected and expected[0] == 0
 
 
 def test_a_batch_that_the_devices_do_not_divide_is_refused_before_anything_is_read():

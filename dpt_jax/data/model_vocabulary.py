@@ -57,9 +57,9 @@ def read(checkpoint: str | None) -> ModelVocabulary:
             return ModelVocabulary(None, [], added)
         pieces = without_sentinels([str(piece) for piece, _ in model["vocab"]])
         return ModelVocabulary(folder / _FAST, pieces, added)
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        if isinstance(e, InputError):
-            raise
         raise InputError(
             f"The tokenizer of INITIAL_CHECKPOINT_PATH = {folder} ({_FAST}, {_SETTINGS}, {_ADDED}) "
             f"is not one of Hugging Face's: {e!r}. Copy these files again, or remove them."

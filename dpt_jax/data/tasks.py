@@ -1,32 +1,18 @@
 """SeqIO tasks and mixtures: found, imported and checked before anything is read."""
 
 import importlib
-import os
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 from dpt_jax.data import reading
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.quiet_import import quiet_import
 
 
 def import_seqio() -> Any:
-    """Imports SeqIO without the start-up messages of TensorFlow's C++ libraries.
-
-    They go straight to file descriptor 2 before any setting is read, and say nothing of use to
-    someone who trains with JAX. Errors of the import are exceptions and are not lost.
-    """
-    if "seqio" not in sys.modules:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        try:
-            importlib.import_module("seqio")
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-    return sys.modules["seqio"]
+    """Imports SeqIO, and with it TensorFlow."""
+    return quiet_import("seqio")
 
 
 def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any:

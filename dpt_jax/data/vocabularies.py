@@ -104,7 +104,7 @@ def check_vocabulary(
 
 
 def published(rows: int) -> str:
-    """Which vocabulary a published model with so many embeddings has: ` (ByT5's: bytes)`, or ``."""
+    """` (ByT5's: bytes)`, where a published model has so many embeddings; nothing elsewhere."""
     family, file = _PUBLISHED.get(rows, ("", ""))
     return f" ({family}'s: {file})" if family else ""
 
@@ -157,15 +157,18 @@ def _warn_of_added(vocabulary: Any, model: ModelVocabulary, task: str) -> None:
         for token, index in model.added.items()
         if index >= len(ours) or ours[index] != token
     }
-    if missing and agreement.is_first():
-        shown = ", ".join(f"{token!r} ({index})" for token, index in list(missing.items())[:5])
-        logging.warning(
-            "The tokenizer of INITIAL_CHECKPOINT_PATH knows %d added token(s) that the vocabulary "
-            "of %r does not: %s%s. In its text they are split into pieces, and their embeddings "
-            "are not used. To use them, set DPT_VOCAB to a SentencePiece model that has them as "
-            "user-defined symbols under these ids.",
-            len(missing),
-            task,
-            shown,
-            ", …" if len(missing) > 5 else "",
+    if not missing or not agreement.is_first():
+        return
+    shown = ", ".join(f"{token!r} ({index})" for token, index in list(missing.items())[:5])
+    more = ", …" if len(missing) > 5 else ""
+    remedy = ""
+    if hasattr(vocabulary, "tokenizer"):
+        remedy = (
+            " To use them, set DPT_VOCAB to a SentencePiece model that has them as user-defined "
+            "symbols under these ids."
         )
+    logging.warning(
+        f"The tokenizer of INITIAL_CHECKPOINT_PATH knows {len(missing)} added token(s) that the "
+        f"vocabulary of {task!r} does not: {shown}{more}. In its text they are split into pieces, "
+        f"and their embeddings are not used.{remedy}"
+    )

@@ -43,9 +43,9 @@ def weight_name(name: str) -> tuple[str, bool]:
         return embedding_tables.HEAD, True
     stack, part, *rest = name.split("/")
     if "relpos_bias" in name:
-        # A stack's own bias is in its first layer there.
-        block = int(part.removeprefix("layers_")) if part != "relpos_bias" else 0
-        return f"{stack}.block.{block}.layer.0.SelfAttention.relative_attention_bias.weight", True
+        # That of a whole stack is in its first layer there.
+        number = "0" if part == "relpos_bias" else part.removeprefix("layers_")
+        return f"{stack}.block.{number}.layer.0.SelfAttention.relative_attention_bias.weight", True
     if part == f"{stack}_norm":
         return f"{stack}.final_layer_norm.weight", False
     index = part.removeprefix("layers_")

@@ -9,9 +9,13 @@ from typing import Any
 
 from dpt_jax.errors import SETTING, InputError
 
-_OF_T5 = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
-# Transformers' `generate` has the decoder begin with it, after the start.
-_NONE = ("forced_bos_token_id",)
+_OF_T5 = {
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+    # With which Transformers' `generate` has every answer begin.
+    "forced_bos_token_id": None,
+}
 
 
 def check_special_ids(stated: Mapping[str, Any], where: str) -> None:
@@ -25,8 +29,7 @@ def check_special_ids(stated: Mapping[str, Any], where: str) -> None:
     Raises:
       InputError: names the first id that differs, and both values.
     """
-    wanted = _OF_T5 | dict.fromkeys(_NONE)
-    for name, value in wanted.items():
+    for name, value in _OF_T5.items():
         found = stated.get(name)
         # One end token may also be written as a list.
         if found is None or found == value or found == [value]:

@@ -56,7 +56,13 @@ class T5Config:
     def __post_init__(self):
         # Flax hashes module fields, and gin and JSON hand over lists.
         object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        try:
+            object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
+        except TypeError as e:
+            raise ValueError(
+                f"T5Config.dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'. Set "
+                "--gin.DTYPE or --gin.T5Config.dtype."
+            ) from e
         sizes = (
             "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers head_dim mlp_dim"
         )
@@ -64,7 +70,8 @@ class T5Config:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"T5Config.{name} must be a positive integer, not {value!r}.")
-        if not 0.0 <= self.dropout_rate < 1.0:
+        number = isinstance(self.dropout_rate, int | float)
+        if not number or not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(
                 f"T5Config.dropout_rate is {self.dropout_rate!r}, outside [0, 1); set DROPOUT_RATE."
             )

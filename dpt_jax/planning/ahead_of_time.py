@@ -113,12 +113,14 @@ def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
       mesh: the devices, which need not exist.
 
     Raises:
-      InputError: when the mesh does not divide the model.
+      InputError: when the mesh does not divide the model, or the optimizer cannot be used.
       CompilerRefused: when the program does not fit.
     """
     prepared = prepare(config, mesh)
-    optimizer, _ = config.make_optimizer(config.train_steps or 1000)
     params, frozen, shardings = _abstract_params(prepared)
+    steps = config.train_steps or 1000
+    config.check_optimizer(params, steps)
+    optimizer, _ = config.make_optimizer(steps)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
     state = _placed(state, partitioning.state_shardings(state, shardings, optimizer, mesh))
     lengths = config.task_feature_lengths

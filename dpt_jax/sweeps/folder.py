@@ -116,9 +116,9 @@ class SweepFolder:
         """
         self._lock = Lock(
             self.path / run_files.LOCK,
+            "--output",
             f"Another dpt sweep is running in {self.path}, or a point of one that was killed is "
             "still saving",
-            "Wait for it, or give another --output.",
         )
         try:
             # Once more: another sweep may have held the lock, and run in the meantime.

@@ -112,13 +112,9 @@ class TrainingConfig:
     def make_optimizer(
         self, train_steps: int
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """The optimizer of a run of so many steps, and the learning rate that it uses.
-
-        Raises:
-          InputError: when the optimizer needs more than gradients and parameters.
-        """
+        """The optimizer of a run of so many steps, and the learning rate that it uses."""
         schedule = self.learning_rate(train_steps)
-        optimizer = _made(self.optimizer, schedule)
+        optimizer = self.optimizer(schedule)
         if self.clip_norm is not None:
             optimizer = optax.chain(optax.clip_by_global_norm(self.clip_norm), optimizer)
         return optimizer, schedule
@@ -128,54 +124,53 @@ class TrainingConfig:
         return self.train_steps or (self.epochs or 0) * steps_per_epoch
 
     def check_optimizer(self, params: Any, train_steps: int) -> None:
-        """Tries the optimizer and its learning rate, on shapes alone.
+        """Asks for an update of the parameters, on shapes alone, and for the first learning rate.
+
+        Some of Optax's optimizers take numbers for a schedule, or search along a line and ask for
+        the loss itself.
 
         Args:
           params: what is trained; anything that has shapes and dtypes.
           train_steps: of the run.
 
         Raises:
-          InputError: when they cannot be used.
+          InputError: when the optimizer or the learning rate cannot be used.
         """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         try:
-            optimizer, schedule = self.make_optimizer(train_steps)
-            rate = float(schedule(0))
-            jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
-        except InputError:
-            raise
-        except Exception as e:  # Any optimizer will do, and so will any error.
-            what = str(e).strip().partition("\n")[0]
-            raise InputError(
-                f"OPTIMIZER or LEARNING_RATE cannot be used: {type(e).__name__}: {what}. Set "
-                "--gin.OPTIMIZER, --gin.LEARNING_RATE, or the settings that they are bound to."
-            ) from e
+            rate = float(self.learning_rate(train_steps)(0))
+        except (TypeError, ValueError) as e:
+            raise _unusable("LEARNING_RATE", self.learning_rate, e) from e
         if not math.isfinite(rate):
             raise InputError(
                 f"The learning rate is {rate}; it must be a finite number. Set "
                 "--gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
             )
+        try:
+            optimizer, _ = self.make_optimizer(train_steps)
+            jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
+        except (TypeError, ValueError, AttributeError, IndexError) as e:
+            raise _unusable("OPTIMIZER", self.optimizer, e) from e
 
 
-def _made(
-    make: Callable[[optax.Schedule], optax.GradientTransformation], schedule: optax.Schedule
-) -> optax.GradientTransformation:
-    """The optimizer, after it was asked for the update of an array of no contents.
+_WANTED = {
+    "LEARNING_RATE": "It is called with the number of steps, and gives a schedule. Set "
+    "--gin.LEARNING_RATE, as to @schedules.constant",
+    "OPTIMIZER": "An optimizer is called with a learning-rate schedule, and its update with "
+    "gradients and parameters alone. Set --gin.OPTIMIZER, as to @optax.adamw",
+}
 
-    Some of Optax's take numbers for a schedule, or search along a line and ask for the loss itself.
-    """
-    try:
-        optimizer = make(schedule)
-        array = jax.ShapeDtypeStruct((2, 2), jnp.float32)
-        jax.eval_shape(lambda x: optimizer.update(x, optimizer.init(x), x), array)
-    except (TypeError, ValueError, AttributeError, IndexError) as e:
-        name = getattr(make, "__name__", make)
-        raise InputError(
-            f"OPTIMIZER is {name}, which cannot be used: {str(e).partition(chr(10))[0]} An "
-            "optimizer is called with a learning-rate schedule, and its update with gradients and "
-            "parameters alone. Set --gin.OPTIMIZER, as to @optax.adamw."
-        ) from e
-    return optimizer
+
+def _unusable(flag: str, function: Callable[..., Any], error: Exception) -> InputError:
+    # Gin adds where it was, in further lines.
+    said = str(error).strip().partition("\n")[0]
+    if isinstance(error, InputError):
+        return InputError(said)
+    name = getattr(function, "__name__", function)
+    return InputError(
+        f"{flag} is {name}, which cannot be used: {said}. {_WANTED[flag]}, or what binds its "
+        "arguments."
+    )
 
 
 # What `RunConfig` takes for `overlength` and `scoring`.

@@ -91,7 +91,8 @@ class Problem:
       export: puts merged parameters into a form for others, in every process, and gives what
         writes it into a folder; None where there is no such form beside the checkpoints.
       diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
-      files: files to be kept in the run's folder, by name: bytes, or what JSON can hold.
+      files: files to be kept in the run's folder, by name: bytes, or a JSON object. They are the
+        same when the run goes on.
       facts: what else must be the same in all processes, flat JSON; asked only where there are
         several.
     """

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from dpt_jax import run_files
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
-from dpt_jax.errors import NonFiniteLossError, Stopped
+from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.files import json_ready, write_json, write_json_lines
 from dpt_jax.locks import Lock
 from dpt_jax.paths import as_path
@@ -136,7 +136,10 @@ class Run:
             )
         self._prune()
         self.checkpoints.close()
-        return run_files.read_summary(self.config.model_dir)
+        try:
+            return run_files.read_summary(self.config.model_dir)
+        except InputError:
+            return self.summary()  # It was deleted or damaged; the checkpoint has it all.
 
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""

@@ -17,6 +17,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.files import (
     clear_unfinished,
     entries,
+    json_ready,
     remove,
     write_bytes,
     write_json,
@@ -155,21 +156,49 @@ def _differences(
     return lines
 
 
+def check_files(config: TrainingConfig, problem: Problem) -> None:
+    """Checks that a run goes on with the files that it began with: its vocabulary, its few shots.
+
+    Raises:
+      InputError: when one of `Problem.files` is another one than the folder's.
+    """
+    folder = as_path(config.model_dir)
+    if not run_files.holds_training(folder):
+        return
+    for name, now in problem.files.items():
+        path = folder / name
+        if not path.exists():
+            continue  # Earlier versions kept none.
+        if isinstance(now, bytes):
+            same = path.read_bytes() == now
+        else:
+            saved = run_files.read_json(path, "Copy the run's folder again.")
+            same = all(saved[key] == json_ready(now[key]) for key in saved.keys() & now.keys())
+        if not same:
+            raise InputError(
+                f"MODEL_DIR = {folder} holds a run that began with another {name}; nothing was "
+                "changed. Set --gin.MODEL_DIR to another folder for a new run, or continue this "
+                "one with the task and the vocabulary that it began with."
+            )
+
+
 def keeps_recipe(model_dir: str | os.PathLike) -> bool:
     """Whether a run's folder says by which recipe it was trained; earlier versions' do not."""
     return any(map(recipe.is_part, _saved_identity(as_path(model_dir)) or {}))
 
 
 def locked(model_dir: str | os.PathLike) -> contextlib.AbstractContextManager[locks.Lock]:
-    """A block in which no other run writes into the folder; one process of a run holds the lock.
+    """A block in which no other run writes into the folder, which is made.
+
+    One process of a run holds the lock.
 
     Raises:
       InputError: another run is training there, or the folder cannot be written.
     """
     return locks.locked(
         as_path(model_dir) / run_files.LOCK,
+        "--gin.MODEL_DIR",
         f"Another run is training in MODEL_DIR = {model_dir}",
-        "Wait for it, or set --gin.MODEL_DIR to another folder.",
     )
 
 

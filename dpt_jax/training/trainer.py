@@ -72,6 +72,7 @@ def check(config: TrainingConfig, problem: Problem, gin_config: Callable[[], str
     config.check_optimizer(trainable, config.total_steps(problem.data.steps_per_epoch))
     text = gin_config()
     known = run_folder.check_identity(config, problem.identity, gin_config=text)
+    run_folder.check_files(config, problem)
     if known and agreement.is_first() and not run_folder.keeps_recipe(config.model_dir):
         print(
             f"{config.model_dir} does not say how it was trained (optimizer, learning rate, "

@@ -100,9 +100,10 @@ def test_a_batch_that_is_too_large_for_the_memory_names_what_to_lower(
 def test_an_optimizer_that_asks_for_more_than_gradients_is_refused(optimizer, reason, tmp_path):
     config = runs.run_config(tmp_path, "nowhere", optimizer=optimizer)
     with pytest.raises(InputError, match=f"OPTIMIZER is {optimizer.__name__}.*{reason}"):
-        config.make_optimizer(10)
+        config.check_optimizer({"A": np.zeros((2, 2), "f4")}, 10)
 
 
 def test_optimizers_of_optax_are_taken(tmp_path):
     for optimizer in (optax.adamw, optax.adafactor, optax.lion, optax.lamb, optax.sgd, optax.adan):
-        runs.run_config(tmp_path, "nowhere", optimizer=optimizer).make_optimizer(10)
+        config = runs.run_config(tmp_path, "nowhere", optimizer=optimizer)
+        config.check_optimizer({"A": np.zeros((2, 2), "f4")}, 10)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
+from dpt_jax import tensors
 from dpt_jax.errors import InputError
 from dpt_jax.interop.t5x_checkpoint import open_array
 from dpt_jax.tensors import ALIGNMENT, Tensor, as_used
@@ -56,3 +57,11 @@ def test_a_tensor_is_an_array_to_numpy():
     tensor = Tensor(ARRAY.shape, np.dtype(np.float32), lambda: ARRAY.astype(np.float64))
     assert np.asarray(tensor).dtype == np.float32
     np.testing.assert_array_equal(np.asarray(tensor, np.float64), ARRAY.astype(np.float64))
+
+
+def test_the_pages_of_a_piece_are_let_go_before_the_next_is_read(monkeypatch):
+    monkeypatch.setattr(tensors, "_BLOCK_BYTES", 4 * ARRAY[0].nbytes)
+    released = []
+    tensor = Tensor(ARRAY.shape, ARRAY.dtype, lambda: ARRAY, lambda: released.append(True))
+    sizes = [(len(block), len(released)) for block in tensor.blocks()]
+    assert sizes == [(4, 0), (4, 1), (2, 2)] and len(released) == 3

@@ -93,17 +93,22 @@ class Process:
         self.send_signal(signal.SIGTERM)
 
 
+_starting = threading.Lock()
+
+
 def _start_server() -> None:
     """Starts the fork server, unless there is one: it finds modules where this process does."""
     multiprocessing.set_forkserver_preload(["tests.support.preloaded"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
+    # The threads of a sweep come here together.
+    with _starting:
+        before = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+        try:
+            forkserver.ensure_running()
+        finally:
+            del os.environ["PYTHONPATH"]
+            if before is not None:
+                os.environ["PYTHONPATH"] = before
 
 
 def stop_server() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from dpt_jax import gin_utils, locks
 from dpt_jax.errors import InputError
+from dpt_jax.run_files import read_summary
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
 from tests.support import runs
@@ -96,7 +97,7 @@ def test_where_nothing_was_trained_another_run_begins(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(trainer.Run, "loop", fails)
-        first = dataclasses.replace(problem(), files={"few_shot.json": [1]})
+        first = dataclasses.replace(problem(), files={"few_shot.json": {"rows": [1]}})
         trainer.train(config(tmp_path, batch_size=16, random_seed=3), first)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n')
     (tmp_path / "predictions").mkdir()
@@ -117,6 +118,15 @@ def test_a_damaged_identity_is_named_with_what_to_do(tmp_path, text):
         trainer.train(config(tmp_path), problem())
 
 
+def test_the_summary_of_a_finished_run_is_made_again_where_it_is_damaged(tmp_path):
+    expected = trainer.train(config(tmp_path, train_steps=2), problem())
+    (tmp_path / "summary.json").write_text("")
+    with pytest.raises(InputError, match=r"summary\.json is damaged.*run the training's command"):
+        read_summary(tmp_path)
+    assert trainer.train(config(tmp_path, train_steps=2), problem()) == expected
+    assert read_summary(tmp_path) == expected
+
+
 def test_a_folder_is_one_runs_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
     with run_folder.locked(tmp_path):
@@ -126,6 +136,16 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path, monkeypatch):
             trainer.train(config(tmp_path, train_steps=2), problem())
         assert [path.name for path in tmp_path.iterdir()] == [".lock"]
     assert trainer.train(config(tmp_path, train_steps=2), problem())["last_step"] == 2
+
+
+@pytest.mark.parametrize("place", ["file/run", "/sys/kernel/run"])
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_trained(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError,
+        match=r"/run.* cannot be (written|read): .*MODEL_DIR|MODEL_DIR.*/run cannot be written",
+    ):
+        trainer.train(config(tmp_path / place), problem())
 
 
 def test_the_next_run_waits_for_one_that_ends_soon_and_continues_it(tmp_path):
@@ -165,10 +185,13 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ({"model_dir": None}, "MODEL_DIR is None; it must be a folder"),
         ({"model_dir": ""}, "MODEL_DIR is empty; set --gin.MODEL_DIR"),
         ({"frozen_dtype": "float16x"}, "FROZEN_DTYPE is 'float16x'"),
-        ({"optimizer": lambda rate: optax.adamw(rate, weight_decay="0")}, "TypeError.*OPTIMIZER"),
-        ({"optimizer": optax.lbfgs}, "OPTIMIZER or LEARNING_RATE cannot be used"),
+        (
+            {"optimizer": lambda rate: optax.adamw(rate, weight_decay="0")},
+            "OPTIMIZER is <lambda>, which cannot be used",
+        ),
+        ({"optimizer": optax.lbfgs}, "OPTIMIZER is lbfgs, which cannot be used"),
         ({"learning_rate": lambda n: optax.constant_schedule(float("nan"))}, "rate is nan"),
-        ({"learning_rate": lambda n: "0.3"}, "OPTIMIZER or LEARNING_RATE cannot be used"),
+        ({"learning_rate": lambda n: "0.3"}, "LEARNING_RATE is <lambda>, which cannot be used"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_before_the_folder_is_begun(tmp_path, changes, message):
@@ -183,7 +206,7 @@ def test_settings_that_cannot_be_are_refused_before_the_folder_is_begun(tmp_path
     [
         ("LEARNING_RATE_PEAK = '0.3'", "LEARNING_RATE_PEAK is '0.3'; it must be a number"),
         ("LEARNING_RATE_PEAK = -1", "LEARNING_RATE_PEAK is -1"),
-        ("optax.adamw.weight_decay = '1e-5'", "OPTIMIZER or LEARNING_RATE cannot be used"),
+        ("optax.adamw.weight_decay = '1e-5'", "OPTIMIZER is adamw, which cannot be used"),
     ],
 )
 def test_settings_of_the_optimizer_are_refused_before_the_folder_is_begun(
@@ -198,3 +221,24 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     trainer.train(config("~/run", train_steps=2), problem())
     assert trained(tmp_path / "run", 2).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "other"),
+    [
+        ("sentencepiece.model", b"pieces", b"others"),
+        ("few_shot.json", {"rows": [(1,), (2,)]}, {"rows": [[1], [3]]}),
+    ],
+)
+def test_a_run_goes_on_with_the_files_it_began_with(tmp_path, name, first, other):
+    def start(steps, files):
+        kept = dataclasses.replace(problem(), files=files)
+        return trainer.train(config(tmp_path, train_steps=steps, eval_period=0), kept)["last_step"]
+
+    start(2, {name: first})
+    # What a later version says besides is no difference.
+    saved = {**first, "version": 2} if isinstance(first, dict) else first
+    assert start(3, {name: saved, "new.json": {}}) == 3
+    with pytest.raises(InputError, match=f"began with another {name}"):
+        start(4, {name: other})
+    assert start(4, {name: first}) == 4
