@@ -18,8 +18,9 @@ from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.generation import Generator
-from dpt_jax.interop.prefixes import Adapter, FoldedPrefix, load_adapter
-from dpt_jax.models import Transformer
+from dpt_jax.interop.adapters import Adapter, load_adapter
+from dpt_jax.interop.prefixes import FoldedPrefix
+from dpt_jax.models import T5Config, Transformer
 from dpt_jax.paths import absolute, as_path
 from dpt_jax.prefixes import PrefixPerRow
 from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
@@ -277,9 +278,10 @@ def _form(adapter: Adapter, config: RunConfig, name: str) -> _Form:
     return length, PrefixPerRow(free.length, free.stacks, free.layers, free.position_bias, rows)
 
 
-def load_prompts(sources: Mapping[str, str], embed_dim: int) -> dict[str, Adapter]:
-    """Reads prompts by name; raises InputError where one does not fit the model's width."""
+def load_prompts(sources: Mapping[str, str], model: T5Config) -> dict[str, Adapter]:
+    """Reads prompts and prefixes by name; raises InputError where one does not fit the model."""
+    layers = model.num_decoder_layers
     return {
-        name: load_adapter(path, embed_dim, flag=f"--prompt {name}=PATH")
+        name: load_adapter(path, model.emb_dim, f"--prompt {name}=PATH", layers)
         for name, path in sources.items()
     }

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluates and prints."""
     from dpt_jax.errors import InputError
-    from dpt_jax.interop.prefixes import Adapter, load_adapter
+    from dpt_jax.interop.adapters import Adapter, load_adapter
 
     if args.prompt and args.no_prompt:
         raise InputError("--prompt and --no_prompt exclude each other.")
@@ -64,7 +64,11 @@ def run(args: argparse.Namespace) -> None:
         config = dataclasses.replace(config, scoring=args.scoring)
     adapter, trained_step, name = Adapter(), None, "no_prompt"
     if args.prompt:
-        adapter = load_adapter(args.prompt, config.model.emb_dim)
+        adapter = load_adapter(
+            args.prompt,
+            config.model.emb_dim,
+            decoder_layers=config.model.num_decoder_layers,
+        )
         name = pathlib.Path(args.prompt).stem
     elif not args.no_prompt:
         step = inference.step_of_run(args.model_dir, args.step)

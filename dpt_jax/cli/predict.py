@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> None:
     config, vocabulary = runs.load_without_tasks(args)
 
     from dpt_jax import inference, run_files
-    from dpt_jax.interop.prefixes import load_adapter
+    from dpt_jax.interop.adapters import load_adapter
 
     prompts: dict[str, Any] = {}
-    prompts |= inference.load_prompts(named, config.model.emb_dim)
+    prompts |= inference.load_prompts(named, config.model)
     trained_step = None
     default = next(iter(prompts)) if len(prompts) == 1 else None
     if args.model_dir is not None:

@@ -37,6 +37,23 @@ def slots(layer: int, num_layers: int) -> tuple[int, int]:
     return 4 * layer % (2 * num_layers), (4 * layer + 1) % (2 * num_layers)
 
 
+def is_prefix(folder: Any) -> bool:
+    """Whether a folder is an adapter of that type."""
+    path = folder / CONFIG
+    return path.exists() and read_json(path).get("peft_type") == PREFIX_TUNING
+
+
+def check_for_peft(prefix: FoldedPrefix) -> None:
+    """Raises InputError for a prefix that PEFT would compute in another way, or not at all."""
+    if prefix.stacks != ("decoder",) or prefix.position_bias != "front":
+        raise InputError(
+            f"The prefix acts on {', '.join(prefix.stacks)} with position_bias "
+            f"{prefix.position_bias!r}, but PEFT gives a T5 one in the decoder's self-attention "
+            "alone, with 'front'. Train it with --gin.PREFIX_STACKS=\"('decoder',)\" and "
+            "--gin.prefixes.METHOD.position_bias=\"'front'\", or export it with --format=npy."
+        )
+
+
 def write_prefix(folder: Path, prefix: FoldedPrefix, base: BaseModel) -> None:
     """Writes an adapter that `PeftModel.from_pretrained` loads on a Hugging Face T5.
 
@@ -50,13 +67,7 @@ def write_prefix(folder: Path, prefix: FoldedPrefix, base: BaseModel) -> None:
     """
     from safetensors.numpy import save_file
 
-    if prefix.stacks != ("decoder",) or prefix.position_bias != "front":
-        raise InputError(
-            f"The prefix acts on {', '.join(prefix.stacks)} with position_bias "
-            f"{prefix.position_bias!r}, but PEFT gives a T5 one in the decoder's self-attention "
-            "alone, with 'front'. Train it with --gin.PREFIX_STACKS=\"('decoder',)\" and "
-            "position_bias = 'front', or export it with --format=npy."
-        )
+    check_for_peft(prefix)
     keys, values = prefix.arrays["decoder_keys"], prefix.arrays["decoder_values"]
     layers, length, heads, head_dim = keys.shape
     # With an odd number all layers are distinct; one layer too many is not asked for.
@@ -88,12 +99,13 @@ def write_prefix(folder: Path, prefix: FoldedPrefix, base: BaseModel) -> None:
         temporary.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def read_prefix(folder: Path, decoder_layers: int, flag: str = "--prompt") -> FoldedPrefix:
+def read_prefix(folder: Path, decoder_layers: int | None, flag: str = "--prompt") -> FoldedPrefix:
     """Reads a prefix that PEFT has trained, as PEFT gives it to a T5.
 
     Args:
       folder: the adapter's folder.
-      decoder_layers: layers of the T5's decoder, which the adapter does not know.
+      decoder_layers: layers of the T5's decoder, which the adapter does not know; None takes the
+        adapter's own number.
       flag: the flag or binding that gave `folder`, for the messages.
 
     Raises:
@@ -118,16 +130,16 @@ def read_prefix(folder: Path, decoder_layers: int, flag: str = "--prompt") -> Fo
             f"but a prefix is {TENSOR} alone. Copy the folder again, or change {flag}."
         )
     sizes = ("num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim")
-    length, layers, heads, width = (config.get(name) for name in sizes)
+    length, layers, heads, width = (_positive(config.get(name)) for name in sizes)
     array = stored[TENSOR].read().astype(np.float32)
-    whole = all(isinstance(n, int) and n > 0 for n in (length, layers, heads, width))
-    if not whole or width % heads or array.shape != (length, 2 * layers * width):
+    if not heads or width % heads or array.shape != (length, 2 * layers * width):
         said = ", ".join(f"{name} {config.get(name)}" for name in sizes)
         raise InputError(
             f"{folder}: {TENSOR} has shape {array.shape}, but {CONFIG} says {said}, which makes "
             f"(num_virtual_tokens, 2 * num_layers * token_dim). Copy the folder again, or change "
             f"{flag}."
         )
+    decoder_layers = layers if decoder_layers is None else decoder_layers
     if decoder_layers > 2 * layers:
         raise InputError(
             f"{folder} has prefixes for {layers} layers (num_layers), but the decoder has "
@@ -138,6 +150,11 @@ def read_prefix(folder: Path, decoder_layers: int, flag: str = "--prompt") -> Fo
     _warn_of_dead_slots(folder, table, {slot for pair in read for slot in pair})
     keys, values = (np.stack([table[:, pair[i]] for pair in read]) for i in (0, 1))
     return FoldedPrefix({"decoder_keys": keys, "decoder_values": values}, "front")
+
+
+def _positive(value: Any) -> int:
+    """The number; 0 for what is no positive whole number."""
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _warn_of_dead_slots(folder: Path, table: np.ndarray, read: set[int]) -> None:

@@ -15,10 +15,10 @@ from jaxtyping import Float32
 
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write, fetched
-from dpt_jax.interop.prompts import load_prompt, save_factors, save_prompt
+from dpt_jax.interop.prompts import save_factors
 from dpt_jax.interop.stored_prompt import read_npz
 from dpt_jax.paths import as_path
-from dpt_jax.run_files import PREFIX, PREFIX_FACTORS, PROMPT, best_step, numpy_checkpoints
+from dpt_jax.run_files import PREFIX, PREFIX_FACTORS
 
 _POSITION_BIAS = "position_bias"
 
@@ -113,19 +113,6 @@ class FoldedPrefix:
         return FreePrefix(self.length, self.stacks, layers.pop(), self.position_bias)
 
 
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """What a frozen T5 is given: a soft prompt, a prefix, both, or nothing.
-
-    Attributes:
-      prompt: a folded prompt, float32 `[P, D]`.
-      prefix: a folded prefix.
-    """
-
-    prompt: Float32[np.ndarray, "length embed"] | None = None
-    prefix: FoldedPrefix | None = None
-
-
 def save_prefix(
     folder: str | os.PathLike, prefix: FoldedPrefix, params: Mapping[str, Any] | None = None
 ) -> None:
@@ -160,48 +147,3 @@ def load_prefix(path: str | os.PathLike, flag: str = "--prompt") -> FoldedPrefix
         )
     except (InputError, ValueError) as error:
         raise InputError(f"{path} holds no prefix: {error} Change {flag}.") from error
-
-
-def save_adapter(
-    folder: str | os.PathLike, adapter: Adapter, params: Mapping[str, Any] | None = None
-) -> None:
-    """Writes what is there of an adapter into a folder.
-
-    Args:
-      folder: where to.
-      adapter: the folded prompt and prefix.
-      params: the parameters that they were folded from, under `prompt` and `prefix`.
-    """
-    params = params or {}
-    if adapter.prefix is not None:
-        save_prefix(folder, adapter.prefix, params.get("prefix"))
-    if adapter.prompt is not None:
-        save_prompt(folder, adapter.prompt, params.get("prompt"))
-
-
-def load_adapter(
-    path: str | os.PathLike, embed_dim: int | None = None, flag: str = "--prompt"
-) -> Adapter:
-    """Reads a prompt in any form, a prefix, or the folder of both.
-
-    Args:
-      path: what `load_prompt` reads; a `prefix.npz`, a folder with one, or the run of one.
-      embed_dim: the width that a prompt must have.
-      flag: the flag or binding that gave `path`, for messages.
-
-    Raises:
-      InputError: as `load_prompt` and `load_prefix` do.
-    """
-    found = as_path(path)
-    if found.name == PREFIX:
-        return Adapter(prefix=load_prefix(found, flag))
-    if found.is_dir():
-        steps = numpy_checkpoints(found)
-        best = best_step(found)
-        folder = steps.get(max(steps, default=0) if best is None else best, found)
-        if (folder / PREFIX).exists():
-            prompt = None
-            if (folder / PROMPT).exists():
-                prompt = load_prompt(folder, embed_dim, flag=flag)
-            return Adapter(prompt, load_prefix(folder / PREFIX, flag))
-    return Adapter(load_prompt(path, embed_dim, flag=flag))

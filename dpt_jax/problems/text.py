@@ -29,7 +29,8 @@ from dpt_jax.devices.placement import place
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import Evaluator, summarized
 from dpt_jax.interop import open_backbone
-from dpt_jax.interop.prefixes import Adapter, FoldedPrefix, save_adapter
+from dpt_jax.interop.adapters import Adapter, save_adapter
+from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.prefixes import Prefix

@@ -7,7 +7,7 @@ import pytest
 
 from dpt_jax import inference, interop
 from dpt_jax.cli.main import main
-from dpt_jax.interop.prefixes import Adapter, load_adapter
+from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import fold_prefix
 from dpt_jax.prefixes import STACKS, DecomposedPrefix, SimpleSharedPrefix
@@ -141,3 +141,48 @@ def test_what_is_no_prefix_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "prefix.npz", **{n: np.zeros(s, np.float32) for n, s in arrays.items()})
     with pytest.raises(Exception, match=rf"holds no prefix: .*{message}.*Change --prompt"):
         load_adapter(tmp_path / "prefix.npz")
+
+
+def test_what_a_run_has_trained_is_taken_home(run, backbone, tmp_path, capsys):
+    output = tmp_path / "home"
+    assert main(["export", f"--model_dir={run}", f"--output={output}", "--step=12"]) == 0
+    names = ["README.md", "prefix.npz", "prefix_params.npz"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    for name in names[1:]:
+        ours, theirs = np.load(output / name), np.load(saved(run) / name)
+        assert ours.files == theirs.files
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours.files)
+    capsys.readouterr()
+    assert main(["inspect", str(output), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "prefix" and report["total"]["numbers"] == 3 * 2 * 3 * 32
+    as_adapter = [f"--prompt={output}", f"--output={tmp_path / 'x'}", "--format=peft"]
+    assert main(["export", *as_adapter]) == 2
+    assert "PEFT gives a T5 one in the decoder" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_prefix_of_the_decoder_in_pefts_format_is_used_like_the_run(backbone, tmp_path, capsys):
+    macros = _macros() | {"PREFIX_STACKS": ("decoder",)}
+    command = runs.arguments(tmp_path / "run", backbone, "prefixes/free.gin", **macros)
+    front = "--gin.prefixes.FreePrefix.position_bias='front'"
+    assert main([*command, front]) == 0
+    adapter = tmp_path / "adapter"
+    export = ["export", f"--model_dir={tmp_path / 'run'}", f"--output={adapter}", "--format=peft"]
+    assert main(export) == 0
+    capsys.readouterr()
+    (tmp_path / "lines.txt").write_text("x a\nx b\n")
+    predict = [
+        "predict",
+        f"--model_dir={tmp_path / 'run'}",
+        f"--input={tmp_path / 'lines.txt'}",
+    ]
+    assert main(predict) == 0
+    answers = capsys.readouterr().out
+    assert main([*predict, f"--prompt={adapter}"]) == 0
+    assert capsys.readouterr().out == answers
+
+
+def test_rank_of_a_prefix_is_refused(run, capsys):
+    assert main(["rank", str(run), "--no_score"]) == 2
+    assert "holds a prefix (prefix.npz) and no soft prompt" in capsys.readouterr().err
