@@ -3,10 +3,12 @@
 import contextlib
 import difflib
 import functools
+import inspect
 import io
 import logging
 import pathlib
 import re
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from typing import Any, TypeVar
@@ -297,6 +299,7 @@ _PARSE_ERRORS = (
     AttributeError,
     NameError,
     TypeError,
+    tokenize.TokenError,
 )
 
 # What a binding on the command line may name beside that which the gin files use.
@@ -335,10 +338,24 @@ def _parse_binding(binding: str) -> None:
             return
     message = str(error).strip().split("\n  In bindings string")[0]
     if "parse" in message:
-        message = "it cannot be read."
+        message = (
+            "it cannot be read; a value is written as in Python, without calls: 0.1, 'text', "
+            "(1, 2), None, or @a_function."
+        )
         if value and not any(mark in value for mark in "'\"@%([{=,"):
             message += f" A text needs quotes that the shell leaves: --gin.{name}=\"'{value}'\""
+    unknown = re.search(r"'(\S+)' doesn't have a parameter named '(\w+)'", message)
+    if unknown:
+        message += nearest_names(unknown[2], _parameters(unknown[1]), count=1)
     raise InputError(f"--gin.{name}={value}: {message}") from error
+
+
+def _parameters(selector: str) -> list[str]:
+    """The arguments of what gin knows under a name, such as `optax.adamw`."""
+    try:
+        return list(inspect.signature(gin.get_configurable(selector)).parameters)
+    except ValueError:
+        return []
 
 
 @contextlib.contextmanager
@@ -359,13 +376,21 @@ def _explain(error: Exception) -> str:
     missing = re.search(r"Unable to open file: (\S+)\. Searched", message)
     if missing:
         name = missing.group(1)
+        if pathlib.Path(name).is_dir():
+            return f"{name} is a folder, no gin file. Change --gin_file."
         root = gin_configs()
         known = [str(p.relative_to(root)) for p in root.rglob("*.gin")]
         return (
             f"There is no gin file {name!r}.{nearest_names(name, known)} Looked in the working "
             f"directory, --gin_search_paths and {root}. Change --gin_file."
         )
-    return f"The gin configuration cannot be used: {message}"
+    if isinstance(error, SyntaxError) and error.text:
+        where = f"{error.filename}, line {error.lineno}: {error.text.strip()}"
+        message = f"{error.msg} ({where})"
+    # Gin writes the line under the message, and a mark under the line.
+    message = re.sub(r"\s*\n\s*\^+\s*$", "", message)
+    message = re.sub(r'(In file ".*", line \d+)\s*\n', r"\1:", message)
+    return f"The gin configuration cannot be used: {' '.join(message.split())}"
 
 
 def _macro_bindings() -> dict[str, Any]:
@@ -457,21 +482,30 @@ def _check_macros() -> None:
         raise InputError(f"Required gin macros are not set: {', '.join(required)}. Add {flags}.")
 
 
+def _remedy(configurable: str) -> str:
+    if configurable == "RunConfig":
+        return f"{_ADD_RUN_FILE}, which binds them to macros."
+    return f"Bind them in a gin file, as gin_configs/{configurable.lower()}s does."
+
+
 def build(configurable: Callable[..., T], **overrides: Any) -> T:
     """Calls `configurable` with the arguments that gin binds to it.
 
     Raises:
       InputError: when a required argument is bound nowhere, or a value is refused.
     """
+    name = configurable.__name__
     try:
-        return gin.get_configurable(configurable)(**overrides)
+        bound = gin.get_configurable(configurable)
+    except ValueError as e:
+        # None of the files imports its module.
+        raise InputError(f"Nothing sets the fields of {name}. {_remedy(name)}") from e
+    try:
+        return bound(**overrides)
     except (TypeError, ValueError, RuntimeError) as e:
         missing = re.search(r"No values supplied by Gin or caller for arguments: \[(.*)\]", str(e))
         if missing:
-            raise InputError(
-                f"Nothing sets {missing.group(1)} of {configurable.__name__}. {_ADD_RUN_FILE}, "
-                "which binds them to macros."
-            ) from e
+            raise InputError(f"Nothing sets {missing.group(1)} of {name}. {_remedy(name)}") from e
         # Gin appends where it was when it failed, which matters only where the message does not.
         message, _, where = str(e).strip().partition("\n  In call to configurable ")
         if where and "--gin." not in message and not isinstance(e, InputError):

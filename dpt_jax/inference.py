@@ -99,22 +99,32 @@ def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) ->
 
 
 def evaluate(
-    prepared: Prepared, prompt: PromptArray | None, prefix: FoldedPrefix | None = None
+    prepared: Prepared,
+    prompt: PromptArray | None,
+    prefix: FoldedPrefix | None = None,
+    scored: bool = True,
 ) -> list[TaskResult]:
-    """Evaluates a folded prompt and prefix, or the model alone, on the configuration's task."""
-    model = prepared.config.model
+    """Evaluates a folded prompt and prefix, or the model alone, on the configuration's task.
+
+    Args:
+      prepared: the model.
+      prompt: the prompt.
+      prefix: the prefix.
+      scored: whether there are metrics, and not the answers alone.
+    """
     config = dataclasses.replace(
         prepared.config,
         prompt=None if prompt is None else VanillaPrompt(*prompt.shape),
-        prefix=None if prefix is None else prefix.module(model),
+        prefix=None if prefix is None else prefix.module(prepared.config.model),
     )
     evaluator, params = prepare(config, like=prepared).evaluator, dict(prepared.placed)
-    evaluator.check_metrics()
+    if scored:
+        evaluator.check_metrics()
     if prompt is not None:
         params["prompt"] = {"prompt": prompt}
     if prefix is not None:
         params["prefix"] = dict(prefix.arrays)
-    return evaluator(params)
+    return evaluator(params, scored)
 
 
 class Predictor:

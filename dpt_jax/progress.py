@@ -1,11 +1,38 @@
 """How far something long is: a bar on a terminal, plain lines elsewhere."""
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 10
+
+
+@contextlib.contextmanager
+def told_while(
+    tell: Callable[[float], object], seconds: float = _SECONDS_BETWEEN_LINES
+) -> Iterator[None]:
+    """Calls `tell` with the seconds that have passed, now and then while the block runs.
+
+    Args:
+      tell: called from a thread of its own.
+      seconds: between two calls, and before the first.
+    """
+    began, ended = time.monotonic(), threading.Event()
+
+    def work() -> None:
+        while not ended.wait(seconds):
+            tell(time.monotonic() - began)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class Progress:
@@ -50,7 +77,7 @@ class Progress:
     def left(self, done: int, total: int) -> str:
         """The time that the rest takes at the mean rate; empty while there is none."""
         rate = self._rate(done)
-        return f"{_clock((total - done) / rate)} left" if rate else ""
+        return f"{clock((total - done) / rate)} left" if rate else ""
 
     def _rate(self, done: int) -> float:
         return (done - self._start) / max(time.monotonic() - self._began, 1e-9)
@@ -68,6 +95,14 @@ class Progress:
                 self._last_line = now
                 self.say(f"{self._name} {shown}")
 
+    def note(self, done: int, total: int, text: str) -> None:
+        """Shows a text that the next one replaces: on the bar, or as a line where there is none."""
+        if self._bar is not None:
+            shown = f"{self._shown(done)}/{self._shown(total)}  {text}"
+            self._bar.update(self._task, completed=done, total=total, shown=shown)
+        else:
+            self.say(f"{self._name} {text}")
+
     def say(self, text: str) -> None:
         """Prints a line above the bar, or as it is where there is no bar."""
         if self._bar is not None:
@@ -81,7 +116,8 @@ class Progress:
             self._bar.stop()
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, or hours, minutes and seconds: `1:02`, `1:15:00`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

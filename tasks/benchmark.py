@@ -5,6 +5,7 @@ NeurIPS 2019. Field and class names are those of TFDS `super_glue` 1.0.2.
 """
 
 import dataclasses
+import re
 
 SPLITS = ("train", "validation", "test")
 
@@ -131,3 +132,13 @@ _ALL = (
 )
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
+
+
+def benchmark_of(task: str) -> Benchmark | None:
+    """Which of the eight a task is, whatever its text format or few-shot draw; None for no task.
+
+    Args:
+      task: such as `dpt_rte`, `dpt_rte_digits` or `dpt_rte_k8_s0`; `rte` will do.
+    """
+    name = re.sub(r"(_digits)?(_k\d+_s\d+)?$", "", task.removeprefix("dpt_"))
+    return BENCHMARKS.get(name)

@@ -1,4 +1,7 @@
-"""SuperGLUE's official jsonl files as rows with TFDS's fields, in TFDS's order."""
+"""SuperGLUE's official jsonl files as rows with TFDS's fields, in TFDS's order.
+
+Lines may also be those of Hugging Face's `datasets`: flat rows, and numbers for labels.
+"""
 
 import hashlib
 import json
@@ -54,6 +57,9 @@ class Fields:
     def text(self, name: str) -> str:
         """A text that UTF-8 can hold."""
         value = self.any(name)
+        return self._checked(name, value)
+
+    def _checked(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
             raise self.wrong_value(name, "a text")
         try:
@@ -80,6 +86,13 @@ class Fields:
             raise self.wrong_value(name, "a list")
         path = self._path + "." * bool(self._path) + name
         return [Fields(v, self._where, f"{path}[{i}]") for i, v in enumerate(values)]
+
+    def texts(self, name: str) -> list[str]:
+        """A list of texts."""
+        values = self.any(name)
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise self.wrong_value(name, "a list of texts")
+        return [self._checked(name, value) for value in values]
 
 
 def _short(value: Any) -> str:
@@ -150,14 +163,21 @@ def count(benchmark: Benchmark, path: pathlib.Path) -> int | None:
     try:
         with open(path, "rb") as f:
             for line in filter(bytes.strip, f):
-                if benchmark.name == "multirc":
-                    questions = json.loads(line)["passage"]["questions"]
-                    rows += sum(len(question["answers"]) for question in questions)
-                else:
-                    rows += len(json.loads(line)["qas"]) if benchmark.name == "record" else 1
+                rows += _rows_of(benchmark, line)
     except (ValueError, KeyError, TypeError):
         return None
     return rows
+
+
+def _rows_of(benchmark: Benchmark, line: bytes) -> int:
+    if benchmark.name not in ("multirc", "record"):
+        return 1
+    value = json.loads(line)
+    if benchmark.name == "record":
+        return 1 if "query" in value else len(value["qas"])
+    if "paragraph" in value:
+        return 1
+    return sum(len(question["answers"]) for question in value["passage"]["questions"])
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, Fields]]:
@@ -176,17 +196,24 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, Fields]]:
 
 
 def _label(benchmark: Benchmark, fields: Fields, split: str) -> int:
-    if split == "test" and fields.get("label") is None:
+    """The label as an index of `benchmark.classes`, however it is written.
+
+    The official download names the classes, or has booleans or 0 and 1; Hugging Face's `datasets`
+    writes the index, and -1 where the official test split has none.
+    """
+    if split == "test" and fields.get("label") in (None, -1):
         return -1
     value, classes = fields.any("label"), benchmark.classes
     if isinstance(value, str) and value in classes:
         return classes.index(value)
-    # Booleans and 0 or 1 are the labels of the tasks with two classes that are not named.
-    if benchmark.name in ("copa", "multirc") or classes == FALSE_TRUE:
-        if isinstance(value, int) and value in (0, 1):
+    unnamed = benchmark.name in ("copa", "multirc") or classes == FALSE_TRUE
+    if isinstance(value, int) and (unnamed or not isinstance(value, bool)):
+        if 0 <= value < len(classes):
             return int(value)
+    if unnamed:
         raise fields.wrong_value("label", f"0 or 1, false or true ({' or '.join(classes)})")
-    raise fields.wrong_value("label", f"one of {', '.join(classes)}")
+    names = ", ".join(f"{name} ({i})" for i, name in enumerate(classes))
+    raise fields.wrong_value("label", f"one of {names}")
 
 
 Parsed = Iterator[tuple[str, Row]]
@@ -201,6 +228,9 @@ def _flat(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
 
 
 def _multirc(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
+    if "paragraph" in fields:
+        yield from _flat_multirc(benchmark, fields, split)
+        return
     passage = fields.object("passage")
     for question in passage.objects("questions"):
         for answer in question.objects("answers"):
@@ -217,8 +247,33 @@ def _multirc(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
             )
 
 
+def _flat_multirc(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
+    """An answer option a line, as `datasets` writes it."""
+    ids = fields.object("idx")
+    idx = [ids.integer(name) for name in benchmark.ids]
+    row: Row = {name: fields.text(name) for name in benchmark.fields}
+    yield "_".join(map(str, idx)), row | {"idx": idx, "label": _label(benchmark, fields, split)}
+
+
+def _flat_record(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
+    """A query a line, as `datasets` writes it."""
+    ids = fields.object("idx")
+    idx = [ids.integer(name) for name in benchmark.ids]
+    answers = fields.texts("answers")
+    if split == "validation" and not answers:
+        raise fields.wrong_value("answers", "a list with an answer")
+    row: Row = {name: fields.text(name) for name in ("passage", "query")}
+    entities = sorted(set(fields.texts("entities")))
+    yield (
+        str(idx[-1]),
+        row | {"entities": entities, "answers": sorted(set(answers)), "idx": idx},
+    )
+
+
 def _record(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
-    del benchmark
+    if "query" in fields:
+        yield from _flat_record(benchmark, fields, split)
+        return
     passage = fields.object("passage")
     text = passage.text("text")
     entities = set()
@@ -247,7 +302,8 @@ def _record(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
 
 
 def _wsc(benchmark: Benchmark, fields: Fields, split: str) -> Parsed:
-    text, target = fields.text("text"), fields.object("target")
+    # `datasets` writes the spans beside the text.
+    text, target = fields.text("text"), fields.object("target") if "target" in fields else fields
     row: Row = {"text": text}
     for name, kind in benchmark.fields.items():
         if name != "text":

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dpt_jax.tasks.benchmark import BENCHMARKS
+from dpt_jax.tasks.benchmark import BENCHMARKS, benchmark_of
 from dpt_jax.tasks.errors import TaskError
 
 Metrics = dict[str, float]
@@ -23,7 +23,8 @@ def _labels(values: Sequence[Any], targets: bool = False) -> np.ndarray:
     if targets and (labels < 0).any():
         raise TaskError(
             f"{(labels < 0).sum()} of {len(labels)} rows have no label, as in SuperGLUE's test "
-            "split, so no metric can be computed; use validation."
+            "split, so no metric can be computed; use validation, or write the answers "
+            "with dpt evaluate --submission=FILE.zip."
         )
     return labels
 
@@ -107,7 +108,8 @@ def best_answer(
         if not target["value"]:
             raise TaskError(
                 f"ReCoRD's query {target['group']} has no answer, as in SuperGLUE's test split, so "
-                "no metric can be computed; use validation."
+                "no metric can be computed; use validation, or write the answers "
+                "with dpt evaluate --submission=FILE.zip."
             )
         first.setdefault(target["group"], (target["value"], prediction))
     scores = []
@@ -183,9 +185,10 @@ def superglue_average(results: Mapping[str, Mapping[str, float]]) -> float:
     """
     numbers: dict[str, float] = {}
     for task, metrics in results.items():
-        name = re.sub(r"(_digits)?(_k\d+_s\d+)?$", "", task.removeprefix("dpt_"))
-        if name not in BENCHMARKS:
+        benchmark = benchmark_of(task)
+        if benchmark is None:
             raise TaskError(f"{task!r} is none of SuperGLUE's tasks: {', '.join(BENCHMARKS)}.")
+        name = benchmark.name
         if name in numbers:
             raise TaskError(f"There are two results for {name!r}; the average takes one per task.")
         metric = "f1" if name in ("multirc", "record") else "accuracy"

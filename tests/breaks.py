@@ -323,9 +323,44 @@ BREAKS = [
     Break(
         "a file written in place",
         "dpt_jax/files.py",
-        "    temporary = Path(name)\n    try:",
-        "    temporary = path\n    try:",
+        "        yield temporary\n        # mkstemp makes",
+        "        yield target\n        # mkstemp makes",
         "tests/test_files.py",
+    ),
+    Break(
+        "an older folder is removed before the new one is there",
+        "dpt_jax/files.py",
+        "            _swap(temporary, target)",
+        "            shutil.rmtree(target); os.replace(temporary, target)",
+        "tests/cli/test_export.py -k killed",
+    ),
+    Break(
+        "two runs in one folder",
+        "dpt_jax/locks.py",
+        "fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)",
+        "fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "tests/training/test_run_folder.py -k one_runs",
+    ),
+    Break(
+        "another learning rate continues a run",
+        "dpt_jax/training/recipe.py",
+        "    return plain | {",
+        "    return plain or {",
+        "tests/training/test_run_folder.py -k recipe",
+    ),
+    Break(
+        "another backbone answers",
+        "dpt_jax/inference.py",
+        "    if prepared.fingerprint != expected:",
+        "    if prepared.fingerprint == 0 != expected:",
+        "tests/test_inference.py -k another_backbone",
+    ),
+    Break(
+        "a checkpoint in a bucket counts before it is whole",
+        "dpt_jax/training/checkpoints.py",
+        "(path / _COMMITTED).exists()",
+        "path.exists()",
+        "tests/training/test_buckets.py -k killed",
     ),
     # devices
     Break(

@@ -12,6 +12,22 @@ import tempfile
 
 import pytest
 
+
+def quick_flags() -> str:
+    """XLA's flags for compiling in a third of the time, where it knows them.
+
+    The older emitters of fusions do less, and one part of a program comes after the other.
+    """
+    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    # An XLA that does not know a flag ends the process.
+    parsed = subprocess.run(
+        [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+    )
+    return flags if parsed.returncode == 0 else ""
+
+
 # Before anything imports JAX or TensorFlow, which read these once. A test of another device sets
 # JAX_PLATFORMS itself; a test of several devices starts its own process with virtual ones.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -25,13 +41,7 @@ os.environ.setdefault("NO_GCE_CHECK", "true")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "XLA_FLAGS" not in os.environ:
-    # Compiles in a third of the time: one part at a time, by the emitters that do less.
-    flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    # An XLA that does not know a flag ends the process.
-    code = "from jaxlib import xla_client; xla_client.CompileOptions()"
-    env = os.environ | {"XLA_FLAGS": flags}
-    known = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
-    os.environ["XLA_FLAGS"] = "" if known.returncode else flags
+    os.environ["XLA_FLAGS"] = quick_flags()
 PROGRAMS = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # xdist's workers are started after this, and have the same.

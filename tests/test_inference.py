@@ -53,10 +53,11 @@ def run(tmp_path_factory):
         mlp_dim=64,
     )
     tokens = jnp.zeros((1, 4), jnp.int32)
-    params = Transformer(config).init(jax.random.key(3), tokens, tokens, tokens)["params"]
+    init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens)["params"])
+    params = jax.tree.map(np.array, init(jax.random.key(3)))
     # A sharper output than a fresh T5's, so that greedy decoding has no near ties.
     params["decoder"]["logits_dense"]["kernel"] *= 30.0
-    save_backbone(folder / "backbone", config, jax.tree.map(np.asarray, params))
+    save_backbone(folder / "backbone", config, params)
     status = main(
         [
             "train",

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_without_lines_only_what_is_said_is_printed(clock, capsys):
     shown.update(4, 4)
     assert capsys.readouterr().err == "[2/4] a=1: 5.00\n"
     assert shown.left(2, 4) == "1:00 left"
+
+
+def test_a_note_is_a_line_where_there_is_no_bar(capsys):
+    Progress("sweep", lines=False).note(1, 8, "0:10  a=1: step 3/5")
+    assert capsys.readouterr().err == "sweep 0:10  a=1: step 3/5\n"
+
+
+def test_what_takes_long_is_told_of_while_it_runs():
+    told = []
+    with progress.told_while(told.append, seconds=0.01):
+        while len(told) < 3:
+            time.sleep(0.01)
+    count = len(told)
+    assert told == sorted(told) and told[0] >= 0.01
+    time.sleep(0.05)
+    assert len(told) == count
 
 
 def test_amounts_are_written_as_they_are_told_to(clock, capsys):

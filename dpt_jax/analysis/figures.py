@@ -146,6 +146,11 @@ KINDS: dict[str, Callable[..., Any]] = {
 _OPTIONS = {"score": {"x", "lines", "log"}, "rank": set()}
 
 
+def options_of(kind: str) -> set[str]:
+    """The options that a kind of figure takes."""
+    return _OPTIONS.get(kind, {"lines"})
+
+
 def check(report: Mapping[str, Any], axes: Sequence[str]) -> None:
     """Checks the figures that a report asks for.
 
@@ -158,7 +163,7 @@ def check(report: Mapping[str, Any], axes: Sequence[str]) -> None:
                 f"There is no figure {kind!r}; there are {', '.join(KINDS)}."
                 f"{nearest_names(kind, KINDS)} Change sweeps.Report.figures."
             )
-        known = _OPTIONS.get(kind, {"lines"})
+        known = options_of(kind)
         if unknown := set(options) - known:
             raise InputError(
                 f"The figure {kind!r} has the options {', '.join(sorted(unknown))}; it takes "

@@ -4,8 +4,11 @@
   dpt evaluate --model_dir=runs/rte --prompt=prompt.npy --split=test
   dpt evaluate --model_dir=runs/rte --scoring=rank
   dpt evaluate --gin_file=... --prompt=prompt.npy
+  dpt evaluate --model_dir=runs/rte --submission=superglue.zip
 
 Prints one JSON object: {"prompt": ..., "metrics": {task: {metric: value}}}.
+--submission writes the answers to the unlabelled test split into a zip in the form that SuperGLUE's
+server takes, and leaves the metrics out; files of other tasks that are in the zip stay there.
 """
 
 import argparse
@@ -33,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--predictions", metavar="DIR", help="also write <task>_<prompt>.jsonl into this folder"
     )
+    parser.add_argument(
+        "--submission",
+        metavar="ZIP",
+        help="write the answers for SuperGLUE's server and no scores (default split: test)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,18 +54,21 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("Name what to evaluate: --model_dir, --prompt or --no_prompt.")
     if args.predictions:
         outputs.require_folder(args.predictions, "--predictions")
+    if args.submission:
+        outputs.require_file(args.submission, "--submission")
     config = runs.load_config(args)
 
     import dataclasses
 
     from dpt_jax import inference, run_files
+    from dpt_jax.cli import submission
     from dpt_jax.evaluation.evaluator import averages
     from dpt_jax.files import json_dumps, write_json_lines
     from dpt_jax.paths import as_path
     from dpt_jax.training.config import SCORINGS
 
-    if args.split:
-        config = dataclasses.replace(config, eval_split=args.split)
+    if split := args.split or ("test" if args.submission else None):
+        config = dataclasses.replace(config, eval_split=split)
     if args.scoring:
         if args.scoring not in SCORINGS:
             raise InputError(f"--scoring is {args.scoring!r}; it takes {' or '.join(SCORINGS)}.")
@@ -78,10 +89,14 @@ def run(args: argparse.Namespace) -> None:
         else:
             adapter = load_adapter(run_files.numpy_checkpoint(args.model_dir, step))
     prepared = inference.prepare_for(config, args.model_dir)
+    if args.submission:
+        submission.require_superglue(prepared.task, args.submission)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
-    results = inference.evaluate(prepared, adapter.prompt, adapter.prefix)
-    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results}
+    results = inference.evaluate(
+        prepared, adapter.prompt, adapter.prefix, scored=not args.submission
+    )
+    metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results if r.metrics}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall
     for result in results:
@@ -90,6 +105,8 @@ def run(args: argparse.Namespace) -> None:
             say(f"{result.task}: {names}: no numbers; dpt train shows such metrics in TensorBoard.")
     # Before anything is written: a full disk does not cost the metrics.
     print(json_dumps({"prompt": name, "metrics": metrics}))
+    if args.submission:
+        submission.write(args.submission, results)
     if args.predictions:
         for result in results:
             path = as_path(args.predictions) / f"{result.task}_{name}.jsonl"

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from dpt_jax.errors import nearest_names
 from dpt_jax.huge_pages import restart_with_huge_pages
 
 COMMANDS = (
@@ -66,7 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     # Taken out first: argparse reads an unknown flag with a space in it as a positional argument.
     gin_flags = [a for a in arguments if a.startswith("--gin.")]
-    args, unknown = parser.parse_known_args([a for a in arguments if a not in gin_flags])
+    others = [a for a in arguments if a not in gin_flags]
+    command = next((a for a in others if not a.startswith("-")), None)
+    if command is not None and command not in COMMANDS:
+        hint = nearest_names(command, COMMANDS, count=1)
+        parser.error(f"there is no command {command!r}; there are {', '.join(COMMANDS)}.{hint}")
+    args, unknown = parser.parse_known_args(others)
     # As with `python -m`: a task module in the working directory can be named.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -106,7 +112,9 @@ def _gin_bindings(unknown: Sequence[str], parser: argparse.ArgumentParser) -> li
         name, equals, value = argument.removeprefix("--gin.").partition("=")
         if not argument.startswith("--gin.") or not equals:
             hint = " (bindings are written --gin.NAME=VALUE)" if "gin" in argument else ""
-            parser.error(f"unrecognized argument: {argument}{hint}")
+            flags = [flag for action in parser._actions for flag in action.option_strings]
+            nearest = nearest_names(argument.partition("=")[0], flags, count=1)
+            parser.error(f"unrecognized argument: {argument}{hint or nearest and '.' + nearest}")
         bindings.append(f"{name} = {value}")
     return bindings
 

@@ -17,7 +17,7 @@ import argparse
 import json
 from typing import Any
 
-from dpt_jax.cli.console import say
+from dpt_jax.cli.console import human_bytes, say
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "compile a run for TPUs ahead of time: memory and estimated speed"
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.search:
         made, candidates = plan.search(config, where, say, decoding)
     else:
-        made, candidates = plan.make_plan(config, where, decoding), []
+        made, candidates = plan.make_plan(config, where, decoding, say), []
     if args.json:
         found = {"candidates": [vars(c) for c in candidates]} if candidates else {}
         print(json.dumps(made.to_json() | found))
@@ -93,6 +93,15 @@ def _advice(made: Any) -> str:
     return f"Change one of: {'; '.join(changes)}. --search finds what fits."
 
 
+def _amount(nbytes: float) -> str:
+    """Bytes in the unit that shows some of them: a prompt has thousands, a model billions."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if nbytes < 1000 or unit == "GiB":
+            break
+        nbytes /= 1024
+    return f"{nbytes:>10.3f} {unit}"
+
+
 def _print(made: Any) -> None:
     config, where = made.config, made.where
     lengths = config.task_feature_lengths
@@ -109,19 +118,20 @@ def _print(made: Any) -> None:
         memory, costs = program.compiled.memory, program.compiled.costs
         print(f"\n{name}, per chip (compiled in {program.compiled.compile_seconds:.0f} s)")
         for part, size in vars(memory).items():
-            print(f"  {part.replace('_', ' '):<24}{size / _GIB:>10.3f} GiB")
-        print(f"  {'all of it':<24}{memory.total / _GIB:>10.3f} GiB of {limit / _GIB:.2f}: fits")
+            print(f"  {part.replace('_', ' '):<24}{_amount(size)}")
+        print(f"  {'all of it':<24}{_amount(memory.total)} of {limit / _GIB:.2f} GiB: fits")
         seconds = program.estimate
         rows = (
-            ("matrix products", costs.flops / 1e12, "TFLOP", seconds.compute),
-            ("bytes moved", costs.bytes / 1e9, "GB", seconds.memory),
-            ("collectives", costs.collective_bytes / 1e9, "GB", seconds.collectives),
+            ("matrix products", f"{costs.flops / 1e12:.3g} TFLOP", seconds.compute),
+            ("bytes moved", human_bytes(costs.bytes), seconds.memory),
+            ("collectives", human_bytes(costs.collective_bytes), seconds.collectives),
         )
-        for part, amount, unit, time in rows:
-            print(f"  {part:<24}{amount:>10.3f} {unit:<6} {time:>9.4f} s at published rates")
+        for part, amount, time in rows:
+            print(f"  {part:<24}{amount:>14}    {time:>9.3g} s at published rates")
         for kind, total in sorted(costs.by_kind().items()):
-            print(f"    {kind:<22}{total['bytes'] / 1e9:>10.3f} GB     {total['count']:.0f} times")
-        print(f"  {'estimated time':<24}{seconds.total:>10.4f} s")
+            moved = human_bytes(total["bytes"])
+            print(f"    {kind:<22}{moved:>13}     {total['count']:.0f} times")
+        print(f"  {'estimated time':<24}{seconds.total:>10.3g} s")
     if made.train is not None:
         print(
             f"\nestimate: {made.examples_per_second:,.1f} examples/s, "

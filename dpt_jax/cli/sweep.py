@@ -20,6 +20,7 @@ dpt sweep command then gathers the results.
 import argparse
 import contextlib
 import fnmatch
+import pathlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,7 @@ from dpt_jax.cli import outputs
 from dpt_jax.cli.console import print_table, say
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
+OUTPUT = "runs/sweeps"
 HELP = "run many points of a gin sweep and tabulate them"
 
 
@@ -40,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_gin_flags(parser, "a sweep's gin file, or one on top of each SWEEP")
     parser.add_argument(
         "--output",
-        default="runs/sweeps",
+        default=OUTPUT,
         metavar="DIR",
-        help="where each sweep gets its folder (default: runs/sweeps)",
+        help="where each sweep gets its folder (default: %(default)s)",
     )
     parser.add_argument(
         "--only",
@@ -131,19 +133,32 @@ def _prepare(
     points = sweep.expand(bindings)
     chosen = select(points, args.only)
     loading.check(sweep, chosen, paths)
-    words = ["dpt", "sweep", *(f.removeprefix("sweeps/").removesuffix(".gin") for f in files[:1])]
-    words += [f"--gin_file={file}" for file in files[1:]]
-    words += [
-        f"--gin.{name.strip()}={value.strip()}"
-        for name, _, value in (binding.partition("=") for binding in args.gin_bindings)
-    ]
-    folder = SweepFolder(as_path(args.output) / sweep.name, sweep, points, shlex.join(words))
+    path = as_path(args.output) / sweep.name
+    folder = SweepFolder(path, sweep, points, _command(args, files))
     report = dataclasses.asdict(folder.report)
     figures.check(report, list(sweep.axes))
     rows = [{"axes": dict(point.axes), "status": "not run"} for point in points]
     for claim in report["claims"]:
         claims.judge(claim, [row | {"value": None} for row in rows], report)
     return folder, chosen
+
+
+def _command(args: argparse.Namespace, files: Sequence[str]) -> str:
+    """The command line that makes the results again; --only, which runs a part, is left out."""
+    from dpt_jax.sweeps import loading
+
+    first, *others = files
+    name = pathlib.PurePath(first).stem
+    ours = name in loading.known_sweeps() and first == loading.sweep_file(name)
+    words = ["dpt", "sweep", *([name] if ours and args.sweeps else [f"--gin_file={first}"])]
+    words += [f"--gin_file={file}" for file in others]
+    words += [f"--gin_search_paths={path}" for path in args.gin_search_paths]
+    if args.output != OUTPUT:
+        words.append(f"--output={args.output}")
+    for binding in args.gin_bindings:
+        name, _, value = binding.partition("=")
+        words.append(f"--gin.{name.strip()}={value.strip()}")
+    return shlex.join(words)
 
 
 def _run_sweep(
@@ -153,7 +168,8 @@ def _run_sweep(
     paths: Sequence[str],
     resources: dict[str, float],
 ) -> int:
-    from dpt_jax.progress import Progress
+    from dpt_jax.cli.sweep_progress import SweepProgress
+    from dpt_jax.progress import told_while
     from dpt_jax.sweeps import jobs
     from dpt_jax.sweeps.local import Local
     from dpt_jax.sweeps.on_ray import Ray
@@ -179,14 +195,13 @@ def _run_sweep(
     work = [[point] for point in left]
     if args.members_at_once != 0:
         work = jobs.group(left, args.jobs)
-    done, failures = len(points) - len(left), 0
-    # Every point has a line of its own.
-    progress = Progress(folder.sweep.name, done, lines=False)
-    text = f"{folder.sweep.name}: {len(points)} points, {done} of them done before"
+    progress = SweepProgress(folder, work, len(points))
+    text = (
+        f"{folder.sweep.name}: {len(points)} points, {len(points) - len(left)} of them done before"
+    )
     if together := sum(len(job) for job in work if len(job) > 1):
         text += f"; {together} may be trained together, {len(work)} jobs in all"
     progress.say(f"{text}. Logs are in {folder.path / 'logs'}")
-    progress.update(done, len(points))
     for point in left:
         folder.forget_failure(point)
     by_name = {point.name: point for point in left}
@@ -198,20 +213,14 @@ def _run_sweep(
         if outcome.status == "stopped":
             progress.say(f"{point.name}: stopped, to be continued")
         else:
-            nonlocal done, failures
-            done += 1
-            failures += outcome.status == "failed"
-            failed = f"{failures} failed" if failures else ""
-            progress.update(done, len(points), failed)
-            so_far = ", ".join(filter(None, (failed, progress.left(done, len(points)))))
-            ended = _ended(outcome, folder.row(point)["value"], folder.report.scale)
-            progress.say(f"[{done}/{len(points)}] {point.name}: {ended} ({so_far})")
+            progress.ended(outcome, folder.row(point)["value"])
         folder.write()
 
     with _signals(launcher.stop) as received:
         try:
             if work:
-                launcher(work, report)
+                with told_while(progress.running):
+                    launcher(work, report)
         except KeyboardInterrupt:
             pass
         finally:
@@ -226,19 +235,6 @@ def _run_sweep(
     names = {point.name for point in points}
     failed = any(row["status"] == "failed" for row in rows if row["point"] in names)
     return 1 if failed else 0
-
-
-def _ended(outcome: Any, value: float | None, scale: float) -> str:
-    """How a point ended, in words."""
-    from dpt_jax.analysis import tables
-
-    if outcome.status == "failed":
-        return f"failed: {tables.shortened(outcome.error)}"
-    text = "no score" if value is None else f"{value * scale:.2f}"
-    text += f", {outcome.seconds:.0f} s"
-    if outcome.together > 1:
-        text += f", one of {outcome.together} trained together"
-    return text
 
 
 def _finish(folder: Any) -> list[dict[str, Any]]:

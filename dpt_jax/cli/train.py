@@ -5,6 +5,9 @@ dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \
       --gin.INITIAL_CHECKPOINT_PATH="'path/to/t5'" \
       --gin.MIXTURE_OR_TASK_NAME="'my_task'" --gin.MIXTURE_OR_TASK_MODULE="'my_tasks'"
 
+--gin.NAME=VALUE sets a macro, whatever the gin files say; docs/settings.md lists them all. A text
+needs quotes that the shell leaves, as above.
+
 The same command in every process trains over several of them. They find each other by themselves on
 Cloud TPU, in indexed Kubernetes jobs (GKE), Slurm and Open MPI; elsewhere give all three of
 --coordinator_address, --num_processes and --process_id.

@@ -75,17 +75,21 @@ class Evaluator:
                     task, providers[task.name].output_features["targets"]
                 )
 
-    def __call__(self, params: Params) -> list[TaskResult]:
+    def __call__(self, params: Params, scored: bool = True) -> list[TaskResult]:
         """Metrics and predictions of every task under `params` (all of them, merged).
 
         Of several processes the first one computes the metrics and has the predictions; the others
         are told the metrics.
+
+        Args:
+          params: the parameters.
+          scored: whether the tasks' metrics are asked; a split without labels has answers alone.
         """
         answers = [self._ask(task, params) for task in self.examples]
         results: list[TaskResult] = []
         if agreement.is_first():
             pairs = zip(self.examples, answers, strict=True)
-            results = [self._judge(task, answer) for task, answer in pairs]
+            results = [self._judge(task, answer, scored) for task, answer in pairs]
         metrics = agreement.broadcast_from_first([result.metrics for result in results])
         return results or [
             TaskResult(task.name, found) for task, found in zip(self.examples, metrics, strict=True)
@@ -106,9 +110,11 @@ class Evaluator:
             answers = dataclasses.replace(answers, target_scores=scores)
         return answers
 
-    def _judge(self, task: TaskExamples, answers: Answers) -> TaskResult:
+    def _judge(self, task: TaskExamples, answers: Answers, scored: bool) -> TaskResult:
         targets, predictions = self._targets(task), self._predictions(task, answers.texts)
-        metrics = self._metrics[task.name](task.rows, targets, predictions, answers)
+        metrics: Mapping[str, Any] = {}
+        if scored:
+            metrics = self._metrics[task.name](task.rows, targets, predictions, answers)
         records: list[dict[str, Any]] = [
             ({"idx": row["idx"]} if "idx" in row else {})
             | {"inputs": self._text(row, "inputs"), "target": target}
@@ -233,8 +239,8 @@ class Evaluator:
         ended = [np.trim_zeros(row, "b") for row in answers]
         scores = self._score(task, params, ended)
         if self._beam_size > 1:
-            lengths = np.asarray([len(row) for row in ended], np.float32)
-            scores = scores / np.asarray(decoding.brevity_penalty(lengths, LENGTH_PENALTY))
+            penalties = [decoding.brevity_penalty(len(row), LENGTH_PENALTY) for row in ended]
+            scores = scores / np.asarray(penalties, np.float32)
         return scores
 
     def _score(

@@ -103,7 +103,9 @@ def read_adapter(
     # Unless told otherwise, PEFT makes 2 P rows for a model with encoder and decoder. It puts the
     # first P in front of the encoder's input and uses the others nowhere (peft 0.19 to 0.21).
     blocks = config.get("num_transformer_submodules") or (2 if task == "SEQ_2_SEQ_LM" else 1)
-    wanted = (length * blocks if isinstance(length, int) else length, width)
+    wanted: tuple[Any, Any] = (length, width)
+    if isinstance(length, int) and isinstance(blocks, int):
+        wanted = (length * blocks, width)
     if array.shape != wanted:
         raise InputError(
             f"{folder}: {TENSOR} has shape {array.shape}, but {CONFIG} says num_virtual_tokens "

@@ -67,9 +67,11 @@ def _load(path: Path, flag: str) -> Any:
             f"{path} is refused: it holds more than tensors and numbers, and reading it could run "
             f"any code. Change {flag}."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    # PyTorch and the formats that it looks for have many errors for bytes that make no sense.
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read as a file of PyTorch: {error}. It may be half copied; change "
+            f"{path} cannot be read as a file of PyTorch: {reason}. It may be half copied; change "
             f"{flag}."
         ) from error
 

@@ -53,7 +53,15 @@ def open_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
             entries = {name: entry for name, entry in header.items() if name != _METADATA}
             spans = {name: entry["data_offsets"] for name, entry in entries.items()}
             end = max((int(span[1]) for span in spans.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise _broken(path, f"its header cannot be read ({error})") from error
         start = 8 + header_size
         if start + end > size:
@@ -111,14 +119,14 @@ def write_safetensors(
 
 def _tensor(path: Path, name: str, entry: dict, mapped: mmap.mmap, start: int, size: int) -> Tensor:
     try:
-        dtype = _DTYPES[entry["dtype"]]
-    except KeyError as error:
-        raise InputError(
-            f"{path}: {name} has dtype {entry.get('dtype')!r}; known are {', '.join(_DTYPES)}."
-        ) from error
-    shape = tuple(int(n) for n in entry["shape"])
-    first, last = entry["data_offsets"]
-    count = math.prod(shape)
+        kind = entry["dtype"]
+        shape = tuple(int(n) for n in entry["shape"])
+        first, last = map(int, entry["data_offsets"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _broken(path, f"what it says of {name} cannot be read ({error!r})") from error
+    if not isinstance(kind, str) or kind not in _DTYPES:
+        raise InputError(f"{path}: {name} has dtype {kind!r}; known are {', '.join(_DTYPES)}.")
+    dtype, count = _DTYPES[kind], math.prod(shape)
     if first < 0 or last - first != count * dtype.itemsize or start + last > size:
         raise _broken(path, f"{name} {shape} does not fill its bytes {first} to {last}")
 

@@ -149,7 +149,8 @@ def read_npz(path: Path, flag: str) -> dict[str, np.ndarray]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array without a name")
             return {name: _bfloat16(archive[name]) for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    # NumPy reads a header as Python, and an archive as zip: their errors are many.
+    except Exception as error:
         raise InputError(
             f"{path} cannot be read as a .npz file of arrays: {error}. It may be half copied; "
             f"change {flag}."
@@ -169,8 +170,9 @@ def _file_format(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 pickled = any(name.endswith("/data.pkl") for name in archive.namelist())
-        except zipfile.BadZipFile:
-            # Cut short; the reader of what it was meant to be says so.
+        except Exception:
+            # Cut short, or damaged in another of the many ways that `zipfile` knows. The reader of
+            # what it was meant to be says so.
             pickled = path.suffix != ".npz"
         return "released_dpt" if pickled else "npz"
     # A pickle's first byte; PyTorch before 1.6 wrote no archives.
@@ -283,7 +285,7 @@ def _open_safetensors(path: Path, flag: str) -> StoredPrompt:
 def _read_npy(path: Path, flag: str) -> np.ndarray:
     try:
         return _bfloat16(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # As above.
         raise InputError(
             f"{path} cannot be read as a .npy file: {error}. It may be half copied; change {flag}."
         ) from error

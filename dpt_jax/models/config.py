@@ -9,6 +9,8 @@ import jax.numpy as jnp
 # with the weights and computes the attention scores again, which are most of a layer's memory and
 # little of its work; `full` keeps a layer's input alone and computes the whole layer again.
 REMAT_POLICIES = ("none", "minimal", "full")
+# What an MLP may be made of; `layers` has the functions.
+ACTIVATIONS = ("relu", "gelu", "silu", "linear")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +77,11 @@ class T5Config:
             raise ValueError(
                 f"T5Config.dropout_rate is {self.dropout_rate!r}, outside [0, 1); set DROPOUT_RATE."
             )
-        if len(self.mlp_activations) not in (1, 2):
+        known = all(activation in ACTIVATIONS for activation in self.mlp_activations)
+        if not known or len(self.mlp_activations) not in (1, 2):
             raise ValueError(
-                "T5Config.mlp_activations takes one activation (T5 1.0) or two (gated, T5 1.1), "
-                f"not {self.mlp_activations!r}."
+                "T5Config.mlp_activations takes one activation (T5 1.0) or two (gated, T5 1.1) of "
+                f"{', '.join(ACTIVATIONS)}, not {self.mlp_activations!r}."
             )
         if self.remat_policy not in REMAT_POLICIES:
             raise ValueError(

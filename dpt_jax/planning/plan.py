@@ -1,5 +1,6 @@
 """Whether a run fits TPUs that are not there, how fast it can be, and which mesh suits it best."""
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -20,6 +21,7 @@ from dpt_jax.planning.ahead_of_time import (
 )
 from dpt_jax.planning.roofline import Estimate, estimate
 from dpt_jax.planning.tpus import GIBIBYTE, Slice
+from dpt_jax.progress import clock, told_while
 from dpt_jax.training.config import RunConfig
 
 # A search gives up growing or shrinking a batch after this many compilations of the whole model.
@@ -115,13 +117,19 @@ class Plan:
         }
 
 
-def make_plan(config: RunConfig, where: Slice, decoding: bool = True) -> Plan:
+def make_plan(
+    config: RunConfig,
+    where: Slice,
+    decoding: bool = True,
+    say: Callable[[str], None] | None = None,
+) -> Plan:
     """Compiles a run for a slice.
 
     Args:
       config: the run, with its mesh and batch size.
       where: the slice.
       decoding: compile the decoding of an evaluation batch too.
+      say: is told what is compiled, and now and then for how long.
 
     Raises:
       InputError: when libtpu is missing, or the mesh does not divide slice, model or batch.
@@ -136,12 +144,25 @@ def make_plan(config: RunConfig, where: Slice, decoding: bool = True) -> Plan:
     mesh = partitioning.make_mesh(sizes, tpu_devices(where))
     train = None
     try:
-        train = _program(compile_train_step(config, mesh), where, mesh)
-        decoded = _program(compile_decoding(config, mesh), where, mesh) if decoding else None
+        with _told(say, "the training step"):
+            train = _program(compile_train_step(config, mesh), where, mesh)
+        with _told(say if decoding else None, "the decoding of an evaluation batch"):
+            decoded = _program(compile_decoding(config, mesh), where, mesh) if decoding else None
     except CompilerRefused as e:
         which = "the training step" if train is None else "decoding"
         return Plan(config, where, sizes, train, refusal=f"{which}: {e}")
     return Plan(config, where, sizes, train, decoded)
+
+
+@contextlib.contextmanager
+def _told(say: Callable[[str], None] | None, what: str) -> Iterator[None]:
+    """Says what is compiled, and for how long already: libtpu takes minutes for a large model."""
+    if say is None:
+        yield
+        return
+    say(f"compiling {what}")
+    with told_while(lambda seconds: say(f"compiling {what}, {clock(seconds)} so far")):
+        yield
 
 
 def _program(compiled: Compiled, where: Slice, mesh: Mesh) -> Program:
@@ -327,7 +348,7 @@ def _largest_batch(
     limit, (data, fsdp, _) = where.chip.usable_hbm_bytes, candidate.mesh
     unit = data * fsdp * config.microbatches
     batch, too_large = candidate.batch_size, math.inf
-    best = plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+    best = plan = make_plan(_with(config, candidate.mesh, batch), where, decoding, say)
     for left in range(_WHOLE_COMPILATIONS, 0, -1):
         if plan.fits and plan.train:
             best, memory = plan, plan.train.compiled.memory
@@ -344,7 +365,7 @@ def _largest_batch(
         fitting = best.config.batch_size if best.fits else 0
         if left == 1 or batch >= too_large or batch < 1.04 * fitting:
             break
-        plan = make_plan(_with(config, candidate.mesh, batch), where, decoding)
+        plan = make_plan(_with(config, candidate.mesh, batch), where, decoding, say)
     return best
 
 

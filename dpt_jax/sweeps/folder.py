@@ -80,24 +80,28 @@ class SweepFolder:
             return
         saved, now = _read_json(path), self._identity
         trained = [name for name in saved["points"] if run_files.holds_training(self._folder(name))]
-        if not trained:
+        attempted = any(entries(self.path / name) for name in ("points", "failures", "logs"))
+        if attempted and not trained:
             return  # What came to nothing, as all does after a typing error, guards nothing.
+        # Where nothing was attempted, the commands that were printed may be about to run elsewhere.
+        guarded = trained or list(saved["points"])
+        printed = "" if attempted else ", or commands were printed that will make them"
         advice = "Give another --output for this sweep; nothing was changed."
         if saved.get("name") != now["name"]:
             raise InputError(
                 f"{self.path} holds the sweep {saved.get('name')!r}, not {now['name']!r}. {advice}"
             )
-        for name in trained:
+        for name in guarded:
             settings = saved["points"][name]
             if name not in now["points"]:
                 raise InputError(
                     f"{self.path} has results of the point {name}, which this sweep {now['name']} "
-                    f"does not have. {advice} To run a part of a sweep, use --only."
+                    f"does not have{printed}. {advice} To run a part of a sweep, use --only."
                 )
             if settings != now["points"][name]:
                 differing = _differences(settings, now["points"][name])
                 raise InputError(
-                    f"{self.path} has results of the point {name} with other settings:\n"
+                    f"{self.path} has results of the point {name} with other settings{printed}:\n"
                     + "\n".join(f"  {line}" for line in differing)
                     + f"\n{advice}"
                 )

@@ -59,7 +59,7 @@ def load(
     try:
         sweep = gin_utils.build(Sweep)
     except InputError as e:
-        if "name of Sweep" not in str(e) and "'name'" not in str(e):
+        if "of Sweep" not in str(e):
             raise
         raise InputError(
             f"{', '.join(gin_files)} sets no sweeps.Sweep.name: it is no sweep. Name one of "

@@ -60,7 +60,7 @@ def train_points(job: Mapping[str, Any]) -> Iterator[Outcome]:
         began = time.monotonic()
         for point in points[1:]:
             with _output_to(point["log"]):
-                print(f"Trains together with {points[0]['name']}, whose log tells of both.")
+                print(f"Trains together with {points[0]['name']}, whose log tells of all.")
         ends: list[Outcome] = []
         with _output_to(points[0]["log"]):
             error = _guarded(

@@ -16,7 +16,12 @@ from dpt_jax.errors import InputError
 
 
 def constant(train_steps: int, peak: float = 0.3) -> optax.Schedule:
-    """The same rate at every step (DPT paper, section 3: 0.3)."""
+    """The same rate at every step (DPT paper, section 3: 0.3).
+
+    Args:
+      train_steps: the run's length, which does not matter here.
+      peak: the learning rate, or the highest one of a schedule that changes it.
+    """
     del train_steps
     _check("LEARNING_RATE_PEAK", peak, math.inf)
     return optax.constant_schedule(peak)
@@ -28,6 +33,11 @@ def linear_warmup_linear_decay(
     """Rises from 0 to `peak` over the first `warmup_fraction` of training, then falls to 0.
 
     The DPT authors' released code trains with this one.
+
+    Args:
+      train_steps: the run's length.
+      peak: the highest rate.
+      warmup_fraction: the share of the run in which the rate rises.
     """
     _check("LEARNING_RATE_PEAK", peak, math.inf)
     _check("schedules.linear_warmup_linear_decay.warmup_fraction", warmup_fraction, 1)

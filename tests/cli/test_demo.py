@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import pytest
 
 from dpt_jax.cli.main import main
@@ -14,14 +13,8 @@ STEPS = {"vanilla,decomposed": 120, "residual,fine_tuning": 2}
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    # These steps are many and large: what compiling them in full takes, it gives back.
-    quickly = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    try:
-        for methods in STEPS:
-            assert main(arguments(folder, methods)) == 0
-    finally:
-        jax.config.update("jax_disable_most_optimizations", quickly)
+    for methods in STEPS:
+        assert main(arguments(folder, methods)) == 0
     return folder
 
 

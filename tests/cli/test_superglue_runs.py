@@ -7,6 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -100,6 +101,28 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
     status, out, err = dpt(folder, "evaluate", f"--model_dir={tmp_path / 'run'}", "--split=test")
     assert (status, out) == (2, "")
     assert "2 of 2 rows have no label" in err and "'dpt_cb_k4_s7' cannot be evaluated" in err
+
+    # Its answers can be handed in, beside those to other tasks.
+    archive = tmp_path / "answers.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("RTE.jsonl", "as it was")
+        file.writestr("CB.jsonl", "to be replaced")
+    status, out, err = dpt(
+        folder,
+        "evaluate",
+        f"--model_dir={tmp_path / 'run'}",
+        f"--submission={archive}",
+        f"--predictions={tmp_path}",
+    )
+    assert status == 0, err
+    assert json.loads(out)["metrics"] == {}
+    [records] = [path.read_text().splitlines() for path in tmp_path.glob("dpt_cb_k4_s7_*.jsonl")]
+    said = {record["idx"][0]: record["output"] for record in map(json.loads, records)}
+    with zipfile.ZipFile(archive) as file:
+        assert file.read("RTE.jsonl") == b"as it was"
+        lines = [json.loads(line) for line in file.read("CB.jsonl").splitlines()]
+    assert lines == [{"idx": i, "label": said[i]} for i in (4, 5)]
+    assert set(said.values()) <= set(LABELS)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_a_best_metric_that_does_not_exist_is_refused_before_anything_is_compile
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_metric_functions_that_refuse_perfect_outputs_are_not_asked_again(backbone, tmp_path):
     config = runs.run_config(
         tmp_path,

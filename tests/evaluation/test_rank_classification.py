@@ -108,6 +108,7 @@ def test_scores_are_the_sums_of_a_full_forward_pass(backbone, tmp_path, batch_si
     assert result.metrics == {"accuracy": right / 20}
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 def test_scores_are_hugging_faces_log_likelihoods(tmp_path):
     import torch

@@ -78,7 +78,7 @@ def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
         def __call__(self):
             return self.prompt()
 
-    params = Parent(bound).init(jax.random.key(0))["params"]
+    params = jax.jit(Parent(bound).init)(jax.random.key(0))["params"]
     assert set(params) == {"prompt"}
     assert prompt.parameter_count() == sum(x.size for x in jax.tree.leaves(params))
     folded = prompt.fold(params["prompt"])

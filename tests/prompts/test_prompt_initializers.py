@@ -50,24 +50,24 @@ def test_uniform_fills_its_range(scale):
 
 
 def test_vanilla_default_is_uniform_in_half():
-    values = prompts.VanillaPrompt(50, 100).initialize(KEY)["prompt"]
+    values = jax.jit(prompts.VanillaPrompt(50, 100).initialize)(KEY)["prompt"]
     assert 0.49 < np.abs(values).max() <= 0.5
 
 
 @pytest.mark.slow
 def test_decomposed_default_gives_entries_of_standard_deviation_sqrt_bottleneck():
     prompt = prompts.DecomposedPrompt(200, 400, 10)
-    assert abs(prompt.fold(prompt.initialize(KEY)).std() - np.sqrt(10)) < 0.2
+    assert abs(prompt.fold(jax.jit(prompt.initialize)(KEY)).std() - np.sqrt(10)) < 0.2
 
 
 def test_spectral_default_gives_entries_of_unit_standard_deviation():
     prompt = prompts.SpectralPrompt(100, 400)
-    assert abs(prompt.fold(prompt.initialize(KEY)).std() - 1) < 0.05
+    assert abs(prompt.fold(jax.jit(prompt.initialize)(KEY)).std() - 1) < 0.05
 
 
 @pytest.mark.slow
 def test_residual_mlp_starts_within_pytorchs_bounds():
-    params = prompts.ResidualPrompt(4, 64, 25).initialize(KEY)
+    params = jax.jit(prompts.ResidualPrompt(4, 64, 25).initialize)(KEY)
     for layer, fan_in in (("mlp_wi", 64), ("mlp_wo", 25)):
         largest = np.abs(params[layer]["kernel"]).max()
         assert 0.97 / np.sqrt(fan_in) < largest <= 1 / np.sqrt(fan_in)
@@ -171,14 +171,14 @@ def test_embeddings_of_another_width_are_refused(table):
         prompts.VanillaPrompt(4, 9, prompts.SampledVocabulary()), table
     )
     with pytest.raises(ValueError, match=r"8 wide.*\(4, 9\).*EMBED_DIM=8"):
-        prompt.initialize(KEY)
+        jax.jit(prompt.initialize)(KEY)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float32, np.float64])
 def test_a_file_of_any_float_type_starts_a_float32_prompt(prompt_file, dtype):
     array = np.arange(48).reshape(6, 8).astype(dtype)
     prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(prompt_file(array))))
-    params = prompt.initialize(KEY)
+    params = jax.jit(prompt.initialize)(KEY)
     assert params["prompt"].dtype == jnp.float32
     np.testing.assert_array_equal(prompt.fold(params), np.arange(48.0).reshape(6, 8))
 
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_prompt_for_the_model_is_refused(prompt_file, array, m
     path = prompt_file(array)
     prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(path)))
     with pytest.raises(ValueError, match=message) as caught:
-        prompt.initialize(KEY)
+        jax.jit(prompt.initialize)(KEY)
     assert path in str(caught.value)
 
 
@@ -219,7 +219,7 @@ def test_a_broken_file_is_named_with_the_macro_that_gave_it(tmp_path, content):
     path.write_bytes(content)
     prompt = prompts.VanillaPrompt(6, 8, prompts.from_prompt(PromptFile(str(path))))
     with pytest.raises(InputError, match=r"broken\.npy (is no prompt|cannot be read).*PROMPT_FILE"):
-        prompt.initialize(KEY)
+        jax.jit(prompt.initialize)(KEY)
 
 
 def test_an_array_starts_a_prompt_or_is_refused():
@@ -255,7 +255,7 @@ def test_truncated_svd_is_the_best_approximation_of_its_rank(prompt_file, shape,
         prompts.truncated_svd(PromptFile(path), "A"),
         prompts.truncated_svd(PromptFile(path), "B"),
     )
-    params = prompt.initialize(KEY)
+    params = jax.jit(prompt.initialize)(KEY)
     # Eckart and Young: what is left out has the norm of the discarded singular values.
     discarded = np.linalg.svd(array, compute_uv=False)[bottleneck:]
     error = np.linalg.norm(prompt.fold(params) - array)

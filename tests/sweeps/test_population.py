@@ -328,7 +328,7 @@ def test_a_member_without_a_batch_stays_as_it_is():
     prompts = [DecomposedPrompt(4, 16, 2)] * 2
     optimizer = optax.sgd(0.1)
     states = tuple(
-        TrainState.create({"prompt": prompt.initialize(jax.random.key(i))}, optimizer, i)
+        TrainState.create({"prompt": jax.jit(prompt.initialize)(jax.random.key(i))}, optimizer, i)
         for i, prompt in enumerate(prompts)
     )
     sums = population_step.Sums(np.ones(2), np.ones(2), np.ones((2, 4, 16), np.float32))

@@ -164,6 +164,7 @@ def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_pat
         checkpointer(tmp_path, prompt).restore(path=str(tmp_path / "pretrained"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
 @pytest.mark.parametrize("only_prompt", [False, True])
 def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_prompt):
@@ -181,6 +182,7 @@ def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_
     assert_equal(restoring.restore(path=str(path)), moved(start, 8))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_no_file_that_its_prompt_started_from(pretrained, tmp_path):
     file = tmp_path / "prompt.npy"
     np.save(file, np.zeros((tiny.LENGTH, tiny.WIDTH), np.float32))
@@ -222,6 +224,7 @@ def test_one_host_writes_for_all(pretrained, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_writer_that_was_killed_leaves_nothing_that_is_taken_for_a_prompt(
     pretrained, tmp_path, monkeypatch
 ):
@@ -272,6 +275,7 @@ def test_a_bucket_is_written_and_read(tmp_path):
     assert numpy_checkpoints.latest_train_state("ram://nothing") is None
 
 
+@pytest.mark.slow
 def test_the_frozen_part_is_kept_as_bfloat16_where_asked_and_the_prompt_is_not(
     pretrained, tmp_path
 ):
@@ -340,6 +344,7 @@ def test_a_checkpoint_of_other_sizes_is_refused(pretrained, tmp_path):
         wider.restore(path=str(pretrained[0]))
 
 
+@pytest.mark.slow
 def test_a_run_with_another_prompt_or_optimizer_is_not_continued(pretrained, tmp_path):
     saving = checkpointer(tmp_path, save_only_prompt=True)
     saving.save(moved(saving.restore(path=str(pretrained[0])), 4))
@@ -352,6 +357,7 @@ def test_a_run_with_another_prompt_or_optimizer_is_not_continued(pretrained, tmp
         )
 
 
+@pytest.mark.slow
 def test_a_prompt_is_not_continued_with_another_backbone(pretrained, tmp_path):
     path, params = pretrained
     saving = checkpointer(tmp_path, save_only_prompt=True)

@@ -87,13 +87,15 @@ CHANGES = {
     "an unknown class": (
         "cb",
         lambda r: r.update(label="neutrall"),
-        "'label' is \"neutrall\"; it must be one of entailment, contradiction, neutral",
+        "'label' is \"neutrall\"; it must be one of entailment (0), contradiction (1), neutral (2)",
     ),
-    "a number for a class": (
+    "a number of no class": (
         "rte",
-        lambda r: r.update(label=1),
-        "one of entailment, not_entailment",
+        lambda r: r.update(label=2),
+        "'label' is 2; it must be one of entailment (0), not_entailment (1)",
     ),
+    "a hidden label": ("cb", lambda r: r.update(label=-1), "'label' is -1; it must be one of"),
+    "a truth for a class": ("rte", lambda r: r.update(label=True), "'label' is true; it must be"),
     "no truth": ("boolq", lambda r: r.update(label="yes"), "false or true (False or True)"),
     "a third choice": ("copa", lambda r: r.update(label=2), "'label' is 2; it must be 0 or 1"),
     "an id twice": ("rte", lambda r: r.update(idx=0), "idx 0 is also on line 1"),
@@ -101,6 +103,18 @@ CHANGES = {
         "multirc",
         lambda r: r["passage"]["questions"][1]["answers"][0].pop("text"),
         "field 'passage.questions[1].answers[0].text' is missing",
+    ),
+    "a flat row without ids": (
+        "multirc",
+        lambda r: r.update(paragraph="p"),
+        "field 'idx' is 1; it must be an object",
+    ),
+    "an entity that is no text": (
+        "record",
+        lambda r: r.update(
+            query="q", passage="p", idx={"passage": 0, "query": 0}, answers=["a"], entities=[1]
+        ),
+        "field 'entities' is [1]; it must be a list of texts",
     ),
     "a label of an option": (
         "multirc",

@@ -54,6 +54,36 @@ def test_tfds_and_jsonl_agree_on_examples_and_their_order(name, tfds_dir, raw, m
         assert seqio.TaskRegistry.get(task).num_input_examples(split) == sizes
 
 
+def flat_rows(benchmark, split, data_dir):
+    """A split as Hugging Face's `datasets` exports it: TFDS has the same flat rows and numbers."""
+    import tensorflow_datasets as tfds
+
+    dataset = tfds.load(benchmark.tfds_name, split=split, data_dir=str(data_dir))
+    for row in dataset.as_numpy_iterator():
+        yield json.loads(
+            json.dumps(row, default=lambda x: x.decode() if hasattr(x, "decode") else x.tolist())
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_flat_rows_with_numbers_for_labels_give_the_same_examples(
+    name, tfds_dir, raw, tmp_path, monkeypatch
+):
+    benchmark = BENCHMARKS[name]
+    for split, file in jsonl_files.FILES.items():
+        rows = list(flat_rows(benchmark, split, tfds_dir))
+        if benchmark.classes:
+            assert {row["label"] for row in rows} <= ({-1} if split == "test" else {0, 1, 2})
+        raw_rows.write_file(tmp_path / benchmark.folder / file, rows)
+        monkeypatch.setenv("DPT_SUPERGLUE_DIR", str(raw))
+        expected = examples(f"dpt_{name}", split)
+        sizes = seqio.TaskRegistry.get(f"dpt_{name}").num_input_examples(split)
+        monkeypatch.setenv("DPT_SUPERGLUE_DIR", str(tmp_path))
+        assert_same(examples(f"dpt_{name}", split), expected)
+        assert seqio.TaskRegistry.get(f"dpt_{name}").num_input_examples(split) == sizes
+
+
 def test_rows_are_in_the_order_of_tfds_itself(tfds_dir, jsonl):
     import tensorflow_datasets as tfds
 

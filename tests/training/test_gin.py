@@ -66,7 +66,7 @@ def test_the_paper_recipe_is_the_papers_text():
         10,
     )
     assert config.prompt.parameter_count() == 6120
-    params = config.prompt.initialize(jax.random.key(0))
+    params = jax.jit(config.prompt.initialize)(jax.random.key(0))
     # Gaussian: 5,120 numbers of B with standard deviation 1, some beyond 3.
     assert 0.95 < np.std(params["B"]) < 1.05 and np.abs(params["B"]).max() > 3
     np.testing.assert_allclose(updates_of(config, 20), adamw([0.3] * 20, 1e-5), rtol=1e-5)
@@ -77,7 +77,7 @@ def test_the_released_recipe_is_the_released_codes():
     assert (config.epochs, config.train_steps, config.batch_size) == (100, None, 16)
     assert (config.clip_norm, config.eval_period, config.overlength) == (1.0, "epoch", "truncate")
     assert config.task_feature_lengths["inputs"] == 256
-    params = config.prompt.initialize(jax.random.key(0))
+    params = jax.jit(config.prompt.initialize)(jax.random.key(0))
     for factor in params.values():
         assert 0.45 < np.abs(factor).max() <= 0.5
     # Up over a tenth of the steps, then down to zero.

@@ -73,6 +73,7 @@ def half(train_steps):
     return schedules.constant(train_steps, peak=0.5)
 
 
+@pytest.mark.slow
 def test_frozen_parameters_may_be_stored_in_bfloat16(backbone, tmp_path, spied):
     config = runs.run_config(
         tmp_path, backbone, train_steps=2, eval_period=0, frozen_dtype="bfloat16", num_buckets=1
@@ -137,6 +138,7 @@ def test_the_logged_learning_rate_is_the_one_used(backbone, tmp_path, monkeypatc
         assert used == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_large_gradient_is_cut_to_clip_norm(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer.Run, "_prune", lambda self: None)
     config = runs.run_config(
@@ -190,6 +192,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     assert counts[30] == counts[25]
 
 
+@pytest.mark.slow
 def test_best_and_latest_are_kept_and_reported(backbone, tmp_path, scores):
     scores[:] = [0.25, 0.75, 0.5, 0.75, 0.5]
     config = runs.run_config(tmp_path, backbone, train_steps=9, eval_period=2, checkpoint_period=3)
@@ -230,6 +233,7 @@ def test_early_stopping_waits_for_its_patience(backbone, tmp_path, scores, capsy
     assert runs.contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_an_undefined_metric_is_never_the_best(backbone, tmp_path, scores):
     scores[:] = [float("nan"), 0.5]
     config = runs.run_config(tmp_path, backbone, train_steps=2, eval_period=1, num_buckets=1)
@@ -320,6 +324,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(backb
     assert text.train(mended)["last_step"] == 8
 
 
+@pytest.mark.slow
 def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
     def spoils(schedule):
         return optax.GradientTransformation(
