@@ -1,4 +1,4 @@
-"""Our side: a decomposed prompt on a frozen T5 with random weights."""
+"""Our side: a prompt or a prefix on a frozen T5 with random weights."""
 
 import functools
 
@@ -12,6 +12,7 @@ from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 from dpt_jax.devices import partitioning
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.models import T5Config, Transformer
+from dpt_jax.prefixes import FreePrefix
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt
 from dpt_jax.training.state import TrainState, merge_params, split_params
@@ -21,7 +22,14 @@ from dpt_jax.training.step import make_train_step
 class Ours:
     """The parts of our trainer, put together without files."""
 
-    def __init__(self, size: Size, dropout: float):
+    def __init__(self, size: Size, dropout: float, stack: str | None = None):
+        """Takes a decomposed prompt, or a free prefix in all layers of one stack.
+
+        Args:
+          size: the T5, the prompt and the batch.
+          dropout: the dropout rate.
+          stack: the prefix's stack; None takes the prompt.
+        """
         config = T5Config(
             vocab_size=size.vocab_size,
             emb_dim=size.emb_dim,
@@ -34,8 +42,13 @@ class Ours:
             logits_via_embedding=True,
             dropout_rate=dropout,
         )
-        prompt = DecomposedPrompt(size.prompt_length, size.emb_dim, size.bottleneck)
-        self.model = Transformer(config, prompt)
+        if stack is None:
+            prompt = DecomposedPrompt(size.prompt_length, size.emb_dim, size.bottleneck)
+            self.model = Transformer(config, prompt)
+        else:
+            # In front of the text, as PEFT has it.
+            prefix = FreePrefix(size.prefix_length, (stack,), position_bias="front")
+            self.model = Transformer(config, prefix=prefix)
         tokens = jnp.ones((1, 8), jnp.int32)
         params = jax.jit(
             lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
@@ -45,7 +58,7 @@ class Ours:
         # From the host, as in training: the devices of a CPU then share one copy.
         params = jax.tree.map(np.asarray, params)
         params = jax.device_put(params, partitioning.replicated(self._mesh))
-        trainable, self._frozen = split_params(params, "prompt/.*")
+        trainable, self._frozen = split_params(params, "(prompt|prefix)/.*")
         optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self._state = jax.device_put(
             TrainState.create(trainable, optimizer, seed=0), partitioning.replicated(self._mesh)

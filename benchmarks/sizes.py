@@ -15,6 +15,7 @@ class Size:
     num_layers: int = 6
     prompt_length: int = 100
     bottleneck: int = 10
+    prefix_length: int = 20
     batch_size: int = 16
     source_length: int = 128
     target_length: int = 8
@@ -31,6 +32,7 @@ TINY = Size(
     num_layers=1,
     prompt_length=4,
     bottleneck=2,
+    prefix_length=3,
     batch_size=4,
     source_length=8,
     target_length=3,

@@ -1,4 +1,4 @@
-"""Their side: PEFT's prompt tuning on Hugging Face's T5 (PyTorch) with random weights."""
+"""Their side: PEFT's prompt or prefix tuning on Hugging Face's T5 (PyTorch) with random weights."""
 
 import peft
 import torch
@@ -7,9 +7,9 @@ from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 
 
 class Theirs:
-    """PEFT as its documentation sets prompt tuning up, the prompt in the encoder alone."""
+    """PEFT as its documentation sets it up: a prompt in the encoder, or a prefix in the decoder."""
 
-    def __init__(self, size: Size, dropout: float, threads: int):
+    def __init__(self, size: Size, dropout: float, threads: int, prefix: bool = False):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         config = transformers.T5Config(
@@ -29,17 +29,24 @@ class Theirs:
         backbone = transformers.T5ForConditionalGeneration(config)
         # No token is the end: both sides decode every position.
         backbone.generation_config.eos_token_id = None
-        self._model = peft.get_peft_model(
-            backbone,
-            peft.PromptTuningConfig(
-                task_type=peft.TaskType.SEQ_2_SEQ_LM,
+        task = peft.TaskType.SEQ_2_SEQ_LM
+        if prefix:
+            joined = size.num_heads * size.head_dim
+            trained = size.prefix_length * size.num_layers * 2 * joined
+            method = peft.PrefixTuningConfig(
+                task_type=task, num_virtual_tokens=size.prefix_length, token_dim=joined
+            )
+        else:
+            trained = size.prompt_length * size.emb_dim
+            method = peft.PromptTuningConfig(
+                task_type=task,
                 num_virtual_tokens=size.prompt_length,
                 # The default, 2, would also put a prompt in front of the decoder's input.
                 num_transformer_submodules=1,
-            ),
-        )
+            )
+        self._model = peft.get_peft_model(backbone, method)
         trainable = [p for p in self._model.parameters() if p.requires_grad]
-        assert sum(p.numel() for p in trainable) == size.prompt_length * size.emb_dim
+        assert sum(p.numel() for p in trainable) == trained
         self._optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def train(self, batch) -> float:

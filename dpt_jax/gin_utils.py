@@ -26,9 +26,9 @@ MACROS = (
     "BATCH_SIZE BEST_METRIC BOTTLENECK CLASS_LABELS CLIP_NORM DROPOUT_RATE DTYPE "
     "EARLY_STOPPING_PATIENCE EMBED_DIM EPOCHS EVAL_BATCH_SIZE EVAL_PERIOD FROZEN_DTYPE "
     "INITIAL_CHECKPOINT_PATH LEARNING_RATE LEARNING_RATE_PEAK MESH MICROBATCHES "
-    "MIXTURE_OR_TASK_MODULE MIXTURE_OR_TASK_NAME MODEL MODEL_DIR NUM_BUCKETS OPTIMIZER OVERLENGTH "
-    "PROMPT PROMPT_FILE PROMPT_LENGTH RANDOM_SEED REMAT_POLICY SCORING TASK_FEATURE_LENGTHS "
-    "TRAIN_STEPS"
+    "MIXTURE_OR_TASK_MODULE MIXTURE_OR_TASK_NAME MODEL MODEL_DIR NUM_BUCKETS OPTIMIZER "
+    "OVERLENGTH PREFIX PREFIX_LAYERS PREFIX_LENGTH PREFIX_STACKS PROMPT PROMPT_FILE "
+    "PROMPT_LENGTH RANDOM_SEED REMAT_POLICY SCORING TASK_FEATURE_LENGTHS TRAIN_STEPS"
 ).split()
 
 # What earlier versions had, and what to do instead.
@@ -109,7 +109,17 @@ def parse(
             f"{_files_named(gin_files)} no run file, which gives a run its model, prompt and task. "
             f"{_ADD_RUN_FILE}, before the others."
         )
+    _leave_out_what_is_not_named()
     _check_macros()
+
+
+def _leave_out_what_is_not_named() -> None:
+    """Without a prefix file there is no prefix, and with one there may be no prompt."""
+    bound = _macro_bindings()
+    if "PREFIX" not in bound and "PREFIX" in used_macros():
+        gin.parse_config("PREFIX = None")
+    elif bound.get("PREFIX") is not None and "PROMPT" not in bound:
+        gin.parse_config("PROMPT = None")
 
 
 _ADD_RUN_FILE = "Add --gin_file=runs/prompt_train.gin"
@@ -298,6 +308,7 @@ from __gin__ import dynamic_registration
 import optax
 from dpt_jax import models
 from dpt_jax import prompts
+from dpt_jax import prefixes
 from dpt_jax.prompts import initializers
 from dpt_jax.training import config
 from dpt_jax.training import schedules
@@ -460,7 +471,7 @@ def _check_macros() -> None:
             + (
                 " or add a models/*.gin file."
                 if unset[0] in ("MODEL", "EMBED_DIM")
-                else " or add a prompts/*.gin file."
+                else " or add a prompts/*.gin or prefixes/*.gin file."
                 if unset[0] == "PROMPT"
                 else "."
             )

@@ -18,9 +18,11 @@ from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.generation import Generator
-from dpt_jax.interop import load_prompt
-from dpt_jax.models import Transformer
+from dpt_jax.interop.adapters import Adapter, load_adapter
+from dpt_jax.interop.prefixes import FoldedPrefix
+from dpt_jax.models import T5Config, Transformer
 from dpt_jax.paths import absolute, as_path
+from dpt_jax.prefixes import PrefixPerRow
 from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
 from dpt_jax.prompts import PromptPerRow, VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
@@ -97,49 +99,68 @@ def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) ->
 
 
 def evaluate(
-    prepared: Prepared, prompt: PromptArray | None, scored: bool = True
+    prepared: Prepared,
+    prompt: PromptArray | None,
+    prefix: FoldedPrefix | None = None,
+    scored: bool = True,
 ) -> list[TaskResult]:
-    """Evaluates a folded prompt, or the model without any, on the configuration's task.
+    """Evaluates a folded prompt and prefix, or the model alone, on the configuration's task.
 
     Args:
       prepared: the model.
       prompt: the prompt.
+      prefix: the prefix.
       scored: whether there are metrics, and not the answers alone.
     """
-    method = None if prompt is None else VanillaPrompt(*prompt.shape)
-    config = dataclasses.replace(prepared.config, prompt=method)
-    evaluator, params = prepare(config, like=prepared).evaluator, prepared.placed
+    config = dataclasses.replace(
+        prepared.config,
+        prompt=None if prompt is None else VanillaPrompt(*prompt.shape),
+        prefix=None if prefix is None else prefix.module(prepared.config.model),
+    )
+    evaluator, params = prepare(config, like=prepared).evaluator, dict(prepared.placed)
     if scored:
         evaluator.check_metrics()
-    return evaluator(params if prompt is None else params | {"prompt": {"prompt": prompt}}, scored)
+    if prompt is not None:
+        params["prompt"] = {"prompt": prompt}
+    if prefix is not None:
+        params["prefix"] = dict(prefix.arrays)
+    return evaluator(params, scored)
 
 
 class Predictor:
-    """Generates text for text, each row under one of several prompts.
+    """Generates text for text, each row under one of several prompts, prefixes or both.
 
     Attributes:
-      prompts: folded prompts by name; None stands for no prompt.
+      prompts: what stands under each name.
     """
 
     def __init__(
         self,
         prepared: Prepared,
-        prompts: Mapping[str, PromptArray | None],
+        prompts: Mapping[str, Adapter | PromptArray | None],
         vocabulary: KeptVocabulary | None = None,
     ):
         """Takes what to generate with.
 
         Args:
           prepared: the model.
-          prompts: folded prompts by name; None stands for no prompt.
+          prompts: folded prompts, or adapters, by name; None stands for the bare model.
           vocabulary: what the run's folder keeps; None asks the task, which takes SeqIO.
 
         Raises:
-          InputError: when the vocabulary is not the model's, or the mesh does not divide a batch.
+          InputError: when the vocabulary is not the model's, a prefix is another model's, or the
+            mesh does not divide a batch.
         """
         rows, mesh = prepared.config.decode_batch_size, prepared.mesh
         partitioning.check_batch("EVAL_BATCH_SIZE", rows, mesh)
-        self.prompts = dict(prompts)
+        self.prompts = {
+            name: found if isinstance(found, Adapter) else Adapter(found)
+            for name, found in prompts.items()
+        }
+        # What one program serves: so many prompt tokens, and such a prefix in every row.
+        self._forms: dict[str, _Form] = {
+            name: _form(adapter, prepared.config, name) for name, adapter in self.prompts.items()
+        }
         self._prepared = prepared
         self._vocabulary: Any = vocabulary
         if vocabulary is None:
@@ -153,7 +174,7 @@ class Predictor:
                 config.mixture_or_task_name,
                 config.initial_checkpoint_path,
             )
-        self._programs: dict[int, Generator] = {}
+        self._programs: dict[_Form, Generator] = {}
 
     def __call__(
         self, texts: Sequence[str], prompt_names: Sequence[str], first_row: int = 1
@@ -172,14 +193,11 @@ class Predictor:
             self._require(name, row)
         tokens = [self._tokenize(text, row) for row, text in enumerate(texts, first_row)]
         outputs = [""] * len(texts)
-        lengths = {
-            name: 0 if prompt is None else len(prompt) for name, prompt in self.prompts.items()
-        }
-        # Prompts of one length share a batch, whatever their names.
-        for length in sorted({lengths[name] for name in prompt_names}):
-            rows = [i for i, name in enumerate(prompt_names) if lengths[name] == length]
+        # Prompts of one form share a batch, whatever their names.
+        for form in dict.fromkeys(self._forms[name] for name in prompt_names):
+            rows = [i for i, name in enumerate(prompt_names) if self._forms[name] == form]
             names = [prompt_names[i] for i in rows]
-            found = self._generate([tokens[i] for i in rows], names, length)
+            found = self._generate([tokens[i] for i in rows], names, form)
             for i, text in zip(rows, found, strict=True):
                 outputs[i] = text
         return outputs
@@ -212,47 +230,68 @@ class Predictor:
             ids = ids[: limit - 1] + ids[-1:]
         return np.asarray(ids, np.int32)
 
-    def _generate(
-        self, tokens: list[np.ndarray], names: list[str], prompt_length: int
-    ) -> list[str]:
+    def _generate(self, tokens: list[np.ndarray], names: list[str], form: "_Form") -> list[str]:
         prepared = self._prepared
         outputs = [""] * len(tokens)
         size = prepared.config.decode_batch_size
         plan = evaluation_batches(tokens, size, prepared.config.num_buckets)
         for indices, batch in plan:
-            params = prepared.placed
-            if prompt_length:
-                # Padding rows repeat the last prompt; what they give is dropped.
-                rows = [*indices] + [indices[-1]] * (size - len(indices))
-                chosen = np.stack([np.asarray(self.prompts[names[i]]) for i in rows])
-                params = params | {"prompt": {"prompts": chosen}}
+            # Padding rows repeat the last prompt; what they give is dropped.
+            rows = [*indices] + [indices[-1]] * (size - len(indices))
+            params = prepared.placed | self._stacked([self.prompts[names[i]] for i in rows])
             with partitioning.activate(prepared.mesh):
                 placed = partitioning.put_batch({"tokens": batch}, prepared.mesh)
-                generated = np.asarray(self._program(prompt_length)(params, placed["tokens"]))
+                generated = np.asarray(self._program(form)(params, placed["tokens"]))
             for i, row in zip(indices, generated, strict=False):
                 outputs[i] = decode_text(self._vocabulary, row)
         return outputs
 
-    def _program(self, prompt_length: int) -> Generator:
-        if prompt_length not in self._programs:
+    @staticmethod
+    def _stacked(adapters: Sequence[Adapter]) -> dict[str, Any]:
+        """The parameters of `PromptPerRow` and `PrefixPerRow` for rows of one form."""
+        stacked: dict[str, Any] = {}
+        if adapters[0].prompt is not None:
+            stacked["prompt"] = {"prompts": np.stack([np.asarray(a.prompt) for a in adapters])}
+        prefixes = [a.prefix.arrays for a in adapters if a.prefix is not None]
+        if prefixes:
+            stacked["prefix"] = {
+                name: np.stack([arrays[name] for arrays in prefixes]) for name in prefixes[0]
+            }
+        return stacked
+
+    def _program(self, form: "_Form") -> Generator:
+        if form not in self._programs:
             config = self._prepared.config
+            length, prefix = form
             prompt = None
-            if prompt_length:
+            if length:
                 size = config.decode_batch_size
-                prompt = PromptPerRow(prompt_length, config.model.emb_dim, size)
-            model = Transformer(config.model, prompt)
-            self._programs[prompt_length] = Generator(
-                model,
+                prompt = PromptPerRow(length, config.model.emb_dim, size)
+            self._programs[form] = Generator(
+                Transformer(config.model, prompt, prefix),
                 self._prepared.mesh,
                 config.task_feature_lengths["targets"],
                 config.beam_size,
             )
-        return self._programs[prompt_length]
+        return self._programs[form]
 
 
-def load_prompts(sources: Mapping[str, str], embed_dim: int) -> dict[str, PromptArray]:
-    """Reads prompts by name; raises InputError where one does not fit the model's width."""
+_Form = tuple[int, PrefixPerRow | None]
+
+
+def _form(adapter: Adapter, config: RunConfig, name: str) -> _Form:
+    length = 0 if adapter.prompt is None else len(adapter.prompt)
+    if adapter.prefix is None:
+        return length, None
+    free = adapter.prefix.module(config.model, f"The prefix {name}")
+    rows = config.decode_batch_size
+    return length, PrefixPerRow(free.length, free.stacks, free.layers, free.position_bias, rows)
+
+
+def load_prompts(sources: Mapping[str, str], model: T5Config) -> dict[str, Adapter]:
+    """Reads prompts and prefixes by name; raises InputError where one does not fit the model."""
+    layers = model.num_decoder_layers
     return {
-        name: load_prompt(path, embed_dim=embed_dim, flag=f"--prompt {name}=PATH")
+        name: load_adapter(path, model.emb_dim, f"--prompt {name}=PATH", layers)
         for name, path in sources.items()
     }

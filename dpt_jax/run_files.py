@@ -7,7 +7,8 @@
     few_shot.json         the drawn examples of few-shot tasks
     vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces
     checkpoints/<step>/   what training changes, for a restart
-    numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors)
+    numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors);
+                          of a prefix prefix.npz and prefix_params.npz
     metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
@@ -45,6 +46,9 @@ _IN_SUMMARY = ("best_step", "best_value", "metrics", "last_step", "train_steps")
 # In a folder of `numpy_checkpoints`: the folded prompt, and the factors it is folded from.
 PROMPT = "prompt.npy"
 FACTORS = "prompt_params.npz"
+# The same of a prefix.
+PREFIX = "prefix.npz"
+PREFIX_FACTORS = "prefix_params.npz"
 
 # The split under which metrics.jsonl has what a prompt says of itself (`SoftPrompt.diagnostics`).
 PROMPT_SPLIT = "prompt"
@@ -122,11 +126,11 @@ def numpy_checkpoint(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
 
 
 def numpy_checkpoints(model_dir: str | os.PathLike) -> dict[int, pathlib.Path]:
-    """A run's saved prompts: the folder of each step that has a whole prompt, steps ascending."""
+    """A run's saved prompts: the folder of each step with a prompt or prefix, steps ascending."""
     found = {}
     for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
-        if match and (folder / PROMPT).exists():
+        if match and ((folder / PROMPT).exists() or (folder / PREFIX).exists()):
             found[int(match[1])] = folder
     return dict(sorted(found.items()))
 

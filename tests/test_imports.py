@@ -20,6 +20,7 @@ demo gin_utils
 data analysis interop
 devices models
 locks tensors run_files gin_text
+prefixes
 prompts files huge_pages progress tasks
 paths
 errors quiet_import

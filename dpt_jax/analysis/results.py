@@ -112,7 +112,7 @@ def _metric(row: Mapping[str, Any], metric: str | None) -> float | None:
 
 def _singular_values(folder: Any, step: int | None) -> list[float] | None:
     saved = run_files.numpy_checkpoints(folder)
-    if step not in saved:
+    if step not in saved or not (saved[step] / run_files.PROMPT).exists():
         return None
     values = spectrum(
         np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags."""
     runs.add_arguments(parser)
     parser.add_argument(
-        "--prompt", metavar="PATH", help="a prompt of any format, instead of the run's own"
+        "--prompt", metavar="PATH", help="a prompt or prefix of any format, not the run's own"
     )
     parser.add_argument("--no_prompt", action="store_true", help="evaluate the bare model")
     parser.add_argument("--split", metavar="NAME", help="split to evaluate on")
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluates and prints."""
     from dpt_jax.errors import InputError
-    from dpt_jax.interop import load_prompt
+    from dpt_jax.interop.adapters import Adapter, load_adapter
 
     if args.prompt and args.no_prompt:
         raise InputError("--prompt and --no_prompt exclude each other.")
@@ -73,23 +73,29 @@ def run(args: argparse.Namespace) -> None:
         if args.scoring not in SCORINGS:
             raise InputError(f"--scoring is {args.scoring!r}; it takes {' or '.join(SCORINGS)}.")
         config = dataclasses.replace(config, scoring=args.scoring)
-    prompt, trained_step, name = None, None, "no_prompt"
+    adapter, trained_step, name = Adapter(), None, "no_prompt"
     if args.prompt:
-        prompt = load_prompt(args.prompt, embed_dim=config.model.emb_dim)
+        adapter = load_adapter(
+            args.prompt,
+            config.model.emb_dim,
+            decoder_layers=config.model.num_decoder_layers,
+        )
         name = pathlib.Path(args.prompt).stem
     elif not args.no_prompt:
         step = inference.step_of_run(args.model_dir, args.step)
         name = str(step)
-        if config.prompt is None:
+        if config.prompt is None and config.prefix is None:
             trained_step = step
         else:
-            prompt = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
+            adapter = load_adapter(run_files.numpy_checkpoint(args.model_dir, step))
     prepared = inference.prepare_for(config, args.model_dir)
     if args.submission:
         submission.require_superglue(prepared.task, args.submission)
     if trained_step is not None:
         inference.with_trained(prepared, args.model_dir, trained_step)
-    results = inference.evaluate(prepared, prompt, scored=not args.submission)
+    results = inference.evaluate(
+        prepared, adapter.prompt, adapter.prefix, scored=not args.submission
+    )
     metrics: dict[str, dict[str, float]] = {r.task: r.metrics for r in results if r.metrics}
     if overall := averages(results):
         metrics[config.mixture_or_task_name] = overall

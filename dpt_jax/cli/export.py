@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> None:
     if args.base_model is not None and format != "peft":
         raise InputError(f"--base_model is kept by --format=peft only, not by {format}.")
 
+    if (prefix := _prefix_of(args)) is not None:
+        _export_prefix(args, path, prefix, format)
+        return
     read = _from_run if args.prompt is None else _from_file
     prompt, factors, origin, base = read(args, format == "peft")
     if args.base_model is not None:
@@ -73,10 +76,46 @@ def run(args: argparse.Namespace) -> None:
     print(args.output)
 
 
+def _prefix_of(args: argparse.Namespace) -> Any:
+    """The folder of a prefix, or of a prefix and a prompt; None where there is no prefix."""
+    from dpt_jax import inference
+    from dpt_jax.interop import peft_prefix
+    from dpt_jax.paths import as_path
+    from dpt_jax.run_files import PREFIX, numpy_checkpoints
+
+    path = as_path(args.prompt or args.model_dir)
+    if steps := numpy_checkpoints(path):
+        path = steps[inference.step_of_run(path, args.step or "best")]
+    if path.name == PREFIX or (path / PREFIX).exists() or peft_prefix.is_prefix(path):
+        return path
+    return None
+
+
+def _export_prefix(args: argparse.Namespace, path: Any, source: Any, format: str) -> None:
+    from dpt_jax.interop import load_factors
+    from dpt_jax.interop.adapters import load_adapter
+    from dpt_jax.interop.peft_adapter import BaseModel
+    from dpt_jax.interop.prefix_exports import export_prefix
+    from dpt_jax.interop.stored_prompt import read_npz
+    from dpt_jax.run_files import FACTORS, PREFIX_FACTORS
+
+    flag = "--model_dir" if args.prompt is None else "--prompt"
+    adapter, factors = load_adapter(source, flag=flag), {}
+    if source.is_dir() and (source / PREFIX_FACTORS).exists():
+        factors["prefix"] = read_npz(source / PREFIX_FACTORS, flag)
+    if source.is_dir() and (source / FACTORS).exists():
+        factors["prompt"] = load_factors(source, flag)
+    base = BaseModel(args.base_model)
+    if args.base_model is None and args.model_dir is not None and format == "peft":
+        base = _base_of_run(args)
+    origin = f"It comes from {source.name}." if args.model_dir is None else ""
+    export_prefix(path, adapter, factors, format, base, origin or "It was trained by dpt-jax.")
+    print(args.output)
+
+
 def _from_run(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str, Any]:
     """The prompt of a run's step, its factors, where it is from, and what is known of its T5."""
     from dpt_jax import inference
-    from dpt_jax.cli import runs
     from dpt_jax.errors import InputError
     from dpt_jax.interop import load_factors, load_prompt
     from dpt_jax.interop.peft_adapter import BaseModel
@@ -87,16 +126,22 @@ def _from_run(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str,
     if folder is None:
         raise InputError(f"{args.model_dir} trained no prompt, so there is none to export.")
     prompt, factors = load_prompt(folder, flag="--model_dir"), load_factors(folder, "--model_dir")
-    base = BaseModel()
-    if with_base:
-        config, _ = runs.load_without_tasks(argparse.Namespace(**vars(args), gin_file=[]))
-        path = config.initial_checkpoint_path
-        base = BaseModel(
-            path if path is not None and _hugging_face_config(path) is not None else None,
-            config.model.num_encoder_layers,
-            config.model.num_heads,
-        )
+    base = _base_of_run(args) if with_base else BaseModel()
     return prompt, factors, f"It was trained by dpt-jax, {step} steps.", base
+
+
+def _base_of_run(args: argparse.Namespace) -> Any:
+    """What is known of the T5 that a run's prompt was trained for."""
+    from dpt_jax.cli import runs
+    from dpt_jax.interop.peft_adapter import BaseModel
+
+    config, _ = runs.load_without_tasks(argparse.Namespace(**vars(args), gin_file=[]))
+    path = config.initial_checkpoint_path
+    return BaseModel(
+        path if path is not None and _hugging_face_config(path) is not None else None,
+        config.model.num_encoder_layers,
+        config.model.num_heads,
+    )
 
 
 def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str, Any]:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="[NAME=]FILE",
-        help="a prompt of any format, repeatable; the name is the file's when none is given",
+        help="a prompt or prefix of any format, repeatable; the file's name is its own by default",
     )
     parser.add_argument("--input", default="-", metavar="FILE", help="lines to read (default: -)")
     parser.add_argument("--output", default="-", metavar="FILE", help="where to (default: -)")
@@ -64,19 +64,19 @@ def run(args: argparse.Namespace) -> None:
     config, vocabulary = runs.load_without_tasks(args)
 
     from dpt_jax import inference, run_files
-    from dpt_jax.interop import load_prompt
+    from dpt_jax.interop.adapters import load_adapter
 
     prompts: dict[str, Any] = {}
-    prompts |= inference.load_prompts(named, config.model.emb_dim)
+    prompts |= inference.load_prompts(named, config.model)
     trained_step = None
     default = next(iter(prompts)) if len(prompts) == 1 else None
     if args.model_dir is not None:
         step = inference.step_of_run(args.model_dir, args.step)
         default = default or OWN
-        if config.prompt is None:
+        if config.prompt is None and config.prefix is None:
             trained_step, prompts[OWN] = step, None
         else:
-            prompts[OWN] = load_prompt(run_files.numpy_checkpoint(args.model_dir, step))
+            prompts[OWN] = load_adapter(run_files.numpy_checkpoint(args.model_dir, step))
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
     prepared = inference.prepare_for(config, args.model_dir)

@@ -11,7 +11,8 @@ from numpy import ndarray
 from dpt_jax import run_files
 from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.files import entries
-from dpt_jax.interop import peft_adapter, stored_prompt, t5x_checkpoint
+from dpt_jax.interop import peft_adapter, peft_prefix, stored_prompt, t5x_checkpoint
+from dpt_jax.interop.adapters import load_adapter
 from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
@@ -37,7 +38,7 @@ class Description:
     """What a path holds.
 
     Attributes:
-      kind: "prompt", "backbone", "run", "adapter" (of PEFT, no prompt) or "tensors".
+      kind: "prompt", "prefix", "backbone", "run", "adapter" (another one of PEFT) or "tensors".
       summary: the same in words, with the format.
       parameters: what is stored, by name.
       details: what else is said there, ready for JSON.
@@ -75,12 +76,16 @@ def describe(location: str) -> Description:
     names = {entry.name for entry in entries(path)}
     if peft_adapter.CONFIG in names:
         config = read_json(path / peft_adapter.CONFIG)
+        if config.get("peft_type") == peft_prefix.PREFIX_TUNING:
+            return _prefix(path, load_adapter(path, flag="PATH"), _without_nulls(config))
         if config.get("peft_type") not in peft_adapter.SOFT_PROMPTS:
             summary = f"a PEFT adapter of type {config.get('peft_type')}, which is no soft prompt"
             tensors = peft_adapter.open_tensors(path, "PATH")
             return Description("adapter", summary, tensors, _without_nulls(config))
     elif run_files.IDENTITY in names:
         return _run(path)
+    elif run_files.PREFIX in names:
+        return _prefix(path, load_adapter(path, flag="PATH"), {})
     elif names & set(_BACKBONE_FILES):
         return _backbone(location)
     try:
@@ -94,6 +99,8 @@ def describe(location: str) -> Description:
 
 
 def _file(path: Any) -> Description:
+    if path.name == run_files.PREFIX:
+        return _prefix(path, load_adapter(path, flag="PATH"), {})
     if path.suffix == ".safetensors" and not in_bucket(path):
         with path_given_by("PATH"):
             tensors = open_safetensors(path)
@@ -120,12 +127,30 @@ def _prompt(path: Any) -> Description:
     )
 
 
+def _prefix(path: Any, adapter: Any, details: Mapping[str, Any]) -> Description:
+    """A folded prefix, and the prompt that it was trained with where there is one."""
+    prefix = adapter.prefix
+    arrays = {name: in_memory(array) for name, array in prefix.arrays.items()}
+    if adapter.prompt is not None:
+        arrays[run_files.PROMPT] = in_memory(adapter.prompt)
+    kept = "a PEFT adapter folder of type PREFIX_TUNING" if details else run_files.PREFIX
+    where = ", ".join(prefix.stacks)
+    return Description(
+        "prefix",
+        f"a prefix of {prefix.length} tokens ({where}), {kept}",
+        arrays,
+        {**details, "position_bias": prefix.position_bias},
+        adapter.prompt,
+    )
+
+
 def _run(folder: Any) -> Description:
     identity = run_files.read_json(folder / run_files.IDENTITY, "Copy the run's folder again.")
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
         "method": identity.get("prompt.method"),
+        "prefix method": identity.get("prefix.method"),
         "steps with a saved prompt": list(steps),
     }
     best = run_files.best_step(folder)
@@ -136,6 +161,10 @@ def _run(folder: Any) -> Description:
     summary = "a run of dpt train"
     if shown is None:
         return Description("run", f"{summary} without a saved prompt", {}, details)
+    if (steps[shown] / run_files.PREFIX).exists():
+        adapter = load_adapter(steps[shown], flag="PATH")
+        found = _prefix(steps[shown], adapter, {})
+        return dataclasses.replace(found, kind="run", summary=summary, details=details)
     stored = stored_prompt.open_prompt(steps[shown], "PATH")
     arrays = {name: in_memory(array) for name, array in stored.arrays.items()}
     return Description("run", summary, arrays, details, stored.prompt)

@@ -1,7 +1,7 @@
 """Taking a prompt home: `.npy`, safetensors and PEFT, each with a README on how to load it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from dpt_jax.run_files import FACTORS, PROMPT
 FORMATS = ("npy", "peft", "safetensors")
 README = "README.md"
 # In every README of ours, and hardly in one of somebody else's.
-_MARK = "In dpt-jax: `dpt evaluate"
+MARK = "In dpt-jax: `dpt evaluate"
 # In a README, for a model that is not known.
-_UNKNOWN_BASE = "path/to/t5"
+UNKNOWN_BASE = "path/to/t5"
 # What a folder of each format holds, the file last without which it is no prompt.
 _FILES = {
     "npy": (README, FACTORS, PROMPT),
@@ -75,7 +75,7 @@ def export_prompt(
             _readme(target, prompt, format, base, origin),
         )
         return
-    _check_replaceable(target, format)
+    check_replaceable(target, format, _FILES[format])
     with atomic_folder(target, last=_FILES[format][-1], replace=True) as folder:
         write_text(folder / README, _readme(target, prompt, format, base, origin))
         if format == "npy":
@@ -86,8 +86,14 @@ def export_prompt(
             peft_adapter.write_adapter(folder, prompt, base)
 
 
-def _check_replaceable(path: Any, format: str) -> None:
-    """Raises InputError for a folder that is more than what an earlier export left."""
+def check_replaceable(path: Any, format: str, files: Sequence[str]) -> None:
+    """Raises InputError for a folder that is more than what an earlier export left.
+
+    Args:
+      path: the folder, which need not exist.
+      format: what is to be written, for the message.
+      files: what such an export writes.
+    """
     if not path.exists():
         return
     if not path.is_dir():
@@ -98,8 +104,8 @@ def _check_replaceable(path: Any, format: str) -> None:
             "folder in it."
         )
     names = {entry.name for entry in entries(path) if TEMPORARY_MARK not in entry.name}
-    ours = set(_FILES[format])
-    if README in names and _MARK not in (path / README).read_bytes().decode(errors="replace"):
+    ours = set(files)
+    if README in names and MARK not in (path / README).read_bytes().decode(errors="replace"):
         ours.remove(README)
     others = sorted(names - ours)
     if others:
@@ -130,12 +136,12 @@ def _readme(path: Path, prompt: np.ndarray, format: str, base: BaseModel, origin
     )
     if format == "peft" and base.name_or_path is None:
         about += (
-            f" `{_UNKNOWN_BASE}` stands for the Hugging Face T5 that it was trained for; `dpt "
+            f" `{UNKNOWN_BASE}` stands for the Hugging Face T5 that it was trained for; `dpt "
             "export --base_model` names it."
         )
     return (
         f"# {name}\n\n{about}\n\n```python\n{_how_to_load(name, format, base)}\n```\n\n"
-        f"{_MARK} --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
+        f"{MARK} --model_dir=RUN --prompt={name}`, `dpt inspect {name}`.\n"
     )
 
 
@@ -148,7 +154,7 @@ def _how_to_load(name: str, format: str, base: BaseModel) -> str:
         file = name if name.endswith(".safetensors") else f"{name}/{SAFETENSORS}"
         load = f"prompt = load_file({file!r})[{TENSOR!r}]"
         return f"from safetensors.numpy import load_file\n\n{load}"
-    t5 = base.name_or_path or _UNKNOWN_BASE
+    t5 = base.name_or_path or UNKNOWN_BASE
     return f"""from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 model = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained({t5!r}), {name!r})

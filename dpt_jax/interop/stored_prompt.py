@@ -26,7 +26,14 @@ from dpt_jax.files import fetched
 from dpt_jax.interop import peft_adapter, released_dpt, t5x_checkpoint
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.paths import as_path, in_bucket
-from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PROMPT, best_step, numpy_checkpoints
+from dpt_jax.run_files import (
+    FACTORS,
+    NUMPY_CHECKPOINTS,
+    PREFIX,
+    PROMPT,
+    best_step,
+    numpy_checkpoints,
+)
 from dpt_jax.tensors import BFLOAT16
 
 SAFETENSORS = "prompt.safetensors"
@@ -187,6 +194,11 @@ def _open_folder(folder: Path, flag: str) -> StoredPrompt:
         arrays = {**stored.arrays, **{f"{FACTORS}: {n}": a for n, a in (factors or {}).items()}}
         return dataclasses.replace(
             stored, path=folder, format="numpy_checkpoint", arrays=arrays, factors=factors
+        )
+    if (folder / PREFIX).exists():
+        raise InputError(
+            f"{folder} holds a prefix ({PREFIX}) and no soft prompt. Change {flag}; dpt evaluate, "
+            "predict, export and inspect take prefixes."
         )
     if (folder / SAFETENSORS).exists():
         return open_prompt(folder / SAFETENSORS, flag)

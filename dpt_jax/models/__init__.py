@@ -2,12 +2,11 @@
 
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
-from dpt_jax.models.network import Transformer, empty_caches
+from dpt_jax.models.network import Transformer
 
 __all__ = [
     "PromptedEmbedder",
     "T5Config",
     "Transformer",
-    "empty_caches",
     "extend_for_prompt",
 ]

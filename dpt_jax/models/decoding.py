@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dpt_jax.models.network import KeysValues, Transformer, empty_caches
+from dpt_jax.models.network import KeysValues, Transformer
 
 PAD_ID = 0
 EOS_ID = 1
@@ -59,6 +59,10 @@ class _Decoder:
 
     def _apply(self, method, *args, **kwargs):
         return self._model.apply(self._variables, *args, **kwargs, method=method)
+
+    def empty_caches(self, rows: int, max_length: int) -> list[KeysValues]:
+        """Caches for `rows` sequences of at most `max_length` tokens."""
+        return self._apply("empty_caches", rows, max_length)
 
     def step(self, tokens, caches, index):
         """Logits `[rows, vocab]` after `tokens [rows]`, which stand at `index`; the new caches."""
@@ -106,7 +110,7 @@ def _greedy(
             tokens=jnp.full((batch, max_decode_length), PAD_ID, jnp.int32),
             last=jnp.full((batch,), START_ID, jnp.int32),
             ended=jnp.zeros((batch,), bool),
-            caches=empty_caches(model.config, batch, max_decode_length),
+            caches=decoder.empty_caches(batch, max_decode_length),
         ),
     )
 
@@ -231,7 +235,7 @@ def _beam_search(
             live_logprobs=never.at[:, 0].set(0.0),
             ended=nothing,
             ended_scores=never,
-            caches=empty_caches(model.config, batch * beam_size, max_decode_length),
+            caches=decoder.empty_caches(batch * beam_size, max_decode_length),
         ),
     )
 

@@ -190,9 +190,15 @@ class RelativePositionBiases(nn.Module):
 
     @nn.compact
     def __call__(
-        self, length: int, index: Int[Array, ""] | None = None
-    ) -> Float[Array, "1 heads query key"]:
-        """The bias among `length` positions: of every query, or of the one at `index` alone."""
+        self, length: int, index: Int[Array, ""] | None = None, in_front: int = 0
+    ) -> Float[Array, "1 heads query in_front+length"]:
+        """The bias among `length` positions: of every query, or of the one at `index` alone.
+
+        Args:
+          length: positions.
+          index: the position of the only query; None for a query at every position.
+          in_front: further keys, in front of position 0.
+        """
         table = param_with_axes(
             "rel_embedding",
             nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
@@ -201,7 +207,7 @@ class RelativePositionBiases(nn.Module):
             axes=("heads", "relpos_buckets"),
         )
         buckets = relative_position_bucket(
-            np.arange(length)[None, :] - np.arange(length)[:, None],
+            np.arange(-in_front, length)[None, :] - np.arange(length)[:, None],
             bidirectional=self.bidirectional,
             num_buckets=self.num_buckets,
             max_distance=self.max_distance,
@@ -213,6 +219,8 @@ class RelativePositionBiases(nn.Module):
 
 
 Mask = Bool[Array, "batch #heads query key"]
+# Keys and values of a layer, each [batch, heads, length, head_dim].
+KeysValues = tuple[Array, Array]
 
 
 def _unnormalized_softmax(scores, mask, bias, dtype):
@@ -359,19 +367,27 @@ class MultiHeadAttention(nn.Module):
         memory: Float[Array, "batch key embed"],
         mask: Mask | None,
         deterministic: bool,
+        prefix: KeysValues | None = None,
     ) -> Float[Array, "batch query embed"]:
         """Attends to `memory` without forming its keys and values.
 
         `(x Wq)(memory Wk)^T = (x Wq Wk^T) memory^T`, and likewise for the values: with fewer
         queries than `head_dim` this does a fraction of the work, and nothing the size of the
         memory is kept for the backward pass. Equal to `__call__` up to rounding.
+
+        Args:
+          x: the queries' input.
+          memory: what is attended to.
+          mask: which of prefix and memory are seen.
+          deterministic: no dropout.
+          prefix: keys and values in front of the memory's, `[batch, heads, N, head_dim]`.
         """
         batch, length, width = x.shape
         heads = (width, self.num_heads, self.head_dim)
         key_kernel = self.key.kernel.astype(self.dtype).reshape(heads)
         value_kernel = self.value.kernel.astype(self.dtype).reshape(heads)
-        queries = self._split_heads(self.query(x))
-        queries = jnp.einsum("bhqk,dhk->bhqd", queries, key_kernel)
+        split = self._split_heads(self.query(x))
+        queries = jnp.einsum("bhqk,dhk->bhqd", split, key_kernel)
         looked_up = memory
         if self.float32_logits:
             queries, looked_up = queries.astype(jnp.float32), memory.astype(jnp.float32)
@@ -381,15 +397,24 @@ class MultiHeadAttention(nn.Module):
         scores = jnp.matmul(looked_up, flat.swapaxes(-1, -2))
         scores = jax.lax.optimization_barrier(scores).swapaxes(-1, -2)
         scores = scores.reshape(batch, self.num_heads, length, -1)
+        if prefix is not None:
+            keys = prefix[0].astype(scores.dtype)
+            of_prefix = jnp.matmul(split.astype(scores.dtype), keys.swapaxes(-1, -2))
+            scores = jnp.concatenate([of_prefix, scores], axis=-1)
         weights, total = _unnormalized_softmax(scores, mask, None, self.dtype)
         # Heads share the memory here, so that the weights themselves are dropped.
         weights = self.weights_dropout(weights, deterministic)
+        in_front = 0 if prefix is None else prefix[0].shape[2]
+        on_prefix, weights = weights[..., :in_front], weights[..., in_front:]
         mixed = jnp.matmul(weights.reshape(batch, self.num_heads * length, -1), memory)
         mixed = mixed.reshape(batch, self.num_heads, length, width) / total
         # Heads first, and the kernel second: so it is read as it lies.
         mixed = mixed.swapaxes(0, 1).reshape(self.num_heads, batch * length, width)
         y = jnp.matmul(mixed, value_kernel.swapaxes(0, 1))
-        return self._merge_heads(y.reshape(self.num_heads, batch, length, -1).swapaxes(0, 1))
+        y = y.reshape(self.num_heads, batch, length, -1).swapaxes(0, 1)
+        if prefix is not None:
+            y = y + jnp.matmul(on_prefix, prefix[1].astype(self.dtype)) / total
+        return self._merge_heads(y)
 
     def _merge_heads(self, x: Float[Array, "batch heads query kv"]):
         batch, _, length, _ = x.shape

@@ -1,5 +1,6 @@
 """T5's encoder and decoder (Raffel et al., 2020) with T5X's parameter tree."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,10 +12,11 @@ from jaxtyping import Array, Bool, Float, Int
 from dpt_jax.models import layers
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
+from dpt_jax.models.layers import KeysValues
+from dpt_jax.models.prefixed import PositionBias, StackPrefix, attention_inputs, prepend, stack_of
+from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import shape_only
-
-# One layer's keys and values, each [batch, heads, length, head_dim].
-KeysValues = tuple[Array, Array]
+from dpt_jax.tensors import Params
 
 
 def _attention(config: T5Config) -> layers.MultiHeadAttention:
@@ -64,6 +66,19 @@ def _rematerialized(layer: type[nn.Module], config: T5Config, deterministic: int
     return nn.remat(layer, policy=policy, static_argnums=(deterministic,))
 
 
+def _position_biases(
+    stack: "Encoder | Decoder", length: int, index: Array | None = None
+) -> list[PositionBias]:
+    """The position bias of each layer: the stack's one, or in a umT5 the layer's own."""
+
+    def bias_of(module: layers.RelativePositionBiases) -> PositionBias:
+        return functools.cache(functools.partial(module, length, index))
+
+    if stack.relpos_bias is not None:
+        return [bias_of(stack.relpos_bias)] * len(stack.layers)
+    return [bias_of(layer.relpos_bias) for layer in stack.layers]
+
+
 class EncoderLayer(nn.Module):
     """Self-attention and MLP, each behind a layer norm and a residual connection."""
 
@@ -77,11 +92,9 @@ class EncoderLayer(nn.Module):
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
 
-    def __call__(self, x, mask, bias, deterministic):
-        if self.relpos_bias is not None:
-            bias = self.relpos_bias(x.shape[1])
+    def __call__(self, x, mask, bias, deterministic, prefix: KeysValues | None = None):
         y = self.pre_attention_layer_norm(x)
-        keys, values = self.attention.project_memory(y)
+        keys, values = prepend(prefix, self.attention.project_memory(y))
         y = self.attention(y, keys, values, mask, bias, deterministic)
         x = x + self.dropout(y, deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
@@ -108,11 +121,13 @@ class Encoder(nn.Module):
         embedded: Float[Array, "batch length embed"],
         mask: Bool[Array, "batch 1 query key"],
         deterministic: bool,
+        prefix: StackPrefix | None = None,
     ) -> Float[Array, "batch length embed"]:
+        """The stack's output for an embedded input; every position sees the prefix."""
         x = self.dropout(embedded, deterministic).astype(self.config.dtype)
-        bias = None if self.relpos_bias is None else self.relpos_bias(x.shape[1])
-        for layer in self.layers:
-            x = layer(x, mask, bias, deterministic)
+        inputs = attention_inputs(mask, _position_biases(self, x.shape[1]), prefix)
+        for layer, (seen, bias, own) in zip(self.layers, inputs, strict=True):
+            x = layer(x, seen, bias, deterministic, own)
         return self.output_dropout(self.encoder_norm(x), deterministic)
 
 
@@ -131,9 +146,9 @@ class DecoderLayer(nn.Module):
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
 
-    def project_encoded(self, encoded) -> KeysValues:
+    def project_encoded(self, encoded, prefix: KeysValues | None = None) -> KeysValues:
         """Keys and values of the cross-attention, for decoding many tokens."""
-        return self.encoder_decoder_attention.project_memory(encoded)
+        return prepend(prefix, self.encoder_decoder_attention.project_memory(encoded))
 
     def __call__(
         self,
@@ -147,26 +162,35 @@ class DecoderLayer(nn.Module):
         cache: KeysValues | None = None,
         index: Array | None = None,
         projected: KeysValues | None = None,
+        prefix: KeysValues | None = None,
+        cross_prefix: KeysValues | None = None,
     ):
         """One layer; see `Decoder.__call__` for the arguments.
+
+        `cache` and `projected` hold the prefixes already.
 
         Returns the output and this layer's self-attention keys and values (the updated cache, when
         one was given).
         """
         y = self.pre_self_attention_layer_norm(x)
         keys, values = self.self_attention.project_memory(y)
-        if cache is not None:
+        if cache is None:
+            keys, values = prepend(prefix, (keys, values))
+        else:
             keys, values = (
                 jnp.asarray(old).at[:, :, index].set(new[:, :, 0])
                 for old, new in zip(cache, (keys, values), strict=True)
             )
-        if self.relpos_bias is not None:
-            bias = self.relpos_bias(keys.shape[2], index)
         y = self.self_attention(y, keys, values, self_mask, bias, deterministic)
         x = x + self.dropout(y, deterministic)
 
         y = self._attend_to_encoded(
-            self.pre_cross_attention_layer_norm(x), encoded, cross_mask, deterministic, projected
+            self.pre_cross_attention_layer_norm(x),
+            encoded,
+            cross_mask,
+            deterministic,
+            projected,
+            cross_prefix,
         )
         x = x + self.dropout(y, deterministic)
 
@@ -174,16 +198,16 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(y, deterministic)
         return with_sharding_constraint(x, ("batch", "length", "embed")), (keys, values)
 
-    def _attend_to_encoded(self, x, encoded, mask, deterministic, projected):
+    def _attend_to_encoded(self, x, encoded, mask, deterministic, projected, prefix):
         # Several target sequences may share one encoded input (beams, answer candidates): they
         # become more queries of the same row, and the encoded input is never repeated.
         attention = self.encoder_decoder_attention
         rows, length, width = x.shape
         x = x.reshape(encoded.shape[0], -1, width)
         if projected is None and x.shape[1] < self.config.head_dim:
-            y = attention.attend_unprojected(x, encoded, mask, deterministic)
+            y = attention.attend_unprojected(x, encoded, mask, deterministic, prefix)
         else:
-            keys, values = projected or attention.project_memory(encoded)
+            keys, values = projected or self.project_encoded(encoded, prefix)
             y = attention(x, keys, values, mask, None, deterministic)
         return y.reshape(rows, length, width)
 
@@ -205,9 +229,13 @@ class Decoder(nn.Module):
                 cfg.emb_dim, cfg.vocab_size, kernel_axes=("embed", "vocab"), dtype=jnp.float32
             )
 
-    def project_encoded(self, encoded) -> list[KeysValues]:
-        """Every layer's cross-attention keys and values."""
-        return [layer.project_encoded(encoded) for layer in self.layers]
+    def project_encoded(self, encoded, prefix: StackPrefix | None = None) -> list[KeysValues]:
+        """Every layer's cross-attention keys and values, the prefix in front."""
+        count = len(self.layers)
+        own = [None] * count if prefix is None else prefix.of_layers(count)
+        return [
+            layer.project_encoded(encoded, p) for layer, p in zip(self.layers, own, strict=True)
+        ]
 
     def __call__(
         self,
@@ -221,6 +249,8 @@ class Decoder(nn.Module):
         caches: list[KeysValues] | None = None,
         index: Array | None = None,
         projected: list[KeysValues] | None = None,
+        prefix: StackPrefix | None = None,
+        cross_prefix: StackPrefix | None = None,
     ) -> tuple[Float[Array, "rows target vocab"], list[KeysValues]]:
         """Logits for `tokens`, and every layer's self-attention keys and values.
 
@@ -232,29 +262,35 @@ class Decoder(nn.Module):
           cross_mask: which encoded positions are seen; its queries are all target positions of an
             input, `rows / batch * target`, or 1.
           deterministic: no dropout.
-          caches: a cache of keys and values per layer, `[rows, heads, max length, head_dim]`; then
-            `tokens` is `[rows, 1]`.
+          caches: a cache of keys and values per layer, `[rows, heads, N + max length, head_dim]`,
+            the prefix in front; then `tokens` is `[rows, 1]`.
           index: position of `tokens` when `caches` are given.
           projected: cross-attention keys and values per layer, from `project_encoded`.
+          prefix: keys and values in front of self-attention's own.
+          cross_prefix: keys and values in front of cross-attention's own.
         """
         cfg = self.config
         x = self.dropout(embedder(tokens), deterministic).astype(cfg.dtype)
-        bias = None
-        if self.relpos_bias is not None:
-            length = tokens.shape[1] if caches is None else caches[0][0].shape[2]
-            bias = self.relpos_bias(length, index)
+        inputs = attention_inputs(
+            self_mask, _position_biases(self, self_mask.shape[-1], index), prefix
+        )
+        cross_inputs = attention_inputs(cross_mask, [None] * len(self.layers), cross_prefix)
         new_caches = []
         for i, layer in enumerate(self.layers):
+            own, cross = inputs[i], cross_inputs[i]
+            in_front = 0 if own.prefix is None else own.prefix[0].shape[2]
             x, keys_values = layer(
                 x,
                 encoded,
-                self_mask,
-                cross_mask,
-                bias,
+                own.mask,
+                cross.mask,
+                own.bias,
                 deterministic,
                 cache=caches[i] if caches is not None else None,
-                index=index,
+                index=None if index is None else in_front + index,
                 projected=projected[i] if projected is not None else None,
+                prefix=own.prefix,
+                cross_prefix=cross.prefix,
             )
             new_caches.append(keys_values)
         x = self.dropout(self.decoder_norm(x), deterministic)
@@ -270,15 +306,18 @@ class Decoder(nn.Module):
 class Transformer(nn.Module):
     """T5, with an optional soft prompt in front of the encoder's embedded input.
 
-    Parameters are T5X's, name by name and shape by shape; a prompt's own are under `prompt`.
+    Parameters are T5X's, name by name and shape by shape; a prompt's own are under `prompt`, a
+    prefix's under `prefix`.
 
     Attributes:
       config: the network's shape.
       prompt: module that gives the soft prompt `[P, D]`, or None for plain T5.
+      prefix: module that gives keys and values in front of the layers' own, or None.
     """
 
     config: T5Config
     prompt: nn.Module | None = None
+    prefix: Prefix | None = None
 
     def setup(self):
         cfg = self.config
@@ -294,6 +333,19 @@ class Transformer(nn.Module):
         """Positions in front of the text, P; 0 without a prompt."""
         return 0 if self.prompt is None else self.prompt.length
 
+    def compute_prefix(self, name: str) -> StackPrefix | None:
+        """The prefix of a stack, one of `dpt_jax.prefixes.STACKS`; None where there is none."""
+        if self.prefix is None or name not in self.prefix.stacks:
+            return None
+        return StackPrefix.create(self.keys_and_values(name), self.prefix.position_bias)
+
+    def keys_and_values(self, name: str) -> tuple[Array, Array]:
+        """What the prefix computes for a stack that it acts on; see `Prefix.keys_and_values`."""
+        assert self.prefix is not None
+        # While parameters are made, those that rows are projected by may not be there yet.
+        params = None if self.is_initializing() else self.variables["params"]
+        return self.prefix(stack_of(name, self.config, params))
+
     def source_mask(
         self, encoder_input_tokens: Int[Array, "batch length"]
     ) -> Bool[Array, "batch prompt+length"]:
@@ -308,7 +360,8 @@ class Transformer(nn.Module):
         # Queries are masked too: the rows of padding do not matter, but then equal T5X's.
         mask = valid[:, None, :, None] & valid[:, None, None, :]
         embedded = self.encoder_embedder(encoder_input_tokens)
-        return self.encoder(embedded, mask, deterministic=not enable_dropout)
+        prefix = self.compute_prefix("encoder")
+        return self.encoder(embedded, mask, deterministic=not enable_dropout, prefix=prefix)
 
     def decode(
         self,
@@ -331,12 +384,28 @@ class Transformer(nn.Module):
             self_mask,
             cross_mask,
             deterministic=not enable_dropout,
+            prefix=self.compute_prefix("decoder"),
+            cross_prefix=self.compute_prefix("cross"),
         )
         return logits
 
     def project_encoded(self, encoded) -> list[KeysValues]:
         """Every decoder layer's cross-attention keys and values, to decode many tokens with."""
-        return self.decoder.project_encoded(encoded)
+        return self.decoder.project_encoded(encoded, self.compute_prefix("cross"))
+
+    def empty_caches(self, rows: int, max_length: int) -> list[KeysValues]:
+        """Caches for `decode_step`, a pair per decoder layer: the prefix, and zeros behind it.
+
+        Args:
+          rows: sequences to decode.
+          max_length: tokens to decode at most.
+        """
+        cfg = self.config
+        zeros: Any = jnp.zeros((rows, cfg.num_heads, max_length, cfg.head_dim), cfg.dtype)
+        prefix = self.compute_prefix("decoder")
+        layers = cfg.num_decoder_layers
+        own = [None] * layers if prefix is None else prefix.of_layers(layers)
+        return [prepend(layer, (zeros, zeros)) for layer in own]
 
     def decode_step(
         self,
@@ -357,7 +426,8 @@ class Transformer(nn.Module):
           index: position of `tokens`, counted from 0.
           projected: from `project_encoded`, where more tokens will be decoded than a head is wide.
         """
-        length = caches[0][0].shape[2]
+        prefix = self.compute_prefix("decoder")
+        length = caches[0][0].shape[2] - (0 if prefix is None else prefix.length)
         self_mask = (jnp.arange(length) <= index)[None, None, None, :]
         cross_mask = self.source_mask(encoder_input_tokens)[:, None, None, :]
         logits, caches = self.decoder(
@@ -370,6 +440,8 @@ class Transformer(nn.Module):
             caches=caches,
             index=index,
             projected=projected,
+            prefix=prefix,
+            cross_prefix=self.compute_prefix("cross"),
         )
         return logits[:, 0], caches
 
@@ -399,18 +471,34 @@ class Transformer(nn.Module):
         )
 
 
-def empty_caches(config: T5Config, rows: int, max_length: int) -> list[KeysValues]:
-    """Zeroed self-attention caches for `Transformer.decode_step`, a pair per decoder layer."""
-    shape = (rows, config.num_heads, max_length, config.head_dim)
-    zeros: Any = jnp.zeros(shape, config.dtype)
-    return [(zeros, zeros) for _ in range(config.num_decoder_layers)]
+def fold_prefix(model: Transformer, params: Params) -> dict[str, Array]:
+    """The plain arrays that a prefix's parameters stand for.
+
+    Args:
+      model: the network, with its prefix.
+      params: its parameters; the frozen ones are read where the prefix goes through them.
+
+    Returns:
+      The parameters of `model.prefix.as_free()`, which acts on the model in the same way:
+      `<stack>_keys` and `<stack>_values`, float32 `[layers, N, heads, head_dim]`.
+    """
+    assert model.prefix is not None
+
+    folded: dict[str, Array] = {}
+    for stack in model.prefix.stacks:
+        pair: Any = model.apply({"params": params}, stack, method="keys_and_values")
+        for name, array in zip(("keys", "values"), pair, strict=True):
+            folded[f"{stack}_{name}"] = array.astype(jnp.float32)
+    return folded
 
 
 def abstract_variables(model: Transformer) -> Any:
     """Shapes and logical axes of the model's variables, without computing any."""
+    # Initializers may read files or the embedding table, which shapes do not need.
     if model.prompt is not None:
-        # Initializers may read files or the embedding table, which shapes do not need.
         model = model.clone(prompt=shape_only(model.prompt))
+    if model.prefix is not None:
+        model = model.clone(prefix=shape_only(model.prefix))
     tokens = jnp.zeros((1, 8), jnp.int32)
     return jax.eval_shape(
         lambda: model.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)

@@ -28,9 +28,12 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import Evaluator, summarized
-from dpt_jax.interop import open_backbone, save_prompt
+from dpt_jax.interop import open_backbone
+from dpt_jax.interop.adapters import Adapter, save_adapter
+from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
-from dpt_jax.models.network import abstract_variables
+from dpt_jax.models.network import abstract_variables, fold_prefix
+from dpt_jax.prefixes import Prefix
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import SoftPrompt, VanillaPrompt, bind_vocabulary
 from dpt_jax.tensors import fingerprint, in_memory
@@ -101,14 +104,21 @@ class Prepared:
 
     @functools.cached_property
     def model(self) -> Transformer:
-        """The network with the prompt that is trained."""
-        return Transformer(self.config.model, self.config.prompt)
+        """The network with the prompt and the prefix that are trained."""
+        return Transformer(self.config.model, self.config.prompt, self.config.prefix)
 
     @functools.cached_property
     def folded_model(self) -> Transformer:
-        """The network as it is evaluated: whatever the method, its prompt is one array `[P, D]`."""
-        prompt = self.config.prompt
-        return folded_model(self.config.model, None if prompt is None else prompt.length)
+        """The network as it is evaluated: prompt and prefix are plain arrays, whatever the method.
+
+        `{"prompt": {"prompt": array}}` are its prompt's parameters.
+        """
+        prompt, prefix = self.config.prompt, self.config.prefix
+        return folded_model(
+            self.config.model,
+            None if prompt is None else prompt.length,
+            None if prefix is None else prefix.as_free(),
+        )
 
     def shardings(self, mesh: Mesh) -> Params:
         """Where each of the model's parameters lives on a mesh."""
@@ -177,7 +187,8 @@ class Prepared:
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         length = config.prompt and config.prompt.length
-        return self._shared(f"evaluator, P = {length}", _EVALUATION, self._make_evaluator)
+        shape = f"P = {length}, prefix {_describe(config.prefix and config.prefix.as_free())}"
+        return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:
         config, seqio, vocabulary = self.config, import_seqio(), self.vocabulary
@@ -205,7 +216,7 @@ class Prepared:
         Raises:
           InputError: for input that cannot be used; nothing large has been read then.
         """
-        config, prompt = self.config, self.config.prompt
+        config, prompt, prefix = self.config, self.config.prompt, self.config.prefix
         run_folder.check_identity(config, self._identity(), unknown=(FINGERPRINT,))
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
@@ -214,6 +225,10 @@ class Prepared:
         run_folder.check_identity(config, identity)
         if prompt is not None:
             params["prompt"] = init_prompt(prompt, params, vocabulary, config.random_seed)
+        if prefix is not None:
+            params["prefix"] = init_prefix(
+                prefix, config.model, params, vocabulary, config.random_seed
+            )
         data, evaluator = self.data, None
         if config.eval_period != 0:
             evaluator = self.evaluator
@@ -230,14 +245,42 @@ class Prepared:
             identity=identity,
             description=data.describe(),
             shardings=self.shardings,
-            evaluate=None if evaluator is None else functools.partial(_evaluate, config, evaluator),
-            save_trained=None if prompt is None else functools.partial(_save_prompt, prompt),
+            evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
+            export=self._export if config.prompt or config.prefix else None,
             diagnostics=functools.partial(_diagnostics, prompt),
             files=files,
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },
         )
+
+    @functools.cached_property
+    def _fold_prefix(self) -> Callable[[Params], Params]:
+        everywhere = partitioning.replicated(self.mesh)
+        return jax.jit(functools.partial(fold_prefix, self.model), out_shardings=everywhere)
+
+    def _fold(self, params: Params) -> Params:
+        """The parameters of `folded_model`'s prompt and prefix, in this host's memory."""
+        folded: Params = {}
+        if self.config.prompt is not None:
+            folded["prompt"] = {"prompt": self.config.prompt.fold(jax.device_get(params["prompt"]))}
+        if self.config.prefix is not None:
+            folded["prefix"] = jax.device_get(self._fold_prefix(params))
+        return folded
+
+    def _evaluate(self, evaluator: Evaluator, params: Params) -> Evaluation:
+        """Evaluates merged parameters, folded as they are when they have been exported."""
+        results = evaluator(params | self._fold(params))
+        return summarized(results, self.config.mixture_or_task_name, self.config.best_metric)
+
+    def _export(self, params: Params) -> Callable[[pathlib.Path], None]:
+        """See `Problem.export`."""
+        folded, prefix = self._fold(params), None
+        if self.config.prefix is not None:
+            prefix = FoldedPrefix(folded["prefix"], self.config.prefix.position_bias)
+        adapter = Adapter(folded["prompt"]["prompt"] if "prompt" in folded else None, prefix)
+        own = jax.device_get({name: params[name] for name in folded})
+        return lambda folder: save_adapter(folder, adapter, own)
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when the run is continued, but for the backbone's fingerprint."""
@@ -250,10 +293,13 @@ class Prepared:
         # Runs from before umT5 do not have it.
         if not config.model.relpos_bias_per_layer:
             del model["relpos_bias_per_layer"]
+        # Nor those from before prefixes.
+        prefix = {} if config.prefix is None else {"prefix": _describe(config.prefix)}
         return run_folder.flat(
             {
                 "model": model,
-                "prompt": _describe_prompt(config.prompt),
+                "prompt": _describe(config.prompt),
+                **prefix,
                 "task": {
                     "mixture_or_task_name": config.mixture_or_task_name,
                     "task_feature_lengths": dict(config.task_feature_lengths),
@@ -266,13 +312,15 @@ class Prepared:
         )
 
 
-def folded_model(config: T5Config, prompt_length: int | None) -> Transformer:
-    """The network with a folded prompt of that length, or without one.
+def folded_model(
+    config: T5Config, prompt_length: int | None, prefix: Prefix | None = None
+) -> Transformer:
+    """The network with a folded prompt of that length, or without one, and a folded prefix.
 
     It serves every method: `{"prompt": {"prompt": array}}` are its prompt's parameters.
     """
     folded = None if prompt_length is None else VanillaPrompt(prompt_length, config.emb_dim)
-    return Transformer(config, folded)
+    return Transformer(config, folded, prefix)
 
 
 def open_frozen(path: str | None, config: T5Config, seed: int) -> Params:
@@ -302,17 +350,19 @@ def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int
         raise InputError(f"The prompt cannot be initialized: {e}{remedy}") from e
 
 
-def _evaluate(config: RunConfig, evaluator: Evaluator, params: Params) -> Evaluation:
-    """Evaluates merged parameters; a prompt is folded, as it is when it has been exported."""
-    if config.prompt is not None:
-        folded = config.prompt.fold(jax.device_get(params["prompt"]))
-        params = params | {"prompt": {"prompt": folded}}
-    return summarized(evaluator(params), config.mixture_or_task_name, config.best_metric)
-
-
-def _save_prompt(prompt: SoftPrompt, folder: pathlib.Path, trained: Params) -> None:
-    if "prompt" in trained:
-        save_prompt(folder, prompt.fold(trained["prompt"]), trained["prompt"])
+def init_prefix(
+    prefix: Prefix, config: T5Config, backbone: Params, vocabulary: Any, seed: int
+) -> Params:
+    """Draws the prefix's first parameters, as `init_prompt` does a prompt's."""
+    embedding = backbone["token_embedder"]["embedding"]
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"prefix"))
+    try:
+        bound = bind_vocabulary(prefix, embedding, vocabulary.encode)
+        return jax.jit(bound.initialize, static_argnums=1)(key, config)
+    except (ValueError, OSError) as e:
+        raise InputError(
+            f"The prefix cannot be initialized: {e} Use another prefix gin file."
+        ) from e
 
 
 def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, float]:
@@ -321,11 +371,13 @@ def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, flo
     return prompt.diagnostics(jax.device_get(trained["prompt"]))
 
 
-def _describe_prompt(prompt: SoftPrompt | None) -> dict[str, Any] | None:
+def _describe(method: SoftPrompt | Prefix | None) -> dict[str, Any] | None:
     """The method and its sizes; not its initializers, which matter only at the start."""
-    if prompt is None:
+    if method is None:
         return None
-    fields = {f.name: getattr(prompt, f.name) for f in dataclasses.fields(prompt)}
-    sizes = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
+    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
+    sizes: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
     sizes.pop("name", None)
-    return {"method": type(prompt).__name__} | sizes
+    if isinstance(method, Prefix):
+        sizes["stacks"] = list(method.stacks)
+    return {"method": type(method).__name__} | sizes

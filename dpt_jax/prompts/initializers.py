@@ -6,6 +6,7 @@ them by `bind_vocabulary` once the model is loaded.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -189,14 +190,14 @@ class VocabularyInitializer:
             encode: turns text into the ids of its pieces, without an end of sequence.
 
         Returns:
-            An initializer for a parameter `[length, embed]`. It raises ValueError where the
-            table has another width.
+            An initializer for a parameter `[length, embed]`, or `[layers, length, embed]` with rows
+            of its own for every layer. It raises ValueError where the table has another width.
         """
 
         def initializer(
             key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32
         ) -> jax.Array:
-            length, width = shape
+            *layers, length, width = shape
             if embedding.shape[1] != width:
                 raise ValueError(
                     f"{type(self).__name__} makes rows of the model's embeddings, which are "
@@ -204,7 +205,12 @@ class VocabularyInitializer:
                     f"{tuple(shape)}. Set --gin.EMBED_DIM={embedding.shape[1]}, or give a factor "
                     "of a prompt another initializer."
                 )
-            return self.rows(key, length, jnp.asarray(embedding), encode).astype(dtype)
+            table = jnp.asarray(embedding)
+            if not layers:
+                return self.rows(key, length, table, encode).astype(dtype)
+            keys = jax.random.split(key, math.prod(layers))
+            rows = jnp.stack([self.rows(k, length, table, encode) for k in keys])
+            return rows.reshape(shape).astype(dtype)
 
         return initializer
 

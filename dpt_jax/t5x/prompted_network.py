@@ -1,5 +1,6 @@
-"""T5X's own T5 with a soft prompt in front of the encoder's embedded input."""
+"""T5X's own T5 with a soft prompt in front of the encoder's embedded input, a prefix, or both."""
 
+import contextlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from t5x.examples.t5 import layers, network
 
 from dpt_jax.errors import InputError
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
+from dpt_jax.models.prefixed import StackPrefix, stack_of
+from dpt_jax.t5x.prefixed_attention import with_prefixes
 
 
 class PromptedTransformer(network.Transformer):
@@ -16,28 +19,29 @@ class PromptedTransformer(network.Transformer):
 
     `t5x.models.EncoderDecoderModel` takes it as it takes T5X's own: for training, scoring, beam
     search and sampling. T5X's parameters keep their names; the prompt's own are under `prompt`, as
-    in `dpt_jax.models.Transformer`.
+    in `dpt_jax.models.Transformer`, and a prefix's under `prefix`.
 
     Attributes:
       config: the network's shape, T5X's `T5Config` or `dpt_jax.models.T5Config`.
-      prompt: any prompt of `dpt_jax.prompts`, `[P, D]`.
+      prompt: any prompt of `dpt_jax.prompts`, `[P, D]`; None for a prefix alone.
+      prefix: any prefix of `dpt_jax.prefixes`; None for a prompt alone.
 
     Raises:
       InputError: when a method is called: the prompt has another width than the model, the model
         is a umT5, or a batch is packed.
     """
 
-    # A dataclass field after one without a default needs one; None is refused in `setup`.
     prompt: Any = None
+    prefix: Any = None
 
     def setup(self):
         cfg = self.config
-        if not isinstance(self.prompt, nn.Module):
+        if not isinstance(self.prompt, nn.Module) and not isinstance(self.prefix, nn.Module):
             raise InputError(
-                f"PromptedTransformer.prompt is {self.prompt!r}; set PROMPT with a prompts/*.gin "
-                "file."
+                f"PROMPT is {self.prompt!r} and PREFIX is {self.prefix!r}, so that nothing would "
+                "be trained; set one of them with a prompts/*.gin or prefixes/*.gin file."
             )
-        if self.prompt.embed_dim != cfg.emb_dim:
+        if self.prompt is not None and self.prompt.embed_dim != cfg.emb_dim:
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model {cfg.emb_dim} "
                 "(T5Config.emb_dim); use the model's own gin file."
@@ -58,9 +62,30 @@ class PromptedTransformer(network.Transformer):
             one_hot=True,
             name="token_embedder",
         )
-        self.prompted_embedding = PromptedEmbedder(self.shared_embedding, self.prompt)
-        self.encoder = network.Encoder(config=cfg, shared_embedding=self.prompted_embedding)
+        embedding: nn.Module = self.shared_embedding
+        if self.prompt is not None:
+            embedding = self.prompted_embedding = PromptedEmbedder(embedding, self.prompt)
+        self.encoder = network.Encoder(config=cfg, shared_embedding=embedding)
         self.decoder = network.Decoder(config=cfg, shared_embedding=self.shared_embedding)
+
+    @property
+    def prompt_length(self) -> int:
+        """Positions in front of the text, P; 0 without a prompt."""
+        return 0 if self.prompt is None else self.prompt.length
+
+    def _with_prefixes(self, *stacks: str) -> Any:
+        """A context in which these stacks attend to the prefix."""
+        if self.prefix is None:
+            return contextlib.nullcontext()
+        params = None if self.is_initializing() else self.variables["params"]
+        bias = self.prefix.position_bias
+        return with_prefixes(
+            {
+                name: StackPrefix.create(self.prefix(stack_of(name, self.config, params)), bias)
+                for name in stacks
+                if name in self.prefix.stacks
+            }
+        )
 
     def encode(
         self,
@@ -70,9 +95,10 @@ class PromptedTransformer(network.Transformer):
     ) -> Float[Array, "batch prompt+length embed"]:
         """The encoder's output for prompt and text together."""
         _refuse_packing(encoder_segment_ids)
-        visible = extend_for_prompt(encoder_input_tokens, self.prompt.length) > 0
+        visible = extend_for_prompt(encoder_input_tokens, self.prompt_length) > 0
         mask = layers.make_attention_mask(visible, visible, dtype=self.config.dtype)
-        return self.encoder(encoder_input_tokens, mask, deterministic=not enable_dropout)
+        with self._with_prefixes("encoder"):
+            return self.encoder(encoder_input_tokens, mask, deterministic=not enable_dropout)
 
     def decode(
         self,
@@ -86,10 +112,11 @@ class PromptedTransformer(network.Transformer):
         """T5X's `Transformer.decode`, its cross-attention seeing the prompt's positions too."""
         _refuse_packing(encoder_segment_ids)
         # T5X only makes the cross-attention's mask from these tokens.
-        tokens = extend_for_prompt(encoder_input_tokens, self.prompt.length)
-        return super().decode(
-            encoded, tokens, decoder_input_tokens, decoder_target_tokens, **kwargs
-        )
+        tokens = extend_for_prompt(encoder_input_tokens, self.prompt_length)
+        with self._with_prefixes("decoder", "cross"):
+            return super().decode(
+                encoded, tokens, decoder_input_tokens, decoder_target_tokens, **kwargs
+            )
 
 
 def _refuse_packing(encoder_segment_ids: Any) -> None:

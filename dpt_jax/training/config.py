@@ -17,6 +17,7 @@ from dpt_jax.training import schedules
 
 if TYPE_CHECKING:
     from dpt_jax.models import T5Config
+    from dpt_jax.prefixes import Prefix
     from dpt_jax.prompts import SoftPrompt
 
 
@@ -183,15 +184,17 @@ class RunConfig(TrainingConfig):
 
     Attributes:
       model: MODEL, the frozen T5's shape.
-      prompt: PROMPT, the soft prompt; None trains without one (full fine-tuning).
+      prompt: PROMPT, the soft prompt; None trains without one.
+      prefix: PREFIX, keys and values in front of the layers' own; None trains without. With neither
+        prompt nor prefix, the T5 itself is trained (full fine-tuning).
       initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
         `dpt_jax.interop.load_backbone` reads; None starts from random weights.
       mixture_or_task_name: MIXTURE_OR_TASK_NAME, a SeqIO task or mixture.
       task_feature_lengths: TASK_FEATURE_LENGTHS, longest `inputs` and `targets` in tokens.
       mixture_or_task_module: MIXTURE_OR_TASK_MODULE, imported to register the task.
       z_loss: weight of the squared log normalizer in the loss.
-      trainable: regular expression of the trained parameters' names; None is the prompt alone, or
-        everything when there is no prompt.
+      trainable: regular expression of the trained parameters' names; None is prompt and prefix
+        alone, or everything when there is neither.
       num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
       overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
       train_split: split to train on.
@@ -210,6 +213,7 @@ class RunConfig(TrainingConfig):
     initial_checkpoint_path: str | None
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]
+    prefix: "Prefix | None" = None
     mixture_or_task_module: str | None = None
     z_loss: float = 0.0
     trainable: str | None = None
@@ -245,6 +249,11 @@ class RunConfig(TrainingConfig):
             _or_none(lambda prompt: hasattr(prompt, "embed_dim")),
             "one like @prompts.DecomposedPrompt(), or None",
         )
+        self._check(
+            "prefix",
+            _or_none(lambda prefix: hasattr(prefix, "stacks")),
+            "one like @prefixes.DecomposedPrefix(), or None",
+        )
         for name in ("num_buckets", "beam_size"):
             self._check(name, _positive, "a positive integer")
         self._check("eval_batch_size", _or_none(_positive), "a positive integer, or None")
@@ -273,7 +282,10 @@ class RunConfig(TrainingConfig):
         """Regular expression of the names of the trained parameters."""
         if self.trainable is not None:
             return self.trainable
-        return ".*" if self.prompt is None else "prompt/.*"
+        parts = [name for name in ("prompt", "prefix") if getattr(self, name) is not None]
+        if len(parts) > 1:
+            return f"({'|'.join(parts)})/.*"
+        return f"{parts[0]}/.*" if parts else ".*"
 
 
 # The fields that no gin macro sets.

@@ -88,8 +88,8 @@ class Problem:
       shardings: gives, for a mesh, a tree like `params` of shardings; None puts a whole copy on
         every device.
       evaluate: evaluates merged parameters; None where there is no evaluation.
-      save_trained: writes the trained parameters in a form for others into a folder; None where
-        there is none beside the checkpoints.
+      export: puts merged parameters into a form for others, in every process, and gives what
+        writes it into a folder; None where there is no such form beside the checkpoints.
       diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
       files: files to be kept in the run's folder, by name: bytes, or a JSON object. They are the
         same when the run goes on.
@@ -106,7 +106,7 @@ class Problem:
     description: str = ""
     shardings: Callable[[Mesh], Params] | None = None
     evaluate: Callable[[Params], Evaluation] | None = None
-    save_trained: Callable[[pathlib.Path, Params], None] | None = None
+    export: Callable[[Params], Callable[[pathlib.Path], None]] | None = None
     diagnostics: Callable[[Params], Mapping[str, float]] = _nothing
     files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     facts: Callable[[], Mapping[str, Any]] = _nothing

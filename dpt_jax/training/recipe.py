@@ -11,7 +11,12 @@ from dpt_jax.training.config import TrainingConfig, flag_of
 # Plain settings, and those of the functions that gin binds. Only the latter need gin.
 _PLAIN, _GIN = "recipe.", "gin."
 # What of a configuration is no plain setting, but may be a function with settings of its own.
-_FUNCTIONS = ("RunConfig.optimizer", "RunConfig.learning_rate", "RunConfig.prompt")
+_FUNCTIONS = (
+    "RunConfig.optimizer",
+    "RunConfig.learning_rate",
+    "RunConfig.prompt",
+    "RunConfig.prefix",
+)
 
 
 def describe(config: TrainingConfig, gin_config: str) -> dict[str, Any]:

@@ -280,9 +280,10 @@ class Run:
         if self.lock is not None:
             self.lock.check()
         # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
-        if self.first and self.problem.save_trained is not None:
-            folder = run_files.numpy_checkpoint(self.config.model_dir, step)
-            self.problem.save_trained(folder, jax.device_get(self.state.params))
+        if self.problem.export is not None:
+            write = self.problem.export(merge_params(self.state.params, self.frozen))
+            if self.first:
+                write(run_files.numpy_checkpoint(self.config.model_dir, step))
         self.summary()
         self.log.sync()
         if step != self.saved_step:

@@ -39,6 +39,16 @@ def test_train_step_benchmark_prints_positive_measurements():
 
 @pytest.mark.slow
 @pytest.mark.interop
+def test_prefix_step_benchmark_prints_its_ratios():
+    result = last_line("prefix_step.py", "--turns", "1", "--steps", "1")
+    steps = {name: result[f"{name}_step_seconds"] for name in ("prompt", "encoder", "decoder")}
+    assert result["encoder_over_prompt"] == pytest.approx(steps["encoder"] / steps["prompt"])
+    peft = result["peft_decoder_step_seconds"]
+    assert result["decoder_ratio"] == pytest.approx(peft / steps["decoder"])
+
+
+@pytest.mark.slow
+@pytest.mark.interop
 def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text.txt"

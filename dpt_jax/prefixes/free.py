@@ -1,0 +1,32 @@
+"""The plain prefix: keys and values that share nothing."""
+
+from dpt_jax.prefixes.base import KeysValues, Prefix, Stack
+from dpt_jax.prompts.initializers import Initializer, gaussian
+
+
+class FreePrefix(Prefix):
+    """A prefix whose every number is a parameter of its own: layers · N · 2 · H · kv a stack.
+
+    Keys and values enter the attention as they are, behind the frozen projections. Le et al.,
+    "Revisiting Prefix-tuning", ICLR 2025, call this form *No-share*. Every other prefix folds into
+    one of these.
+
+    Attributes:
+        keys_init: draws `<stack>_keys`, `[layers, N, H, kv]`.
+        values_init: draws `<stack>_values`, of the same shape.
+
+    Raises:
+        ValueError: as `Prefix`.
+    """
+
+    keys_init: Initializer = gaussian(1.0)
+    values_init: Initializer = gaussian(1.0)
+
+    def keys_and_values(self, stack: Stack) -> KeysValues:
+        """Returns the parameters themselves; see `Prefix.keys_and_values`."""
+        shape = (stack.num_layers, self.length, stack.num_heads, stack.head_dim)
+        axes = ("prefix_layers", "prefix_length", "heads", "kv")
+        return (
+            self.declare(stack, "keys", self.keys_init, shape, *axes),
+            self.declare(stack, "values", self.values_init, shape, *axes),
+        )
