@@ -20,7 +20,6 @@ dpt sweep command then gathers the results.
 import argparse
 import contextlib
 import fnmatch
-import pathlib
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
