@@ -1,5 +1,8 @@
 """What a prefix is by itself: its size in closed form, its start, and what it refuses."""
 
+import pathlib
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -109,3 +112,39 @@ def test_stacks_are_named_one_by_one_or_alone():
 def test_decomposed_prefix_needs_a_bottleneck():
     with pytest.raises(ValueError, match="BOTTLENECK is 0"):
         prefixes.DecomposedPrefix(3)
+
+
+def test_documented_counts_are_those_of_the_code():
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "prefixes.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\d,]+ \| [\d,]+ \| [\d,]+) \|$", page, re.MULTILINE))
+    assert len(rows) == len(METHODS)
+    for name, row in rows.items():
+        method = "".join(part.title() for part in name.split("_")) + "Prefix"
+        own = {"bottleneck": 10} if name == "decomposed" else {}
+        prefix = getattr(prefixes, method)(20, **own)
+        counts = [prefix.parameter_count(config) for config in (SMALL, BASE, LARGE)]
+        assert row == " | ".join(f"{count:,}" for count in counts), name
+
+
+def test_deep_network_by_hand():
+    """Keys are the first halves of the output, values the second: against NumPy in float64."""
+    prefix = prefixes.DeepSharedPrefix(3, hidden_dim=4)
+    own = jax.tree.map(np.asarray, prefix.initialize(jax.random.key(1), SMALL))
+    keys, values = prefix.apply({"params": own}, prefixes.stacks_of(SMALL)["encoder"])
+    own = {name: array.astype(np.float64) for name, array in own.items()}
+    for layer in range(6):
+        part = {name.removeprefix("encoder_"): array[layer] for name, array in own.items()}
+        hidden = np.tanh(part["rows"] @ part["hidden_kernel"] + part["hidden_bias"])
+        output = hidden @ part["output_kernel"] + part["output_bias"]
+        np.testing.assert_allclose(keys[layer].reshape(3, -1), output[:, :512], atol=1e-5)
+        np.testing.assert_allclose(values[layer].reshape(3, -1), output[:, 512:], atol=1e-5)
+
+
+def test_decomposed_layers_share_a_and_have_their_own_b():
+    prefix = prefixes.DecomposedPrefix(3, bottleneck=2, across_layers=True)
+    own = jax.tree.map(np.asarray, prefix.initialize(jax.random.key(1), SMALL))
+    keys, values = prefix.apply({"params": own}, prefixes.stacks_of(SMALL)["encoder"])
+    for layer in range(6):
+        product = own["encoder_A"].astype(np.float64) @ own["encoder_B"][layer]
+        np.testing.assert_allclose(keys[layer].reshape(3, -1), product[:, :512], atol=1e-5)
+        np.testing.assert_allclose(values[layer].reshape(3, -1), product[:, 512:], atol=1e-5)
