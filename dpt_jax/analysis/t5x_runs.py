@@ -87,8 +87,11 @@ def _train_steps(folder: pathlib.Path) -> int | None:
 
 
 def _trained(folder: pathlib.Path) -> int:
-    """How many numbers the prompt has that were trained."""
-    for saved in run_files.numpy_checkpoints(folder).values():
-        with np.load(saved / run_files.FACTORS, allow_pickle=False) as factors:
-            return sum(factors[name].size for name in factors.files)
-    return 0
+    """How many numbers of prompt and prefix were trained."""
+    count = 0
+    for saved in list(run_files.numpy_checkpoints(folder).values())[:1]:
+        for name in (run_files.FACTORS, run_files.PREFIX_FACTORS):
+            if (saved / name).exists():
+                with np.load(saved / name, allow_pickle=False) as factors:
+                    count += sum(factors[name].size for name in factors.files)
+    return count

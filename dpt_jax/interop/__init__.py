@@ -6,6 +6,7 @@ from dpt_jax.interop.backbones import (
     open_backbone,
 )
 from dpt_jax.interop.own_folder import save_backbone, write_backbone
+from dpt_jax.interop.prefix_file import prefix_from_file
 from dpt_jax.interop.prompts import (
     FactorsFile,
     PromptFile,
@@ -23,6 +24,7 @@ __all__ = [
     "load_factors",
     "load_prompt",
     "open_backbone",
+    "prefix_from_file",
     "save_backbone",
     "save_factors",
     "save_prompt",

@@ -19,8 +19,8 @@ from dpt_jax.models import T5Config
 from dpt_jax.tensors import Region, Shape, Tensor, aligned_empty, in_memory
 
 INDEX = "checkpoint"
-# What the names of a prompt's parameters begin with.
-PROMPT = "prompt/"
+# What the names of a prompt's parameters begin with, and those of a prefix.
+PROMPT, PREFIX = "prompt/", "prefix/"
 
 
 def has_index(location: str) -> bool:
@@ -41,7 +41,8 @@ def open_checkpoint(location: str) -> dict[str, Tensor]:
     Raises:
       InputError: no checkpoint, or not a whole one.
     """
-    return {name: t for name, t in _open(location).items() if not name.startswith(PROMPT)}
+    trained = (PROMPT, PREFIX)
+    return {name: t for name, t in _open(location).items() if not name.startswith(trained)}
 
 
 def open_prompt(location: str) -> dict[str, Tensor]:

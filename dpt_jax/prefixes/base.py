@@ -208,17 +208,24 @@ class Prefix(nn.Module):
         return {}
 
     def declare(
-        self, stack: Stack, name: str, init: Initializer, shape: tuple[int, ...], *axes: str
+        self,
+        stack: Stack,
+        name: str,
+        init: Initializer | Mapping[str, Initializer],
+        shape: tuple[int, ...],
+        *axes: str,
     ) -> Float[Array, "..."]:
         """Declares a float32 parameter of a stack, named `<stack>_<name>`.
 
         Args:
             stack: the stack it belongs to.
             name: its name.
-            init: draws the initial value.
+            init: draws the initial value; a mapping has one for each stack.
             shape: its shape.
             *axes: a logical axis name for each dimension.
         """
+        if isinstance(init, Mapping):
+            init = init[stack.name]
         return declare_parameter(self, f"{stack.name}_{name}", init, shape, axes)
 
 

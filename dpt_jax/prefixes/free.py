@@ -1,5 +1,7 @@
 """The plain prefix: keys and values that share nothing."""
 
+from collections.abc import Mapping
+
 from dpt_jax.prefixes.base import KeysValues, Prefix, Stack
 from dpt_jax.prompts.initializers import Initializer, gaussian
 
@@ -12,15 +14,16 @@ class FreePrefix(Prefix):
     one of these.
 
     Attributes:
-        keys_init: draws `<stack>_keys`, `[layers, N, H, kv]`.
-        values_init: draws `<stack>_values`, of the same shape.
+        keys_init: draws `<stack>_keys`, `[layers, N, H, kv]`; a mapping has an initializer for each
+            stack.
+        values_init: draws `<stack>_values`, of the same shape, likewise.
 
     Raises:
         ValueError: as `Prefix`.
     """
 
-    keys_init: Initializer = gaussian(1.0)
-    values_init: Initializer = gaussian(1.0)
+    keys_init: Initializer | Mapping[str, Initializer] = gaussian(1.0)
+    values_init: Initializer | Mapping[str, Initializer] = gaussian(1.0)
 
     def keys_and_values(self, stack: Stack) -> KeysValues:
         """Returns the parameters themselves; see `Prefix.keys_and_values`."""

@@ -1,4 +1,4 @@
-"""T5X's checkpointer for a frozen backbone and a prompt: restored from two places, saved to two."""
+"""T5X's checkpointer for a frozen backbone and what is trained: from two places, and to two."""
 
 import os
 import re
@@ -17,25 +17,24 @@ from t5x.partitioning import BasePartitioner
 from t5x.train_state import FlaxOptimTrainState
 
 from dpt_jax.errors import InputError
+from dpt_jax.models import T5Config
+from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.t5x import numpy_checkpoints
+from dpt_jax.t5x.arrays import host_array
 from dpt_jax.t5x.checkpoint_path import without_number
-from dpt_jax.t5x.prompt_optimizer import PROMPT
 from dpt_jax.t5x.prompt_state import (
     EMBEDDING,
     TrainState,
     at_start,
     complete,
-    draw_prompt,
     flat_state,
-    host_array,
-    needs_vocabulary,
     part_of,
-    prompt_key,
 )
 from dpt_jax.t5x.stored import MissingError, restore_part
+from dpt_jax.t5x.trained_parts import TRAINED, TrainedParts, start_key, trained_of
 
-# Where a numpy checkpoint tells which backbone its prompt was trained with.
+# Where a numpy checkpoint tells which backbone it was trained with.
 _BACKBONE = "backbone"
 
 
@@ -44,10 +43,10 @@ class PromptCheckpointer(checkpoints.Checkpointer):
 
     Restoring takes the frozen parameters from a checkpoint, whatever else it holds. A run that is
     resumed takes everything from its own checkpoint, or goes on from its numpy checkpoints where
-    those got further. A new run draws the prompt with the prompt's own initializers, which see the
+    those got further. A new run draws prompt and prefix with their own initializers, which see the
     restored embedding table, and begins at step 0 with fresh optimizer slots, whatever step the
-    backbone was pretrained to. An evaluation takes the prompt from the checkpoint, or a prompt
-    that starts from a file.
+    backbone was pretrained to. An evaluation takes both from the checkpoint, or those that start
+    from a file.
 
     Saving writes `MODEL_DIR/numpy_checkpoints/checkpoint_<step>/` before T5X's own checkpoint, so
     that there is never one without it; T5X's `keep` does not remove these.
@@ -60,7 +59,9 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         checkpoints_dir: str,
         dataset_iterator: Any = None,
         *,
-        prompt: SoftPrompt,
+        prompt: SoftPrompt | None = None,
+        prefix: Prefix | None = None,
+        config: T5Config | None = None,
         vocabulary: Any = None,
         random_seed: int | None = 0,
         model_dir: str | None = None,
@@ -69,16 +70,18 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         restore_dtype: Any = None,
         **settings: Any,
     ):
-        """Takes T5X's arguments and, bound through gin, what the prompt needs.
+        """Takes T5X's arguments and, bound through gin, what prompt and prefix need.
 
         Args:
           train_state: the state's shapes.
           partitioner: says where arrays are.
           checkpoints_dir: where to save.
           dataset_iterator: saved and restored with the state where T5X is told to.
-          prompt: PROMPT.
+          prompt: PROMPT; None for a prefix alone.
+          prefix: PREFIX; None for a prompt alone.
+          config: the network's `T5Config`, which a prefix needs.
           vocabulary: VOCABULARY, which class labels need.
-          random_seed: RANDOM_SEED, of the prompt's start; None for any.
+          random_seed: RANDOM_SEED, of the start of prompt and prefix; None for any.
           model_dir: MODEL_DIR of a training run; None to evaluate.
           save_only_prompt: SAVE_ONLY_PROMPT, write numpy checkpoints and nothing else.
           frozen_dtype: FROZEN_DTYPE, in which the frozen parameters are kept and saved, such as
@@ -94,7 +97,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             dataset_iterator,
             **settings,
         )
-        self._prompt = prompt
+        self._parts = TrainedParts(prompt, prefix, config)
         self._vocabulary = vocabulary
         self._seed = random_seed
         self._model_dir = str(model_dir).rstrip("/") if model_dir else None
@@ -110,7 +113,8 @@ class PromptCheckpointer(checkpoints.Checkpointer):
     ) -> None:
         """Writes the numpy checkpoint, then what T5X saves, unless it is told not to."""
         step = int(host_array(train_state.step))
-        params = jax.tree.map(host_array, flax.core.unfreeze(train_state.params[PROMPT]))
+        params = jax.tree.map(host_array, trained_of(train_state.params))
+        prompt, prefix = self._parts.fold(train_state.params)
         rest = None
         if self._save_only_prompt:
             self._refuse_to_go_back(step)
@@ -119,8 +123,8 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             rest[_BACKBONE] = _fingerprint(flat)
         if jax.process_index() == 0:
             folder = numpy_checkpoints.checkpoint_folder(str(self.checkpoints_dir), step)
-            numpy_checkpoints.write(folder, self._prompt.fold(params), params, rest)
-        # No host goes on before the prompt is on disk.
+            numpy_checkpoints.write(folder, prompt, prefix, params, rest)
+        # No host goes on before it is on disk.
         multihost_utils.sync_global_devices(f"numpy_checkpoint:{step}")
         if not self._save_only_prompt:
             super().save(train_state, state_transformation_fns, concurrent_gb=concurrent_gb)
@@ -144,8 +148,8 @@ class PromptCheckpointer(checkpoints.Checkpointer):
           lazy_parameters: not supported.
 
         Raises:
-          InputError: a frozen parameter is missing or has another shape, the prompt cannot be
-            initialized, the run's own state does not fit, or a random prompt would be evaluated.
+          InputError: a frozen parameter is missing or has another shape, prompt or prefix cannot be
+            initialized, the run's own state does not fit, or a random start would be evaluated.
         """
         del fallback_state, lazy_parameters
         path = without_number((path or str(self._get_checkpoint_dir(step))).rstrip("/"))
@@ -158,7 +162,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             later = numpy_checkpoints.latest_train_state(self._model_dir)
 
         drawn = None
-        if training and not resuming and not later and not needs_vocabulary(self._prompt):
+        if training and not resuming and not later and not self._parts.needs_vocabulary:
             # Before gigabytes are read: a file may be missing, or hold another shape.
             drawn = self._draw()
         frozen = self._restore_part(path, state_transformation_fns, trained=False)
@@ -201,16 +205,16 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         )
 
     def _draw(self, embedding: Any = None, another: bool = False) -> dict[str, Any]:
-        key = prompt_key(self._seed)
+        key = start_key(self._seed)
         if another:
             key = jax.random.fold_in(key, 1)
-        return draw_prompt(self._prompt, key, embedding, self._vocabulary)
+        return self._parts.draw(key, embedding, self._vocabulary)
 
     def _trained_by(
-        self, later: numpy_checkpoints.TrainedPrompt, frozen: Mapping[str, Any]
+        self, later: numpy_checkpoints.Trained, frozen: Mapping[str, Any]
     ) -> dict[str, Any]:
         """The trained part that a numpy checkpoint holds, checked against this run's."""
-        logging.info("Going on from the prompt of step %d in %s.", later.step, later.folder)
+        logging.info("Going on from step %d in %s.", later.step, later.folder)
         values = dict(later.values)
         if not np.array_equal(values.pop(_BACKBONE, np.zeros(0)), _fingerprint(frozen)):
             raise InputError(
@@ -223,8 +227,8 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             if here != there:
                 raise InputError(
                     f"{later.folder} has {name} of shape {here}, but this run's is {there}. Were "
-                    "the prompt or the optimizer changed? Use another --gin.MODEL_DIR for "
-                    "another run."
+                    "the prompt, the prefix or the optimizer changed? Use another "
+                    "--gin.MODEL_DIR for another run."
                 )
         return values
 
@@ -243,16 +247,17 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             return self._restore_part(path, transformations, trained=True)
         except MissingError as error:
             remedy = (
-                "Set CHECKPOINT_PATH to a checkpoint of a run that trained this PROMPT, or give "
-                "the prompt with --gin_file=prompts/vanilla_from_prompt.gin and "
-                "--gin.PROMPT_FILE."
+                "Set CHECKPOINT_PATH to a checkpoint of a run that trained this PROMPT or PREFIX, "
+                "or give the prompt with --gin_file=prompts/vanilla_from_prompt.gin and "
+                "--gin.PROMPT_FILE, the prefix with --gin_file=prefixes/free_from_prefix.gin and "
+                "--gin.PREFIX_FILE."
             )
-            if needs_vocabulary(self._prompt):
+            if self._parts.needs_vocabulary:
                 raise InputError(f"{error} {remedy}") from error
             drawn, again = self._draw(), self._draw(another=True)
             if not jax.tree.all(jax.tree.map(np.array_equal, drawn, again)):
                 raise InputError(f"{error} {remedy}") from error
-            logging.info("%s holds no prompt; PROMPT's own start is evaluated.", path)
+            logging.info("%s holds nothing trained; the start of PROMPT and PREFIX is used.", path)
             return at_start(self._train_state, drawn)
 
 
@@ -261,7 +266,7 @@ def _with_frozen_dtype(state: TrainState, dtype: Any) -> TrainState:
         return state
     params = unflatten_dict(
         {
-            name: leaf if name[0] == PROMPT else jax.ShapeDtypeStruct(leaf.shape, dtype)
+            name: leaf if name[0] in TRAINED else jax.ShapeDtypeStruct(leaf.shape, dtype)
             for name, leaf in flatten_dict(flax.core.unfreeze(state.params)).items()
         }
     )

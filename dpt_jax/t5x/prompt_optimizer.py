@@ -1,4 +1,4 @@
-"""Freezing, through T5X's optimizer interface: only the prompt is updated and has slots."""
+"""Freezing, through T5X's optimizer interface: only what is trained is updated and has slots."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,12 +10,11 @@ import optax
 from t5x import optimizers
 from t5x.partitioning import PartitionSpec
 
-#: The name of the prompt's own parameters in the tree, beside `encoder` and `decoder`.
-PROMPT = "prompt"
+from dpt_jax.t5x.trained_parts import PROMPT, trained_of
 
 
 class PromptOptimizer(optimizers.OptaxWrapper):
-    """Updates the prompt with an Optax optimizer and passes everything else through untouched.
+    """Updates prompt and prefix with an Optax optimizer and passes the rest through untouched.
 
     The frozen parameters are outside the optimizer: they have no slots, nothing is added to them
     (not even 0, which would turn -0.0 into 0.0), and XLA drops their gradients as unused.
@@ -33,7 +32,8 @@ class PromptOptimizer(optimizers.OptaxWrapper):
 
         Args:
           optimizer: OPTIMIZER, such as `optax.adamw`; called with the learning rate alone.
-          clip_norm: CLIP_NORM, largest norm of the prompt's gradient; None does not clip.
+          clip_norm: CLIP_NORM, largest norm of the gradient of what is trained; None does not
+            clip.
         """
         self._optimizer = optimizer
         self._clip_norm = clip_norm
@@ -46,18 +46,19 @@ class PromptOptimizer(optimizers.OptaxWrapper):
         return optax.chain(optax.clip_by_global_norm(self._clip_norm), optimizer)
 
     def init_state(self, params: Mapping[str, Any]) -> optimizers.OptimizerState:
-        """The state at step 0: slots for `params["prompt"]` alone."""
-        slots = self.optax_optimizer.init(_prompt(params))
+        """The state at step 0: slots for what is trained alone."""
+        slots = self.optax_optimizer.init(_optimized(params))
         return optimizers.OptimizerState(step=jnp.zeros((), jnp.int32), param_states=slots)
 
     def apply_gradient(
         self, hyper_params: Any, params: Any, state: optimizers.OptimizerState, grads: Any
     ) -> tuple[Any, optimizers.OptimizerState]:
-        """Returns the parameters with an updated prompt, and the new state."""
+        """Returns the parameters with what is trained updated, and the new state."""
         update = self._transformation(hyper_params.learning_rate).update
-        prompt = _prompt(params)
-        updates, slots = update(_prompt(grads), state.param_states, prompt)
-        new_params = flax.core.copy(params, {PROMPT: optax.apply_updates(prompt, updates)})
+        old = _optimized(params)
+        updates, slots = update(_optimized(grads), state.param_states, old)
+        new = optax.apply_updates(old, updates)
+        new_params = flax.core.copy(params, {PROMPT: new} if _is_lone_prompt(params) else new)
         return new_params, optimizers.OptimizerState(step=state.step + 1, param_states=slots)
 
     def derive_logical_axes(
@@ -91,5 +92,15 @@ def learning_rate_fn(
     return lambda step: jnp.asarray(rate(step), jnp.float32)
 
 
-def _prompt(tree: Mapping[str, Any]) -> Any:
-    return flax.core.unfreeze(tree[PROMPT])
+def _optimized(tree: Mapping[str, Any]) -> Any:
+    """What the Optax optimizer is given of a tree.
+
+    A lone prompt is not put under its name: runs from before there were prefixes have their slots
+    saved that way.
+    """
+    parts = trained_of(tree)
+    return parts[PROMPT] if _is_lone_prompt(tree) else parts
+
+
+def _is_lone_prompt(tree: Mapping[str, Any]) -> bool:
+    return list(trained_of(tree)) == [PROMPT]

@@ -39,7 +39,7 @@ class PromptedTransformer(network.Transformer):
         if not isinstance(self.prompt, nn.Module) and not isinstance(self.prefix, nn.Module):
             raise InputError(
                 f"PROMPT is {self.prompt!r} and PREFIX is {self.prefix!r}, so that nothing would "
-                "be trained; set one of them with a prompts/*.gin or prefixes/*.gin file."
+                "be trained. Add a prompts/*.gin or prefixes/*.gin file, after the run file."
             )
         if self.prompt is not None and self.prompt.embed_dim != cfg.emb_dim:
             raise InputError(

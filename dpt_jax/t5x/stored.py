@@ -12,7 +12,8 @@ from tensorflow.io import gfile
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import open_backbone
-from dpt_jax.t5x.prompt_state import TrainState, flat_state, mesh_axes, placed
+from dpt_jax.t5x.arrays import placed
+from dpt_jax.t5x.prompt_state import TrainState, flat_state, mesh_axes
 
 _REMEDY = (
     "Set INITIAL_CHECKPOINT_PATH (training) or CHECKPOINT_PATH (evaluation), or take the model gin "

@@ -266,9 +266,8 @@ def test_a_bucket_is_written_and_read(tmp_path):
     params = {"A": np.ones((5, 2), np.float32), "B": np.ones((2, 3), np.float32)}
     state = {"state/step": np.asarray(4, np.int32)}
     for factor in (1, 2, 2):
-        numpy_checkpoints.write(
-            folder, np.ones((5, 3)), {**params, "A": factor * params["A"]}, state
-        )
+        own = {"prompt": {**params, "A": factor * params["A"]}}
+        numpy_checkpoints.write(folder, np.ones((5, 3)), None, own, state)
     found = numpy_checkpoints.latest_train_state("ram://run")
     assert (found.step, found.values["state/step"]) == (4, 4)
     np.testing.assert_array_equal(found.values["target/prompt/A"], 2 * params["A"])

@@ -1,0 +1,122 @@
+"""What is trained beside a frozen T5: a soft prompt, a prefix, or both."""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.core
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dpt_jax.errors import InputError
+from dpt_jax.interop.prefixes import FoldedPrefix
+from dpt_jax.models import T5Config, Transformer
+from dpt_jax.models.network import fold_prefix
+from dpt_jax.prefixes import Prefix
+from dpt_jax.prompts import SoftPrompt, VocabularyInitializer, bind_vocabulary
+from dpt_jax.t5x.arrays import host_array
+
+#: The names of the trained parameters in the tree, beside `encoder` and `decoder`.
+PROMPT, PREFIX = TRAINED = ("prompt", "prefix")
+
+
+def trained_of(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The trained parameters of a tree, or what goes with them, by `TRAINED`."""
+    return {name: flax.core.unfreeze(tree[name]) for name in TRAINED if name in tree}
+
+
+def start_key(seed: int | None) -> jax.Array:
+    """The random key of a run's start: that of `dpt train` with the same RANDOM_SEED."""
+    if seed is None:
+        # As T5X does: an arbitrary seed, but the same on every host.
+        seed = int(multihost_utils.broadcast_one_to_all(np.random.randint(2**31, dtype=np.int32)))
+    return jax.random.key(seed, impl="threefry2x32")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedParts:
+    """The prompt and the prefix of a network; one of them may be None.
+
+    Attributes:
+      prompt: PROMPT.
+      prefix: PREFIX.
+      config: the network's shape, and the type of its activations.
+    """
+
+    prompt: SoftPrompt | None
+    prefix: Prefix | None
+    config: T5Config | None
+
+    @property
+    def needs_vocabulary(self) -> bool:
+        """Whether one of them starts from the model's embeddings."""
+        return any(
+            isinstance(getattr(part, field.name), VocabularyInitializer)
+            for part in (self.prompt, self.prefix)
+            if part is not None
+            for field in dataclasses.fields(part)
+        )
+
+    def draw(self, key: jax.Array, embedding: Any = None, vocabulary: Any = None) -> dict[str, Any]:
+        """Draws the first parameters.
+
+        Args:
+          key: a JAX random key, of which each part has its own.
+          embedding: the restored table `[vocabulary, embed]`, where `needs_vocabulary`.
+          vocabulary: the SeqIO vocabulary; only class labels need it.
+
+        Returns:
+          The parameters under `TRAINED`, nested dicts of float32 numpy arrays.
+
+        Raises:
+          InputError: an initializer cannot serve, such as a file of another shape.
+        """
+        encode = vocabulary.encode if vocabulary else None
+
+        def first(name: str, part: Any, initialize: Callable[..., Any]) -> Any:
+            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            try:
+                drawn = initialize(bind_vocabulary(part, embedding, encode), own)
+            except (ValueError, OSError) as error:
+                raise InputError(f"The {name} cannot be initialized: {error}") from error
+            return jax.tree.map(np.asarray, drawn)
+
+        drawn = {}
+        if self.prompt is not None:
+            drawn[PROMPT] = first(PROMPT, self.prompt, lambda prompt, own: prompt.initialize(own))
+        if self.prefix is not None:
+            drawn[PREFIX] = first(
+                PREFIX,
+                self.prefix,
+                # Compiled, as `dpt train` does it: rounding would tell the two apart.
+                lambda prefix, own: jax.jit(prefix.initialize, static_argnums=1)(own, self.config),
+            )
+        return drawn
+
+    def fold(self, params: Mapping[str, Any]) -> tuple[np.ndarray | None, FoldedPrefix | None]:
+        """The plain prompt and prefix that parameters stand for; all hosts must call.
+
+        Args:
+          params: the network's parameters. The frozen ones are read where the prefix goes through
+            them.
+
+        Returns:
+          The prompt, float32 `[P, D]`, and the prefix; None for one that is not there.
+        """
+        prompt = prefix = None
+        if self.prompt is not None:
+            own = jax.tree.map(host_array, flax.core.unfreeze(params[PROMPT]))
+            prompt = self.prompt.fold(own)
+        if self.prefix is not None:
+            arrays = jax.tree.map(host_array, self._fold_prefix(flax.core.unfreeze(params)))
+            prefix = FoldedPrefix(arrays, self.prefix.position_bias)
+        return prompt, prefix
+
+    @functools.cached_property
+    def _fold_prefix(self) -> Callable[[Any], dict[str, jax.Array]]:
+        assert self.config is not None
+        network = Transformer(self.config, None, self.prefix)
+        return jax.jit(functools.partial(fold_prefix, network))
