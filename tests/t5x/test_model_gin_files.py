@@ -11,10 +11,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from t5x import models
 
-from dpt_jax import prompts
+from dpt_jax import prefixes, prompts
 from dpt_jax.gin_utils import gin_configs
+from dpt_jax.interop.prefixes import FoldedPrefix, save_prefix
 from dpt_jax.t5x.prompted_network import PromptedTransformer
 from tests.interop.test_model_gin_files import PARAMETERS
 
@@ -35,10 +37,10 @@ def clean_gin(monkeypatch):
     gin.clear_config(clear_constants=True)
 
 
-def build(name, prompt="decomposed", *bindings):
+def build(name, trained="prompts/decomposed", *bindings):
     """The model of a run on a demo task, whose vocabulary needs no bucket."""
     gin.parse_config_files_and_bindings(
-        [f"t5x/models/{name}.gin", f"prompts/{prompt}.gin"],
+        ["t5x/runs/prompted.gin", f"t5x/models/{name}.gin", f"{trained}.gin"],
         [
             "MIXTURE_OR_TASK_NAME = 'demo_questions'",
             "MIXTURE_OR_TASK_MODULE = 'dpt_jax.demo.tasks'",
@@ -83,14 +85,25 @@ def test_every_model_file_is_built_here():
     ],
 )
 def test_a_prompt_file_of_dpt_train_is_taken_as_it_is(file, prompt):
-    module = build("demo", file, "PROMPT_LENGTH = 7").module
+    module = build("demo", f"prompts/{file}", "PROMPT_LENGTH = 7").module
     assert isinstance(module.prompt, prompt)
     assert (module.prompt.length, module.prompt.embed_dim) == (7, 128)
 
 
+@pytest.mark.parametrize("file", sorted((gin_configs() / "prefixes").glob("*.gin")))
+def test_a_prefix_file_of_dpt_train_is_enough_alone(file, tmp_path):
+    arrays = {f"encoder_{kind}": np.ones((3, 7, 8, 16), np.float32) for kind in ("keys", "values")}
+    save_prefix(tmp_path, FoldedPrefix(arrays))
+    settings = ("PREFIX_LENGTH = 7", f"PREFIX_FILE = '{tmp_path / 'prefix.npz'}'")
+    module = build("demo", f"prefixes/{file.stem}", *settings).module
+    assert module.prompt is None
+    assert isinstance(module.prefix, prefixes.Prefix)
+    assert (module.prefix.length, module.prefix.stacks) == (7, ("encoder",))
+
+
 def test_the_optimizer_and_the_decoding_can_be_named_on_the_command_line():
-    model = build("demo", "decomposed", "OPTIMIZER = @optax.adafactor", "CLIP_NORM = 1.0")
+    model = build("demo", "prompts/decomposed", "OPTIMIZER = @optax.adafactor", "CLIP_NORM = 1.0")
     assert "FactoredState" in str(model.optimizer_def.init_state({"prompt": {"A": jnp.ones(3)}}))
     gin.clear_config(clear_constants=True)
-    model = build("demo", "decomposed", "DECODE_FN = @decoding.beam_search")
+    model = build("demo", "prompts/decomposed", "DECODE_FN = @decoding.beam_search")
     assert "beam_search" in str(model.decode_fn)

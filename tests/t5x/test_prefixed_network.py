@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
 
-from t5x import decoding, models
+from t5x import decoding
 from t5x.examples.t5 import network
 
 from dpt_jax.errors import InputError
@@ -16,7 +16,6 @@ from dpt_jax.models import Transformer
 from dpt_jax.models.decoding import beam_search, greedy_decode
 from dpt_jax.prefixes import STACKS, DecomposedPrefix, FreePrefix, SimpleSharedPrefix
 from dpt_jax.prompts import VanillaPrompt
-from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.prompted_network import PromptedTransformer
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
@@ -32,15 +31,8 @@ PREFIXES = {
 }
 
 
-def t5x_model(module, decode_fn=decoding.temperature_sample):
-    return models.EncoderDecoderModel(
-        module=module,
-        input_vocabulary=tiny.VOCABULARY,
-        output_vocabulary=tiny.VOCABULARY,
-        optimizer_def=PromptOptimizer(),
-        decode_fn=decode_fn,
-        loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
-    )
+def t5x_model(module, decode_fn):
+    return tiny.model(module.config, module.prompt, decode_fn=decode_fn, prefix=module.prefix)
 
 
 @pytest.fixture(scope="module", params=PREFIXES)

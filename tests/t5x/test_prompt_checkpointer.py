@@ -34,6 +34,7 @@ from dpt_jax.prompts import (
 from dpt_jax.t5x import numpy_checkpoints, prompt_state
 from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
+from dpt_jax.t5x.trained_parts import trained_of
 from dpt_jax.t5x.vocabulary import task_vocabulary
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
@@ -49,14 +50,19 @@ def pretrained(tmp_path_factory):
     return tiny.write_t5x_checkpoint(tmp_path_factory.mktemp("pretrained"), tiny.config())
 
 
-def checkpointer(folder=None, prompt=PROMPT, optimizer=None, training=True, cfg=None, **settings):
+def checkpointer(
+    folder=None, prompt=PROMPT, optimizer=None, training=True, cfg=None, prefix=None, **settings
+):
     """What `t5x.train` makes for a run in `folder`, or `t5x.eval` where it does not train."""
-    made = tiny.initializer(cfg or tiny.config(), prompt, optimizer, training)
+    cfg = cfg or tiny.config()
+    made = tiny.initializer(cfg, prompt, optimizer, training, prefix)
     return PromptCheckpointer(
         made.global_train_state_shape,
         tiny.partitioner(),
         str(folder or ""),
         prompt=prompt,
+        prefix=prefix,
+        config=cfg,
         model_dir=str(folder) if folder else None,
         save_dtype=None,
         **settings,
@@ -64,12 +70,13 @@ def checkpointer(folder=None, prompt=PROMPT, optimizer=None, training=True, cfg=
 
 
 def moved(state, step):
-    """The state at a later step: another prompt, and slots that are not zero."""
+    """The state at a later step: something else trained, and slots that are not zero."""
 
     def by(x):
         return x + jnp.asarray(step, x.dtype)
 
-    params = freeze({**state.params, "prompt": jax.tree.map(by, state.params["prompt"])})
+    trained = {name: jax.tree.map(by, own) for name, own in trained_of(state.params).items()}
+    params = freeze({**state.params, **trained})
     slots = jax.tree.map(by, state._optimizer.state.param_states)
     optimizer = OptimizerState(jnp.asarray(step, jnp.int32), slots)
     return state.replace(_optimizer=state._optimizer.replace(state=optimizer, target=params))

@@ -13,8 +13,7 @@ pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_t
 
 from flax.core import freeze, unfreeze
 from flax.traverse_util import flatten_dict
-from t5x import decoding, train_state
-from t5x import trainer as t5x_trainer
+from t5x import decoding
 
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
@@ -136,23 +135,6 @@ def test_greedy_answers_are_those_of_dpt_evaluate(decomposed):
     np.testing.assert_array_equal(theirs, ours)
 
 
-def trained_by_t5x(cfg, prompt, frozen, drawn, batches, optimizer, rate):
-    """T5X's state after a step per batch, made by the functions that its Trainer runs."""
-    model = tiny.model(cfg, prompt, optimizer)
-    variables = jax.eval_shape(
-        lambda: model.get_initial_variables(
-            jax.random.key(0), {k: v.shape for k, v in batches[0].items()}
-        )
-    )
-    create = functools.partial(train_state.FlaxOptimTrainState.create, optimizer)
-    params = {**frozen, "prompt": drawn}
-    state = jax.jit(create)(freeze({**unfreeze(variables), "params": params}))
-    step = jax.jit(functools.partial(t5x_trainer.train_with_lr, model=model, num_microbatches=None))
-    for batch in batches:
-        state, _ = step(state, batch, jnp.float32(rate(state.step)), None)
-    return state
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [None, 0.01])
 def test_ten_adamw_steps_reach_the_prompt_of_dpt_train(decomposed, clip_norm):
@@ -160,9 +142,8 @@ def test_ten_adamw_steps_reach_the_prompt_of_dpt_train(decomposed, clip_norm):
     batches = [tiny.batch(seed) for seed in range(10)]
     rate = optax.linear_schedule(0.3, 0.0, 10)
     adamw = functools.partial(optax.adamw, weight_decay=1e-3)
-    state = trained_by_t5x(
-        cfg, prompt, frozen, drawn, batches, PromptOptimizer(adamw, clip_norm), rate
-    )
+    model = tiny.model(cfg, prompt, PromptOptimizer(adamw, clip_norm))
+    state, _ = tiny.trained_by_t5x(model, {**frozen, "prompt": drawn}, batches, rate)
 
     optimizer = adamw(rate)
     if clip_norm is not None:

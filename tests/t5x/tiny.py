@@ -1,12 +1,14 @@
 """A T5 of T5X with a few thousand parameters, and what T5X keeps around it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import seqio
 from flax.core import freeze, unfreeze
 from flax.traverse_util import flatten_dict
-from t5x import adafactor, checkpoints, decoding, models, partitioning, train_state
+from t5x import adafactor, checkpoints, decoding, models, partitioning, train_state, trainer
 from t5x.examples.t5 import network
 
 from dpt_jax.models import T5Config
@@ -38,9 +40,10 @@ def config(form="t5_1_1", **changes) -> T5Config:
     return T5Config(**{**SIZES, **FORMS[form], **changes})
 
 
-def model(cfg, prompt=None, optimizer=None, decode_fn=decoding.temperature_sample):
+def model(cfg, prompt=None, optimizer=None, decode_fn=decoding.temperature_sample, prefix=None):
     """T5X's own model around its own network, or around the prompted one."""
-    module = network.Transformer(cfg) if prompt is None else PromptedTransformer(cfg, prompt)
+    plain = prompt is None and prefix is None
+    module = network.Transformer(cfg) if plain else PromptedTransformer(cfg, prompt, prefix)
     return models.EncoderDecoderModel(
         module=module,
         input_vocabulary=VOCABULARY,
@@ -70,9 +73,13 @@ def partitioner():
     return partitioning.PjitPartitioner(num_partitions=1)
 
 
-def initializer(cfg, prompt, optimizer=None, training=True, **shapes):
+def initializer(cfg, prompt, optimizer=None, training=True, prefix=None, **shapes):
     """What `t5x.train` makes of a model, or `t5x.eval` where it does not train."""
-    made = model(cfg, prompt, optimizer)
+    return initializer_of(model(cfg, prompt, optimizer, prefix=prefix), training, **shapes)
+
+
+def initializer_of(made, training=True, **shapes):
+    """The same of a model that is there."""
     inputs = {name: array.shape for name, array in batch().items()} | shapes
     return PromptTrainStateInitializer(
         optimizer_def=made.optimizer_def if training else None,
@@ -101,9 +108,27 @@ def write_t5x_checkpoint(folder, cfg, params=None, step=1000):
 def frozen(state):
     """The frozen parameters of a state as numpy arrays, names joined with "/"."""
     flat = flatten_dict(unfreeze(state.params), sep="/")
-    return {name: np.asarray(leaf) for name, leaf in flat.items() if "prompt/" not in name}
+    own = ("prompt/", "prefix/")
+    return {name: np.asarray(leaf) for name, leaf in flat.items() if not name.startswith(own)}
 
 
-def prompt_of(state):
-    """The prompt's parameters of a state as nested numpy arrays."""
-    return jax.tree.map(np.asarray, unfreeze(state.params["prompt"]))
+def prompt_of(state, part="prompt"):
+    """The prompt's parameters of a state, or the prefix's, as nested numpy arrays."""
+    return jax.tree.map(np.asarray, unfreeze(state.params[part]))
+
+
+def trained_by_t5x(made, params, batches, rate):
+    """A model's state after a step per batch, made by the functions that T5X's Trainer runs.
+
+    Returns:
+      The state, and the mean loss of every batch.
+    """
+    axes = initializer_of(made).global_train_state_shape.params_axes
+    create = functools.partial(train_state.FlaxOptimTrainState.create, made.optimizer_def)
+    state = jax.jit(create)(freeze({"params": params, "params_axes": axes}))
+    step = jax.jit(functools.partial(trainer.train_with_lr, model=made, num_microbatches=None))
+    losses = []
+    for one in batches:
+        state, metrics = step(state, one, jnp.float32(rate(state.step)), None)
+        losses.append(float(metrics["loss"].compute()))
+    return state, losses
