@@ -19,7 +19,8 @@ from dpt_jax import demo
 from dpt_jax.analysis.results import read_run
 from dpt_jax.cli.main import main
 from dpt_jax.gin_utils import gin_configs
-from dpt_jax.interop import load_backbone, load_prompt
+from dpt_jax.interop import load_backbone, load_prompt, save_prompt
+from dpt_jax.interop.prefixes import FoldedPrefix, load_adapter, save_prefix
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
 from tests.support import processes
 from tests.t5x import tiny
@@ -39,10 +40,10 @@ MACROS = {
 FACTORIZED = ("prompts/decomposed.gin", {"BOTTLENECK": BOTTLENECK})
 
 
-def command(module, run, prompt=FACTORIZED, **macros):
+def command(module, run, prompt=FACTORIZED, prefix=(), **macros):
     """The command line; values of `macros` are Python's, which gin reads."""
     prompt_file, settings = prompt
-    files = [f"t5x/runs/{run}.gin", "t5x/models/demo.gin", prompt_file]
+    files = [f"t5x/runs/{run}.gin", "t5x/models/demo.gin", prompt_file, *prefix]
     return [
         *(module, f"--gin_search_paths={gin_configs()}"),
         *(f"--gin_file={file}" for file in files),
@@ -188,7 +189,9 @@ def test_t5x_infer_answers_as_dpt_evaluate_does(run, dpt_evaluation, tmp_path):
     assert len(set(answers)) > 1
 
 
-def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_the_prompt(tmp_path, pretrained):
+def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_what_is_trained(
+    tmp_path, pretrained
+):
     status = main(
         [
             "train",
@@ -207,6 +210,8 @@ def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_the_prompt(tm
     prompt = ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(file)})
     settings = {
         "prompt": prompt,
+        "prefix": ["prefixes/simple_shared.gin"],
+        "PREFIX_LENGTH": 3,
         "MODEL_DIR": str(run),
         "INITIAL_CHECKPOINT_PATH": str(pretrained[0]),
         "SAVE_ONLY_PROMPT": True,
@@ -220,7 +225,12 @@ def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_the_prompt(tm
     log = launch(tmp_path / "again", "t5x.train", "prompt_train", TRAIN_STEPS=4, **settings)
     assert "Starting main loop over steps 2-4" in log
     assert saved_steps(run) == []
-    assert (run / "numpy_checkpoints" / "checkpoint_4" / "prompt.npy").exists()
+    first, last = (load_adapter(run / "numpy_checkpoints" / f"checkpoint_{at}") for at in (0, 4))
+    assert not np.array_equal(first.prompt, last.prompt)
+    for name in ("encoder_keys", "encoder_values"):
+        arrays = first.prefix.arrays[name], last.prefix.arrays[name]
+        assert arrays[0].shape == arrays[1].shape == (3, 3, 8, 16)
+        assert not np.array_equal(*arrays)
 
 
 def test_dpt_reads_what_t5x_train_leaves(run, pretrained, tmp_path):
@@ -240,18 +250,27 @@ def test_dpt_reads_what_t5x_train_leaves(run, pretrained, tmp_path):
         np.testing.assert_array_equal(flatten_dict(found, sep="/")[name], array)
 
 
-def test_a_prompt_file_is_evaluated_on_a_folder_that_is_named_after_no_step(
-    run, dpt_evaluation, tmp_path
-):
+def test_files_are_evaluated_on_a_folder_that_is_named_after_no_step(run, tmp_path):
     folder, step, _ = run
     (tmp_path / "models").mkdir()  # Gin takes such folders for packages.
     (tmp_path / "prompts").mkdir()
-    prompt = folder / "numpy_checkpoints" / f"checkpoint_{step + 20}" / "prompt.npy"
+    prompt = load_prompt(folder / "numpy_checkpoints" / f"checkpoint_{step + 20}")
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"{stack}_{kind}": rng.normal(size=(layers, 3, 8, 16)).astype(np.float32)
+        for stack, layers in (("encoder", 3), ("decoder", 2), ("cross", 2))
+        for kind in ("keys", "values")
+    }
+    files = tmp_path / "files"
+    save_prompt(files, prompt)
+    save_prefix(files, FoldedPrefix(arrays))
     with open(tmp_path / "log", "w") as output:
         arguments = command(
             "t5x.eval",
             "prompt_eval",
-            ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(prompt)}),
+            ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(files / "prompt.npy")}),
+            prefix=["prefixes/free_from_prefix.gin"],
+            PREFIX_FILE=str(files / "prefix.npz"),
             CHECKPOINT_PATH=str(demo.BACKBONE_DIR),
             EVAL_OUTPUT_DIR="eval",
         )
@@ -264,7 +283,8 @@ def test_a_prompt_file_is_evaluated_on_a_folder_that_is_named_after_no_step(
         )
     assert process.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
     line = (tmp_path / "eval" / "inference_eval" / f"{TASK}-metrics.jsonl").read_text()
-    np.testing.assert_allclose(json.loads(line)["accuracy"], accuracy(dpt_evaluation))
+    with_dpt = accuracy(evaluate_with_dpt(files, tmp_path / "answers"))
+    np.testing.assert_allclose(json.loads(line)["accuracy"], with_dpt)
 
 
 def test_packing_is_refused(tmp_path, pretrained):
