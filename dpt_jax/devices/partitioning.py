@@ -22,7 +22,8 @@ from dpt_jax.errors import InputError
 MESH_AXES = ("data", "fsdp", "model")
 
 # Logical axis -> mesh axis; a mesh axis is used at most once per array, the first name wins.
-# Every axis of a prompt is replicated: prompts are thousands of numbers.
+# Axes that only prompts and prefixes have are not among them: these are on every device, being
+# thousands of numbers.
 LOGICAL_AXIS_RULES: tuple[tuple[str, Any], ...] = (
     ("batch", ("data", "fsdp")),
     ("vocab", "model"),

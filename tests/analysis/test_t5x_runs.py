@@ -39,6 +39,13 @@ def folder(tmp_path):
     return run
 
 
+def test_a_prefix_counts_among_what_was_trained(folder):
+    for step in STEPS:
+        saved = folder / "numpy_checkpoints" / f"checkpoint_{step}"
+        np.savez(saved / "prefix_params.npz", encoder_rows=np.zeros((2, 3, 16)))
+    assert read_run(folder)["trainable_parameters"] == 6 * 2 + 2 * 16 + 2 * 3 * 16
+
+
 def test_a_run_is_read_as_one_of_dpt_train(folder):
     row = read_run(folder)
     assert (row["status"], row["best_step"], row["value"]) == ("done", 200, 60.0)

@@ -5,14 +5,17 @@ import functools
 import json
 
 import jax
+import numpy as np
 import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
+from dpt_jax.interop.prefixes import load_adapter
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
+from dpt_jax.problems import text
 from dpt_jax.training.state import TrainState
 from tests.support import meshes, processes, runs
 
@@ -40,6 +43,22 @@ def test_every_mesh_trains_as_one_device_does(backbone, one_device, tmp_path):
         # The prompt is whole everywhere.
         assert shapes["prompt/A"] == [4, 2]
         assert shapes["prompt/B"] == [2, 16]
+
+
+@pytest.mark.slow
+def test_a_prefix_trains_on_a_mesh_as_on_one_device(backbone, tmp_path):
+    done = processes.run("tests.support.meshes", tmp_path, backbone, "prefix", devices=8)
+    assert done.returncode == 0, done.stderr
+    one = tmp_path / "one"
+    text.train(meshes.prefix_config(one, backbone, (1, 1, 1)))
+    (name, shapes), *_ = json.loads(done.stdout.splitlines()[-1]).items()
+    # Its keys and values are where the heads are, [layers, length, heads, head size].
+    assert (name, shapes["prefix/cross_keys"]) == ("2x2x2", [1, 3, 4, 4])
+    for ours, theirs in zip(runs.metrics(tmp_path / name), runs.metrics(one), strict=True):
+        assert ours.get("loss") == pytest.approx(theirs.get("loss"), abs=1e-5)
+    ours, theirs = (load_adapter(folder).prefix.arrays for folder in (tmp_path / name, one))
+    for key, array in theirs.items():
+        np.testing.assert_allclose(ours[key], array, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1), (-1, -1, 1), (1, 1), (0, 1, 1), (-1, 3, 1)])

@@ -1,7 +1,8 @@
 """Trains the toy run on several meshes of 8 virtual devices: `python -m tests.support.meshes`.
 
-The arguments are a folder and the backbone; the results are the runs in that folder, named by their
-meshes, and the shapes of the parameters' shards as JSON on standard output.
+The arguments are a folder, the backbone and, for a run of a prefix on one of the meshes, "prefix";
+the results are the runs in that folder, named by their meshes, and the shapes of the parameters'
+shards as JSON on standard output.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 
 from flax.traverse_util import flatten_dict
 
+from dpt_jax.prefixes import STACKS, FreePrefix
 from dpt_jax.problems import text
 from dpt_jax.training import run
 from tests.support import runs
@@ -45,7 +47,24 @@ def config(folder, backbone, mesh):
     )
 
 
+def prefix_config(folder, backbone, mesh):
+    """Five steps of a prefix whose parameters have the model's heads."""
+    return runs.run_config(
+        folder,
+        backbone,
+        mesh=mesh,
+        prompt=None,
+        prefix=FreePrefix(3, STACKS),
+        train_steps=5,
+        eval_period=0,
+        log_period=1,
+        num_buckets=1,
+    )
+
+
 if __name__ == "__main__":
+    with_prefix = sys.argv[3:] == ["prefix"]
+    make_config = prefix_config if with_prefix else config
     placed = []
     place = run.place
 
@@ -55,10 +74,10 @@ if __name__ == "__main__":
 
     run.place = noted
     shards = {}
-    for mesh in MESHES:
+    for mesh in [(2, 2, 2)] if with_prefix else MESHES:
         name = "x".join(map(str, mesh))
         placed.clear()
-        text.train(config(pathlib.Path(sys.argv[1]) / name, sys.argv[2], mesh))
+        text.train(make_config(pathlib.Path(sys.argv[1]) / name, sys.argv[2], mesh))
         shards[name] = {
             key: list(array.addressable_shards[0].data.shape)
             for tree in placed
