@@ -195,11 +195,14 @@ def _parameters(rows: Sequence[Row]) -> str:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    notes = [
-        f"{row['point']} failed: {shortened(row['error'])}"
-        for row in rows
-        if row["status"] == "failed"
-    ]
+    failed: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "failed":
+            failed.setdefault(shortened(row["error"]), []).append(row["point"])
+    notes = []
+    for error, (first, *others) in failed.items():
+        more = f" and {len(others)} more" if others else ""
+        notes.append(f"{first}{more} failed: {error}")
     for status in ("unfinished", "not run"):
         count = sum(row["status"] == status for row in rows)
         if count:

@@ -167,6 +167,8 @@ def _run_sweep(
     paths: Sequence[str],
     resources: dict[str, float],
 ) -> int:
+    import dataclasses
+
     from dpt_jax.cli.sweep_progress import SweepProgress
     from dpt_jax.progress import told_while
     from dpt_jax.sweeps import jobs
@@ -208,6 +210,8 @@ def _run_sweep(
     def report(outcome: Any) -> None:
         point = by_name[outcome.point]
         if outcome.status == "failed":
+            error = folder.sweep.in_terms_of_axes(outcome.error)
+            outcome = dataclasses.replace(outcome, error=error)
             folder.fail(point, outcome.error)
         if outcome.status == "stopped":
             progress.say(f"{point.name}: stopped, to be continued")

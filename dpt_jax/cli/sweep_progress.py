@@ -32,6 +32,8 @@ class SweepProgress:
         self._done = total - len(self._left)
         self._job = {point.name: number for number, job in enumerate(work) for point in job}
         self.failures = 0
+        # The point that failed first with an error; it need not be read again.
+        self._first_with: dict[str, str] = {}
         self._began = time.time()
         # Every point has a line of its own.
         self._progress = Progress(folder.sweep.name, self._done, lines=False)
@@ -61,7 +63,11 @@ class SweepProgress:
         left = "" if more else self._progress.left(self._done, self._total)
         so_far = ", ".join(filter(None, (failed, left)))
         text = f"[{self._done}/{self._total}] {outcome.point}: "
-        text += _ended(outcome, value, self._folder.report.scale)
+        first = self._first_with.setdefault(outcome.error, outcome.point)
+        if outcome.status == "failed" and first != outcome.point:
+            text += f"failed as {first} did"
+        else:
+            text += _ended(outcome, value, self._folder.report.scale)
         self.say(f"{text} ({so_far})" if so_far else text)
 
     def running(self, seconds: float) -> None:

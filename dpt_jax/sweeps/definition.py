@@ -11,8 +11,8 @@ from dpt_jax.errors import InputError, nearest_names
 
 # What a file system on any machine takes in the name of a folder.
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
-
-
+# A flag in a message that is named to be changed, without a value.
+_FLAG = re.compile(r"--gin\.([\w.]*\w)(?![\w=]|\.\w)")
 _LONGEST_NAME = 200
 
 
@@ -152,6 +152,29 @@ class Sweep:
                 made[point.name] = point
         return list(made.values())
 
+    def in_terms_of_axes(self, message: str) -> str:
+        """A message about a point, with the axis in place of the flag of what an axis sets."""
+
+        def named(match: re.Match[str]) -> str:
+            axes = [f"the axis {axis} ({self._field_of(axis)})" for axis in self._behind(match[1])]
+            return " and ".join(axes) or match[0]
+
+        return _FLAG.sub(named, message)
+
+    def _field_of(self, axis: str) -> str:
+        return f"sweeps.Sweep.{'grid' if axis in self.grid else 'points'}"
+
+    def _behind(self, name: str) -> list[str]:
+        """The axes that decide what a binding is set to."""
+        if name in self.axes:
+            return [name]
+        found = _slots_in(self.bindings.get(name), self.axes)
+        for axis, labels in self.cases.items():
+            values = [case["bindings"].get(name) for case in labels.values() if "bindings" in case]
+            if any(value is not None for value in values):
+                found += [axis, *_slots_in(values, self.axes)]
+        return list(dict.fromkeys(found))
+
     def _point(self, axes: dict[str, Any], extra: list[str]) -> Point:
         files, bindings = list(self.gin_files), dict(self.bindings)
         for axis, labels in self.cases.items():
@@ -171,7 +194,7 @@ class Sweep:
             files += case.get("gin_files", ())
             bindings |= case.get("bindings", {})
         filled = {name: _fill(value, axes) for name, value in bindings.items()}
-        inserted = {a for text in _texts([*files, *bindings.values()]) for a in _slots(text, axes)}
+        inserted = set(_slots_in([*files, *bindings.values()], axes))
         filled |= {a: v for a, v in axes.items() if a not in inserted and a not in self.cases}
         texts = [f"{name} = {_gin_value(value, name)}" for name, value in filled.items()]
         return Point(
@@ -268,6 +291,11 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [text for v in value.values() for text in _texts(v)]
     return [text for v in value for text in _texts(v)] if isinstance(value, list | tuple) else []
+
+
+def _slots_in(value: Any, axes: Iterable[str]) -> list[str]:
+    """The axes that stand in braces in the texts of a value."""
+    return [axis for text in _texts(value) for axis in _slots(text, axes)]
 
 
 def _plain(value: Any, axis: str) -> Any:

@@ -97,7 +97,10 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
             )
             gin_utils.build(RunConfig)
         except InputError as e:
-            raise InputError(f"The point {point.name} of {sweep.name} cannot be run: {e}") from e
+            message = sweep.in_terms_of_axes(str(e))
+            raise InputError(
+                f"The point {point.name} of {sweep.name} cannot be run: {message}"
+            ) from e
         used |= gin_utils.used_macros()
     bound = {binding.partition("=")[0].strip() for point in points for binding in point.bindings}
     for axis in sweep.axes:

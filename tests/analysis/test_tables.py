@@ -76,7 +76,7 @@ def test_a_failed_point_is_in_the_table_and_leaves_the_others():
     table = tables.table(rows, REPORT)
     assert table.rows[0] == ["PT", "2,560", "failed", "40.00 ± 0.00 (2 of 3)", "failed"]
     assert table.rows[1][-1].startswith("65.00 ± ")
-    assert table.notes[0] == "method=PT,task=rte,seed=0 failed: Out of memory."
+    assert table.notes[0] == "method=PT,task=rte,seed=0 and 2 more failed: Out of memory."
     assert table.notes[-1] == "1 of 12 points: not run."
 
 

@@ -35,6 +35,7 @@ DEMO = ["train", "--gin_file=runs/demo.gin"]
         ([*DEMO, "--gin.optax.adamw.wieght_decay=1"], "Nearest: weight_decay"),
         ([*DEMO, "--gin.LEARNING_RATE_PEAK=float('nan')"], "a value is written as in Python"),
         ([*DEMO, "--gin.models.T5Config.dtype='float16x'"], "must be 'float32' or 'bfloat16'"),
+        (["sweep", "demo_bottleneck", "--gin.Sweep.gird={}"], "Nearest: grid"),
         (["sweep", "--gin_file=empty.gin"], "empty.gin sets no sweeps.Sweep.name"),
         (["train", "--gin_file=empty.gin"], "empty.gin is no run file"),
         (["evaluate", "--model_dir=run"], "run/config.gin is no run file"),

@@ -62,6 +62,18 @@ def test_points_that_end_together_tell_the_time_that_is_left_when_all_have_ended
     assert shown.failures == 1
 
 
+def test_an_error_that_several_points_share_is_told_once(tmp_path, clock, capsys):
+    shown = made(tmp_path, 1, 1, 1)
+    for point, error in (("p0", "no memory"), ("p1", "no task"), ("p2", "no memory")):
+        shown.ended(Outcome(point, "failed", error=error), None)
+    said = [line.partition(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "[1/3] p0: failed: no memory",
+        "[2/3] p1: failed: no task",
+        "[3/3] p2: failed as p0 did",
+    ]
+
+
 def test_points_that_run_are_told_of_by_the_last_line_of_their_log(tmp_path, capsys):
     shown = made(tmp_path, 2, 1, 1)
     shown.running(5.0)

@@ -293,6 +293,9 @@ def test_a_run_that_is_not_on_a_terminal_prints_plain_lines_and_nothing_else(bac
         OVERLENGTH="truncate",
         TASK_FEATURE_LENGTHS={"inputs": 40, "targets": 6},
     )
+    # What the file includes imports SeqIO, and with it TensorFlow, as the file is read.
+    (tmp_path / "mine.gin").write_text('include "tasks/superglue.gin"\n')
+    argv.append(f"--gin_file={tmp_path}/mine.gin")
     environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run(
         [sys.executable, "-m", "dpt_jax", *argv],

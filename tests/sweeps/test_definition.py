@@ -186,3 +186,24 @@ def test_only_seed_rate_draw_and_bottleneck_may_differ_among_points_of_one_progr
     ):
         assert _alike(other) != alike
     assert _alike(point(task="'my_kind_s1x'")) != _alike(point(task="'my_kind_s2x'"))
+
+
+def test_a_message_names_the_axis_in_place_of_the_flag_that_the_axis_sets():
+    sweep = Sweep(
+        "s",
+        bindings={"MIXTURE_OR_TASK_NAME": "dpt_{task}_k{k}", "TRAIN_STEPS": 5},
+        cases={"method": {"PT": {}, "DPT": {"bindings": {"PROMPT_FILE": "{task}.npy"}}}},
+        grid={"method": ["PT", "DPT"], "k": [8, 16], "BOTTLENECK": [2]},
+        points=[{"task": "rte"}, {"task": "cb"}],
+    )
+    task, k = "the axis task (sweeps.Sweep.points)", "the axis k (sweeps.Sweep.grid)"
+    said = {
+        "Change --gin.MIXTURE_OR_TASK_NAME, or": f"Change {task} and {k}, or",
+        "Set --gin.BOTTLENECK.": "Set the axis BOTTLENECK (sweeps.Sweep.grid).",
+        "Set --gin.PROMPT_FILE": f"Set the axis method (sweeps.Sweep.grid) and {task}",
+        # What no axis sets, and a flag with a value, which is what was written.
+        "Set --gin.TRAIN_STEPS or --gin.optax.adamw.b1.": None,
+        "--gin.BOTTLENECK=2: no.": None,
+    }
+    for message, expected in said.items():
+        assert sweep.in_terms_of_axes(message) == (expected or message)

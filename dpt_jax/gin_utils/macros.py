@@ -1,0 +1,116 @@
+"""Gin's macros: which are ours, which are set or used, and what is wrong with them."""
+
+import difflib
+import logging
+from typing import Any
+
+import gin
+
+from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.gin_utils.retired import GONE
+
+# The macros that our gin files know; a typing error in one of them must not pass in silence.
+MACROS = (
+    "BATCH_SIZE BEST_METRIC BOTTLENECK CLASS_LABELS CLIP_NORM DROPOUT_RATE DTYPE "
+    "EARLY_STOPPING_PATIENCE EMBED_DIM EPOCHS EVAL_BATCH_SIZE EVAL_PERIOD FROZEN_DTYPE "
+    "INITIAL_CHECKPOINT_PATH LEARNING_RATE LEARNING_RATE_PEAK MESH MICROBATCHES "
+    "MIXTURE_OR_TASK_MODULE MIXTURE_OR_TASK_NAME MODEL MODEL_DIR NUM_BUCKETS OPTIMIZER "
+    "OVERLENGTH PREFIX PREFIX_FILE PREFIX_LAYERS PREFIX_LENGTH PREFIX_STACKS PROMPT PROMPT_FILE "
+    "PROMPT_LENGTH RANDOM_SEED REMAT_POLICY SCORING TASK_FEATURE_LENGTHS TRAIN_STEPS"
+).split()
+
+# The files that set a macro which has no value without them.
+_A_MODEL = " or add a models/*.gin file"
+_ADDED_BY = {
+    "EMBED_DIM": _A_MODEL,
+    "MODEL": _A_MODEL,
+    "PROMPT": " or add a prompts/*.gin or prefixes/*.gin file",
+}
+
+
+def set_macros() -> dict[str, Any]:
+    """The values of the macros that files and flags set."""
+    # Gin keeps `NAME = value` as the argument `value` of a macro with the scope NAME, and has no
+    # public way to list these.
+    return {
+        scope: arguments.get("value")
+        for (scope, selector), arguments in gin.config._CONFIG.items()
+        if selector == "gin.macro"
+    }
+
+
+def _is_required(value: Any) -> bool:
+    # `%gin.REQUIRED` is kept as a reference to a constant of that name.
+    reference = isinstance(value, gin.config.ConfigurableReference)
+    return reference and value.scoped_selector.startswith("gin.REQUIRED/")
+
+
+def used_macros() -> set[str]:
+    """The macros that something in the parsed configuration uses."""
+    return {
+        reference.scoped_selector.split("/")[0]
+        for reference in gin.config.iterate_references(gin.config._CONFIG)
+        if reference.selector == "gin.macro"
+    }
+
+
+def unused_macros() -> list[str]:
+    """The macros that are set, that nothing uses, and that are none of ours."""
+    return [name for name in set_macros() if name not in {*used_macros(), *MACROS}]
+
+
+def check_unused_macros() -> None:
+    """Refuses a macro that nothing uses where its name is much like one that means something.
+
+    Gin itself takes what is written there for a new macro, and so does T5X, whose users may have
+    some in their files that their run does not need. Those are named in the log.
+
+    Raises:
+      InputError: for a mistyped macro.
+    """
+    known = used_macros() | set(MACROS)
+    for name in unused_macros():
+        if meant := difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            raise InputError(
+                f"The gin macro {name} is set, but nothing uses it. {meant[0]} is meant? Change "
+                f"--gin.{name}, or the gin file that sets it."
+            )
+        logging.warning("The gin macro %s is set, but nothing uses it.", name)
+
+
+def leave_out_what_is_not_named() -> None:
+    """Without a prefix file there is no prefix, and with one there may be no prompt."""
+    bound = set_macros()
+    if "PREFIX" not in bound and "PREFIX" in used_macros():
+        gin.parse_config("PREFIX = None")
+    elif bound.get("PREFIX") is not None and "PROMPT" not in bound:
+        gin.parse_config("PROMPT = None")
+
+
+def check_macros() -> None:
+    """Refuses a configuration whose macros do not fit.
+
+    Raises:
+      InputError: for a macro that is gone, that nothing uses, or that had to be set and is not.
+    """
+    bound, used = set_macros(), used_macros()
+    for name in bound.keys() & GONE.keys():
+        raise InputError(
+            f"The gin macro {name} is set to {bound[name]!r}, but it is gone: {GONE[name]}, and "
+            f"remove {name}."
+        )
+    for name in unused_macros():
+        raise InputError(
+            f"The gin macro {name} is set, but nothing uses it."
+            f"{nearest_names(name, used | {*MACROS})}"
+        )
+    unset = sorted(name for name in used if name not in bound)
+    if unset:
+        raise InputError(
+            f"The gin macro {unset[0]} is used, but not set. Set --gin.{unset[0]}=VALUE"
+            f"{_ADDED_BY.get(unset[0], '')}."
+        )
+    required = sorted(name for name, value in bound.items() if _is_required(value))
+    if required:
+        flags = " ".join(f"--gin.{name}=VALUE" for name in required)
+        raise InputError(f"Required gin macros are not set: {', '.join(required)}. Add {flags}.")
