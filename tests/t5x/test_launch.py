@@ -20,7 +20,8 @@ from dpt_jax.analysis.results import read_run
 from dpt_jax.cli.main import main
 from dpt_jax.gin_utils import gin_configs
 from dpt_jax.interop import load_backbone, load_prompt, save_prompt
-from dpt_jax.interop.prefixes import FoldedPrefix, load_adapter, save_prefix
+from dpt_jax.interop.adapters import load_adapter
+from dpt_jax.interop.prefixes import FoldedPrefix, save_prefix
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
 from tests.support import processes
 from tests.t5x import tiny

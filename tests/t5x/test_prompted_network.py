@@ -4,7 +4,6 @@ import functools
 
 import gin
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
