@@ -26,7 +26,7 @@ MODEL = ("models/t5_1_1.gin",)
 PROMPTS = tuple(
     f"prompts/{name}.gin"
     for name in ("decomposed", "vanilla_class_labels", "vanilla_from_prompt", "residual")
-) + ("prefixes/decomposed.gin",)
+) + ("prefixes/decomposed.gin", "prefixes/free_from_prefix.gin")
 # Where a default is, if none of the files above has it.
 MODELS, MODEL_OR_PROMPT = "the model file's", "the model or prompt file's"
 

@@ -15,7 +15,7 @@ def prefix_from_file(path: str, flag: str = "PREFIX_FILE") -> Any:
     Length, stacks, layers and position bias are the file's.
 
     Args:
-      path: the file.
+      path: a `prefix.npz`, as runs have it in `numpy_checkpoints/`.
       flag: the flag or binding that gave `path`, for the messages.
 
     Raises:

@@ -19,8 +19,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from dpt_jax.errors import InputError
-from dpt_jax.interop import save_factors, save_prompt
-from dpt_jax.interop.prefixes import FoldedPrefix, save_prefix
+from dpt_jax.interop import save_factors
+from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.run_files import FACTORS, NUMPY_CHECKPOINTS, PREFIX, PREFIX_FACTORS, PROMPT
 
 TRAIN_STATE = "train_state.npz"
@@ -36,8 +36,7 @@ def checkpoint_folder(model_dir: str, step: int) -> str:
 
 def write(
     folder: str,
-    prompt: np.ndarray | None,
-    prefix: FoldedPrefix | None,
+    adapter: Adapter,
     params: Mapping[str, Any],
     train_state: Mapping[str, np.ndarray] | None = None,
 ) -> None:
@@ -49,8 +48,7 @@ def write(
 
     Args:
       folder: see `checkpoint_folder`.
-      prompt: the folded prompt, `[P, D]`; None without one.
-      prefix: the folded prefix; None without one.
+      adapter: the folded prompt and prefix.
       params: the parameters of both, nested dicts under `prompt` and `prefix`.
       train_state: what else training needs to go on, flat.
     """
@@ -64,10 +62,7 @@ def write(
     with tempfile.TemporaryDirectory() as temporary:
         # A bucket has no renaming, but an object appears when all of it has arrived.
         local = Path(temporary) if "://" in folder else Path(folder)
-        if prefix is not None:
-            save_prefix(local, prefix, params["prefix"])
-        if prompt is not None:
-            save_prompt(local, prompt, params["prompt"])
+        save_adapter(local, adapter, params)
         if train_state is not None:
             save_factors(local / TRAIN_STATE, train_state)
         if local == Path(temporary):

@@ -114,7 +114,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         """Writes the numpy checkpoint, then what T5X saves, unless it is told not to."""
         step = int(host_array(train_state.step))
         params = jax.tree.map(host_array, trained_of(train_state.params))
-        prompt, prefix = self._parts.fold(train_state.params)
+        adapter = self._parts.fold(train_state.params)
         rest = None
         if self._save_only_prompt:
             self._refuse_to_go_back(step)
@@ -123,7 +123,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             rest[_BACKBONE] = _fingerprint(flat)
         if jax.process_index() == 0:
             folder = numpy_checkpoints.checkpoint_folder(str(self.checkpoints_dir), step)
-            numpy_checkpoints.write(folder, prompt, prefix, params, rest)
+            numpy_checkpoints.write(folder, adapter, params, rest)
         # No host goes on before it is on disk.
         multihost_utils.sync_global_devices(f"numpy_checkpoint:{step}")
         if not self._save_only_prompt:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dpt_jax.errors import InputError
+from dpt_jax.interop.adapters import Adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import fold_prefix
@@ -20,7 +21,8 @@ from dpt_jax.prompts import SoftPrompt, VocabularyInitializer, bind_vocabulary
 from dpt_jax.t5x.arrays import host_array
 
 #: The names of the trained parameters in the tree, beside `encoder` and `decoder`.
-PROMPT, PREFIX = TRAINED = ("prompt", "prefix")
+PROMPT, PREFIX = "prompt", "prefix"
+TRAINED = (PROMPT, PREFIX)
 
 
 def trained_of(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,24 +98,20 @@ class TrainedParts:
             )
         return drawn
 
-    def fold(self, params: Mapping[str, Any]) -> tuple[np.ndarray | None, FoldedPrefix | None]:
+    def fold(self, params: Mapping[str, Any]) -> Adapter:
         """The plain prompt and prefix that parameters stand for; all hosts must call.
 
         Args:
           params: the network's parameters. The frozen ones are read where the prefix goes through
             them.
-
-        Returns:
-          The prompt, float32 `[P, D]`, and the prefix; None for one that is not there.
         """
         prompt = prefix = None
         if self.prompt is not None:
-            own = jax.tree.map(host_array, flax.core.unfreeze(params[PROMPT]))
-            prompt = self.prompt.fold(own)
+            prompt = self.prompt.fold(jax.tree.map(host_array, trained_of(params)[PROMPT]))
         if self.prefix is not None:
-            arrays = jax.tree.map(host_array, self._fold_prefix(flax.core.unfreeze(params)))
+            arrays = jax.tree.map(host_array, self._fold_prefix(dict(params)))
             prefix = FoldedPrefix(arrays, self.prefix.position_bias)
-        return prompt, prefix
+        return Adapter(prompt, prefix)
 
     @functools.cached_property
     def _fold_prefix(self) -> Callable[[Any], dict[str, jax.Array]]:

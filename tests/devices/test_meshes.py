@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
-from dpt_jax.interop.prefixes import load_adapter
+from dpt_jax.interop.adapters import load_adapter
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
 from dpt_jax.problems import text

@@ -1,5 +1,6 @@
 """A prefix that starts from a prefix.npz."""
 
+import gin
 import jax
 import numpy as np
 import pytest
@@ -66,6 +67,6 @@ def test_the_gin_file_needs_the_file_alone(tmp_path):
     )
     files = [str(tmp_path / "run.gin"), "prefixes/free_from_prefix.gin"]
     gin_utils.parse(files, [f"PREFIX_FILE = {path!r}"])
-    prefix = gin_utils.gin.query_parameter("%PREFIX").scoped_configurable_fn()
+    prefix = gin.query_parameter("%PREFIX").scoped_configurable_fn()
     assert isinstance(prefix, FreePrefix)
     assert prefix.length == 3

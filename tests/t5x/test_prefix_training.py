@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from dpt_jax import interop
 from dpt_jax.errors import InputError
+from dpt_jax.interop import adapters
 from dpt_jax.interop.prefixes import FoldedPrefix, load_prefix, save_prefix
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
 from dpt_jax.models import Transformer
@@ -21,7 +22,6 @@ from dpt_jax.prefixes import STACKS, DecomposedPrefix, FreePrefix, SimpleSharedP
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.problems.text import init_prefix, init_prompt
 from dpt_jax.prompts import DecomposedPrompt, SampledVocabulary
-from dpt_jax.t5x import numpy_checkpoints
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.prompted_network import PromptedTransformer
 from dpt_jax.training.state import TrainState
@@ -171,7 +171,7 @@ def test_a_writer_that_was_killed_between_prefix_and_prompt_leaves_the_earlier_s
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(numpy_checkpoints, "save_prompt", killed)
+    monkeypatch.setattr(adapters, "save_prompt", killed)
     with pytest.raises(KeyboardInterrupt):
         saving.save(moved(start, 8))
     assert (tmp_path / "numpy_checkpoints" / "checkpoint_8" / "prefix.npz").exists()

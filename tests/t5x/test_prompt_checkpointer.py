@@ -22,6 +22,7 @@ from t5x.optimizers import OptimizerState
 from dpt_jax import demo
 from dpt_jax.errors import InputError
 from dpt_jax.interop import PromptFile, load_backbone, load_factors, load_prompt, save_backbone
+from dpt_jax.interop.adapters import Adapter
 from dpt_jax.problems.text import init_prompt
 from dpt_jax.prompts import (
     ClassLabels,
@@ -274,7 +275,7 @@ def test_a_bucket_is_written_and_read(tmp_path):
     state = {"state/step": np.asarray(4, np.int32)}
     for factor in (1, 2, 2):
         own = {"prompt": {**params, "A": factor * params["A"]}}
-        numpy_checkpoints.write(folder, np.ones((5, 3)), None, own, state)
+        numpy_checkpoints.write(folder, Adapter(np.ones((5, 3))), own, state)
     found = numpy_checkpoints.latest_train_state("ram://run")
     assert (found.step, found.values["state/step"]) == (4, 4)
     np.testing.assert_array_equal(found.values["target/prompt/A"], 2 * params["A"])
