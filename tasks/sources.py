@@ -4,6 +4,7 @@ Both give the same rows in the same order: TFDS's fields, with `idx` as a vector
 own ids, and beside them, where preprocessing needs them, `targets` (ReCoRD) or `candidates` (WSC).
 """
 
+import functools
 import logging
 import os
 import pathlib
@@ -208,12 +209,7 @@ def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
     # SeqIO's own loader knows where the user has told SeqIO to look.
     data_dir = seqio.TfdsDataSource(name).tfds_dataset.data_dir
     if _prepared_sizes(benchmark) is None:
-        logging.warning(
-            "TFDS %s is not prepared here, and is fetched. To read SuperGLUE's jsonl files, set "
-            "DPT_SUPERGLUE_DIR to their folder.%s",
-            name,
-            " The environment has SUPERGLUE_DIR." if "SUPERGLUE_DIR" in os.environ else "",
-        )
+        _say_that_it_is_fetched(name)
     # One file after the other: the order must not depend on how many files there are.
     config = tfds.ReadConfig(interleave_cycle_length=1, skip_prefetch=True)
     try:
@@ -237,6 +233,16 @@ def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
         return row | {"idx": tf.cast(tf.stack(parts), tf.int32)}
 
     return dataset.map(vector, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+@functools.cache  # Once for all splits.
+def _say_that_it_is_fetched(name: str) -> None:
+    logging.warning(
+        "TFDS %s is not prepared here, and is fetched. To read SuperGLUE's jsonl files, set "
+        "DPT_SUPERGLUE_DIR to their folder.%s",
+        name,
+        " The environment has SUPERGLUE_DIR." if "SUPERGLUE_DIR" in os.environ else "",
+    )
 
 
 def _prepared_sizes(benchmark: Benchmark) -> dict[str, int] | None:

@@ -375,7 +375,7 @@ def _told_of_size(prompt: SoftPrompt | None) -> str:
         return ""
     return (
         f"\nBOTTLENECK = {prompt.bottleneck}: the factors have {factors:,} parameters, a plain "
-        f"prompt of this length {whole:,}"
+        f"prompt of this length {whole:,} (DPT paper, section 6.4)"
     )
 
 

@@ -315,8 +315,11 @@ def test_counting_rows_never_asks_the_network(monkeypatch, tmp_path):
 def test_tfds_without_the_data_says_what_to_set(monkeypatch, caplog):
     import tensorflow_datasets as tfds
 
+    from dpt_jax.tasks import sources
+
     monkeypatch.setattr(tfds, "load", mock.Mock(side_effect=OSError("no route to host")))
     monkeypatch.setenv("SUPERGLUE_DIR", "/data")
+    sources._say_that_it_is_fetched.cache_clear()
     with pytest.raises(
         tasks.TaskError, match="super_glue/rte.*no route to host.*DPT_SUPERGLUE_DIR"
     ):
