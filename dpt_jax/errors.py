@@ -5,6 +5,12 @@ import difflib
 import signal
 from collections.abc import Iterable, Iterator
 
+# Where Python finds a module that a person names.
+MODULES_ARE_FOUND = (
+    "Modules are found in the working directory and on PYTHONPATH: run the command where the "
+    "module lies, or add its folder to PYTHONPATH"
+)
+
 # What a reader of files writes in a message for the flag or binding that gave the file's path,
 # which only its caller knows: see `path_given_by`.
 SETTING = "<setting>"

@@ -4,7 +4,9 @@ Both give the same rows in the same order: TFDS's fields, with `idx` as a vector
 own ids, and beside them, where preprocessing needs them, `targets` (ReCoRD) or `candidates` (WSC).
 """
 
+import functools
 import logging
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -114,6 +116,7 @@ class SuperGlueSource(seqio.DataSource):
     def num_input_examples(self, split: str) -> int | None:
         """Rows of the split before any is left out, or None where that is not known.
 
+        A folder without the split's file, such as FewGLUE without `val.jsonl`, has 0.
         It never loads data from the network: without a prepared TFDS data set, it is the official
         size.
         """
@@ -122,7 +125,11 @@ class SuperGlueSource(seqio.DataSource):
         folder = settings.superglue_dir()
         if folder:
             try:
-                return _count(self.benchmark, jsonl.split_file(self.benchmark, folder, split))
+                path = jsonl.split_file(self.benchmark, folder, split)
+            except TaskError:
+                return 0
+            try:
+                return _count(self.benchmark, path)
             except (TaskError, OSError):
                 return None
         sizes = _prepared_sizes(self.benchmark) or self.benchmark.sizes
@@ -201,6 +208,8 @@ def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
     name = benchmark.tfds_name
     # SeqIO's own loader knows where the user has told SeqIO to look.
     data_dir = seqio.TfdsDataSource(name).tfds_dataset.data_dir
+    if _prepared_sizes(benchmark) is None:
+        _say_that_it_is_fetched(name)
     # One file after the other: the order must not depend on how many files there are.
     config = tfds.ReadConfig(interleave_cycle_length=1, skip_prefetch=True)
     try:
@@ -224,6 +233,16 @@ def _from_tfds(benchmark: Benchmark, split: str) -> tf.data.Dataset:
         return row | {"idx": tf.cast(tf.stack(parts), tf.int32)}
 
     return dataset.map(vector, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+@functools.cache  # Once for all splits.
+def _say_that_it_is_fetched(name: str) -> None:
+    logging.warning(
+        "TFDS %s is not prepared here, and is fetched. To read SuperGLUE's jsonl files, set "
+        "DPT_SUPERGLUE_DIR to their folder.%s",
+        name,
+        " The environment has SUPERGLUE_DIR." if "SUPERGLUE_DIR" in os.environ else "",
+    )
 
 
 def _prepared_sizes(benchmark: Benchmark) -> dict[str, int] | None:

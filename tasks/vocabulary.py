@@ -24,9 +24,11 @@ def read_extra_ids(path: str) -> int:
         with tf.io.gfile.GFile(path, "rb") as f:
             model = SentencePieceProcessor(model_proto=f.read())
     except (OSError, RuntimeError, tf.errors.OpError) as e:
+        # TensorFlow says the path once more.
+        reason = str(getattr(e, "message", e)).removeprefix(f"{path}; ")
         raise TaskError(
-            f"The vocabulary {path} cannot be read ({e}); set DPT_VOCAB, or its gin binding, to "
-            "the SentencePiece file of the model, or to 'bytes' for ByT5."
+            f"The vocabulary {path} cannot be read ({reason}). Set DPT_VOCAB, or the gin macro "
+            "VOCABULARY, to the SentencePiece file of the model, or to 'bytes' for ByT5."
         ) from e
     pieces = {model.id_to_piece(i) for i in range(model.get_piece_size())}
     return 0 if pieces & {"<extra_id_0>", "▁<extra_id_0>"} else settings.EXTRA_IDS

@@ -48,6 +48,7 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
     name = tables.namer(report)
     drawn = panels.Panels({**report, "columns": None}, rows, used=report["rows"], average=False)
     [(axis, _, _)] = drawn
+    drawn_at: list[int] = []
     for line, label, look in _lines(rows, [lines] if lines else [], name):
         found, notes = [], []
         for key in tables.distinct(_with(rows, lines, line), report["rows"]):
@@ -59,10 +60,11 @@ def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[
                 rest = zip(report["rows"], key, strict=True)
                 notes.append(", ".join(tables.called(a, v, name) for a, v in rest if a != lines))
         if found:
+            drawn_at += [count for count, *_ in found]
             panels.line(axis, found, look, label, style="", bars=True)
             for (count, _, mean, _), text in zip(found, notes, strict=True):
                 panels.note(axis, count, mean, text)
-    axis.set_xscale("log")
+    panels.x_values(axis, panels.standing_apart(drawn_at), log=True)
     axis.set_xlabel("trained parameters")
     return drawn.finish(report["score"], tables.ranged(rows, report))
 

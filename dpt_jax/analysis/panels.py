@@ -200,6 +200,20 @@ def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
     axis.set_xticks(values, [f"{value:g}" if value < 10_000 else f"{value:,}" for value in values])
 
 
+def standing_apart(values: Sequence[float], share: float = 0.15) -> list[float]:
+    """Of positive numbers those whose labels have room on a logarithmic axis, ascending.
+
+    Args:
+      values: the numbers, which the axis spans.
+      share: how much of the axis is between two labels, at least.
+    """
+    found: list[float] = []
+    for value in sorted(values):
+        if not found or value / found[-1] >= (max(values) / min(values)) ** share > 1:
+            found.append(value)
+    return found
+
+
 def note(axis: Any, x: float, y: float, text: str) -> None:
     """Writes a small text beside a point."""
     axis.annotate(text, (x, y), (6, -3), textcoords="offset points", fontsize=7, color=GREY)

@@ -152,19 +152,28 @@ def table(rows: Sequence[Row], report: Mapping[str, Any]) -> Table:
     columns = distinct(rows, [report["columns"]]) if report["columns"] else []
     header = [*map(name, report["rows"]), PARAMETERS]
     header += [name(column) for (column,) in columns] if columns else [report["score"]]
-    if len(columns) > 1:
+    by_key = {
+        key: [row for row in rows if axes_of(row, report["rows"]) == key]
+        for key in distinct(rows, report["rows"])
+    }
+    # Runs that are shown together may have a task each: there is no average over those.
+    whole = {
+        key
+        for key, of_row in by_key.items()
+        if len(columns) > 1 and len(distinct(of_row, [report["columns"]])) == len(columns)
+    }
+    if whole:
         header.append(AVERAGE)
     lines = []
-    for key in distinct(rows, report["rows"]):
-        of_row = [row for row in rows if axes_of(row, report["rows"]) == key]
+    for key, of_row in by_key.items():
         cells = [*map(name, key), _parameters(of_row)]
         for column in columns or [()]:
             of_cell = [
                 row for row in of_row if not columns or axes_of(row, [report["columns"]]) == column
             ]
             cells.append(str(cell_of(of_cell, report)))
-        if len(columns) > 1:
-            cells.append(str(average_of(of_row, report)))
+        if whole:
+            cells.append(str(average_of(of_row, report) if key in whole else Cell()))
         lines.append(cells)
     return Table(header, lines, len(report["rows"]), caption(rows, report), _notes(rows))
 

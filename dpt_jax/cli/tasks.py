@@ -4,6 +4,9 @@ dpt tasks                               # tasks and mixtures with their splits
 dpt tasks show dpt_wsc --n 3            # raw example, text, token ids and token counts
 dpt tasks lengths dpt_multirc           # percentiles, and what each choice of buckets pads
 dpt tasks --module my_project.tasks     # your own
+
+SuperGLUE's rows and vocabulary are where DPT_SUPERGLUE_DIR and DPT_VOCAB say in the environment, or
+--gin.SUPERGLUE_DIR="'folder'" and --gin.VOCABULARY="'spiece.model'".
 """
 
 import argparse
@@ -68,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     if args.gin_bindings:
         from dpt_jax import gin_utils
 
-        gin_utils.parse([], args.gin_bindings)
+        ours = MODULES[0] in (args.module or MODULES)
+        gin_utils.parse(["tasks/superglue.gin"] if ours else [], args.gin_bindings)
     if args.action == "list":
         found: Any = listing()
         show: Callable[[Any], None] = _print_listing
@@ -116,16 +120,14 @@ def listing() -> list[dict[str, Any]]:
 
 
 def _sizes(task: Any) -> dict[str, int | None]:
-    """Rows of the source, where it knows them without looking at a data set of TFDS."""
+    """Rows of the splits that have any, None where it takes a look at a data set of TFDS."""
     import seqio
 
-    sizes: dict[str, int | None] = {}
-    for split in task.splits:
-        sizes[split] = None
-        # To say how many rows it has, a data set that is not prepared goes to the network.
-        if not isinstance(task.source, seqio.TfdsDataSource):
-            sizes[split] = task.num_input_examples(split)
-    return sizes
+    # To say how many rows it has, a data set that is not prepared goes to the network.
+    if isinstance(task.source, seqio.TfdsDataSource):
+        return dict.fromkeys(task.splits)
+    sizes = {split: task.num_input_examples(split) for split in task.splits}
+    return {split: size for split, size in sizes.items() if size != 0}
 
 
 def examples(task: Any, split: str, count: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dpt_jax.data import reading
-from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.errors import MODULES_ARE_FOUND, InputError, nearest_names
 from dpt_jax.quiet_import import quiet_import
 
 
@@ -25,7 +25,9 @@ def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any
     try:
         return importlib.import_module(module)
     except ImportError as e:
-        raise InputError(f"Cannot import {module!r} ({e}); change {flag}.") from e
+        raise InputError(
+            f"Cannot import {module!r} ({e}). {MODULES_ARE_FOUND}; or change {flag}."
+        ) from e
     except ValueError as e:
         raise InputError(f"Importing {module!r}: {e}") from e
 
@@ -86,9 +88,12 @@ def get_vocabulary(provider: Any) -> Any:
     try:
         _ = vocabulary.vocab_size  # Its file is read when it is first needed.
     except Exception as e:
+        message = reading.message(e)
+        if "DPT_VOCAB" in message:  # One of our tasks', which says it all.
+            raise InputError(f"{provider.name}: {message}") from e
         raise InputError(
-            f"The vocabulary of {provider.name!r} cannot be read: {reading.message(e)} Set "
-            "DPT_VOCAB to the model's SentencePiece file, where the task reads it."
+            f"The vocabulary of {provider.name!r} cannot be read: {message} Set DPT_VOCAB to the "
+            "model's SentencePiece file, where the task reads it."
         ) from e
     return vocabulary
 

@@ -4,7 +4,7 @@ import pathlib
 import re
 import tokenize
 
-from dpt_jax.errors import nearest_names
+from dpt_jax.errors import MODULES_ARE_FOUND, nearest_names
 from dpt_jax.gin_utils.search import gin_configs
 
 # What gin raises for a text that cannot be used.
@@ -42,4 +42,5 @@ def explain(error: Exception) -> str:
     # Gin writes the line under the message, and a mark under the line.
     message = re.sub(r"\s*\n\s*\^+\s*$", "", message)
     message = re.sub(r'(In file ".*", line \d+)\s*\n', r"\1:", message)
-    return f"The gin configuration cannot be used: {' '.join(message.split())}"
+    remedy = f" {MODULES_ARE_FOUND}." if isinstance(error, ModuleNotFoundError) else ""
+    return f"The gin configuration cannot be used: {' '.join(message.split())}{remedy}"

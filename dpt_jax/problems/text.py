@@ -35,7 +35,7 @@ from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.prefixes import Prefix
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.prompts import SoftPrompt, VanillaPrompt, bind_vocabulary
+from dpt_jax.prompts import DecomposedPrompt, SoftPrompt, VanillaPrompt, bind_vocabulary
 from dpt_jax.tensors import fingerprint, in_memory
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
@@ -243,7 +243,7 @@ class Prepared:
             loss_fn=make_loss_fn(self.model, config.z_loss),
             data=data,
             identity=identity,
-            description=data.describe(),
+            description=data.describe() + _told_of_size(prompt),
             shardings=self.shardings,
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
@@ -363,6 +363,20 @@ def init_prefix(
         raise InputError(
             f"The prefix cannot be initialized: {e} Use another prefix gin file."
         ) from e
+
+
+def _told_of_size(prompt: SoftPrompt | None) -> str:
+    """A line for a decomposition that has more parameters than what it decomposes, or nothing."""
+    if not isinstance(prompt, DecomposedPrompt):
+        return ""
+    factors = prompt.bottleneck * (prompt.length + prompt.embed_dim)
+    whole = prompt.length * prompt.embed_dim
+    if factors <= whole:
+        return ""
+    return (
+        f"\nBOTTLENECK = {prompt.bottleneck}: the factors have {factors:,} parameters, a plain "
+        f"prompt of this length {whole:,} (DPT paper, section 6.4)"
+    )
 
 
 def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, float]:

@@ -6,13 +6,12 @@ to install T5X and how to launch. Importing any module of this package needs T5X
 dpt_jax does.
 """
 
-import importlib
-
 from dpt_jax import gin_utils
+from dpt_jax.quiet_import import quiet_import
 
 _REMEDY = (
     "Put T5X (github.com/google-research/t5x, commit cc342d4), airio and jestimator on PYTHONPATH "
-    "and install 'dpt-jax[test]', as docs/t5x.md tells."
+    "and `pip install cached_property clu fiddle grain`, as docs/t5x.md tells."
 )
 # What is used of T5X that older versions lack.
 _NEEDED = {
@@ -31,7 +30,7 @@ def _require_t5x() -> None:
     """Raises ImportError, in one line that says what to install, unless T5X can be used."""
     for module, names in _NEEDED.items():
         try:
-            found = importlib.import_module(module)
+            found = quiet_import(module)
         except ImportError as error:
             # The cause's own traceback would bury the one line that helps.
             raise ImportError(

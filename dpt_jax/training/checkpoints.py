@@ -25,6 +25,8 @@ from dpt_jax.training.state import Params, TrainState
 # Orbax's: the file of a whole step in a bucket, and what the others are called elsewhere.
 _COMMITTED = "commit_success.txt"
 _UNFINISHED = ".orbax-checkpoint-tmp"
+# What Orbax and TensorStore raise for files that are not what they should be.
+_UNREADABLE = (ValueError, KeyError, FileNotFoundError)
 
 
 class Checkpoints:
@@ -109,13 +111,8 @@ class Checkpoints:
                     progress=self._args.JsonRestore(),
                 ),
             )
-        except (ValueError, KeyError, FileNotFoundError) as e:
-            raise InputError(
-                f"Checkpoint {path} does not hold this run's state: {_first_words(e)} It is "
-                "damaged, or another optimizer's. Set --gin.MODEL_DIR to another folder for "
-                "another run; or delete this checkpoint, to continue from an earlier one or the "
-                "start."
-            ) from e
+        except _UNREADABLE as e:
+            raise InputError(self._unusable(path, e)) from e
         watch.note_checkpoint(path)
         return restored["state"], restored["progress"]
 
@@ -123,12 +120,37 @@ class Checkpoints:
         """The trainable parameters of a checkpoint alone, as NumPy arrays.
 
         Raises:
-          InputError: when there is no checkpoint of that step.
+          InputError: when there is no checkpoint of that step, or it is damaged.
         """
-        restored = self._checkpointer.restore(
-            self._path(step), args=self._args.Composite(state=self._args.StandardRestore())
-        )
+        path = self._path(step)
+        try:
+            restored = self._checkpointer.restore(
+                path, args=self._args.Composite(state=self._args.StandardRestore())
+            )
+        except _UNREADABLE as e:
+            raise InputError(
+                f"Checkpoint {path} is damaged: {_first_words(e)} Name another with --step."
+            ) from e
         return jax.tree.map(np.asarray, restored["state"]["params"])
+
+    def _unusable(self, path: Any, error: Exception) -> str:
+        """Why a checkpoint cannot be restored, and what to do."""
+        as_it_is = self._args.Composite(
+            state=self._args.StandardRestore(), progress=self._args.JsonRestore()
+        )
+        try:
+            self._checkpointer.restore(path, args=as_it_is)
+        except _UNREADABLE:
+            earlier = [step for step in self.steps() if step < int(path.name)]
+            then = f"continues from step {max(earlier)}" if earlier else "starts from the beginning"
+            return (
+                f"Checkpoint {path} is damaged: {_first_words(error)} Move that folder away; the "
+                f"same command then {then}."
+            )
+        return (
+            f"Checkpoint {path} holds another state than this run's, as of another optimizer: "
+            f"{_first_words(error)} Set --gin.MODEL_DIR to another folder for another run."
+        )
 
     def _path(self, step: int | None) -> Any:
         if step not in self.steps():
@@ -152,7 +174,9 @@ class Checkpoints:
 
 def _first_words(error: Exception) -> str:
     """What an error says, without the pages that may follow."""
-    return textwrap.shorten(str(error), 200, placeholder=" ...")
+    said = str(error).partition("[tensorstore_spec=")[0]
+    words = textwrap.shorten(said, 200, placeholder=" …")
+    return words if words.endswith((".", "…")) else f"{words}."
 
 
 def abstract(state: TrainState) -> TrainState:

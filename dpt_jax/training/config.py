@@ -124,7 +124,7 @@ class TrainingConfig:
         return self.train_steps or (self.epochs or 0) * steps_per_epoch
 
     def check_optimizer(self, params: Any, train_steps: int) -> None:
-        """Asks for an update of the parameters, on shapes alone, and for the first learning rate.
+        """Asks for an update of the parameters, on shapes alone, and for some learning rates.
 
         Some of Optax's optimizers take numbers for a schedule, or search along a line and ask for
         the loss itself.
@@ -138,14 +138,16 @@ class TrainingConfig:
         """
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         try:
-            rate = float(self.learning_rate(train_steps)(0))
+            schedule = self.learning_rate(train_steps)
+            rates = {step: float(schedule(step)) for step in (0, train_steps // 2)}
         except (TypeError, ValueError) as e:
             raise _unusable("LEARNING_RATE", self.learning_rate, e) from e
-        if not math.isfinite(rate):
-            raise InputError(
-                f"The learning rate is {rate}; it must be a finite number. Set "
-                "--gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
-            )
+        for step, rate in rates.items():
+            if not (math.isfinite(rate) and rate >= 0):
+                raise InputError(
+                    f"The learning rate is {rate:g} at step {step + 1}; it must be finite, and not "
+                    "negative. Set --gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
+                )
         try:
             optimizer, _ = self.make_optimizer(train_steps)
             jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)

@@ -212,11 +212,14 @@ class Run:
 
     def _announce(self, start: int) -> None:
         frozen = sum(x.size for x in jax.tree.leaves(self.frozen))
+        config, length = self.config, ""
+        if config.train_steps and config.epochs:
+            length = f"TRAIN_STEPS = {config.train_steps} is taken, not EPOCHS = {config.epochs}\n"
         self.progress.say(
-            f"{self.problem.name}: {self.problem.description}\n"
+            f"{self.problem.name}: {self.problem.description}\n{length}"
             f"{self.trainable_parameters:,} trainable and {frozen:,} frozen parameters; "
             f"mesh {dict(self.mesh.shape)}\n"
-            + (f"continuing from step {start}" if start else f"run folder {self.config.model_dir}")
+            + (f"continuing from step {start}" if start else f"run folder {config.model_dir}")
         )
 
     def _check_finite(self, metrics: dict[int, dict[str, Any]]) -> None:

@@ -91,6 +91,21 @@ def test_parameters_puts_every_row_at_its_count():
     assert y[0] == pytest.approx(np.mean([values(t, "DPT", 1) for t in TASKS]))
 
 
+@pytest.mark.parametrize("counts", [[2960, 3700], [2500, 2560, 2600, 29_600], [512]])
+def test_labels_of_the_parameters_do_not_touch(counts):
+    rows = [
+        ROWS[0] | {"axes": ROWS[0]["axes"] | {"BOTTLENECK": count}, "trainable_parameters": count}
+        for count in counts
+    ]
+    figure = figures.parameters(rows, report(), {"lines": "method"})
+    figure.draw_without_rendering()
+    axis = shown(figure)[0].xaxis
+    labels = [t for t in (*axis.get_ticklabels(), *axis.get_ticklabels(minor=True)) if t.get_text()]
+    assert labels[0].get_text() == str(min(counts))
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(one.x1 < other.x0 for one, other in zip(boxes, boxes[1:], strict=False))
+
+
 def test_curves_draw_the_mean_at_every_evaluation():
     panels = shown(figures.curves(ROWS, report(), {"lines": "method"}))
     assert [axes.get_title() for axes in panels][:2] == [

@@ -80,6 +80,17 @@ def test_a_failed_point_is_in_the_table_and_leaves_the_others():
     assert table.notes[-1] == "1 of 12 points: not run."
 
 
+def test_rows_with_a_task_each_have_no_average():
+    rows = [
+        row
+        for row in made_up()
+        if (row["axes"]["method"] == "PT") == (row["axes"]["task"] == "rte")
+    ]
+    table = tables.table(rows, REPORT)
+    assert table.header[-2:] == ["rte", "WiC"]
+    assert [row[-2:] for row in table.rows] == [["60.00 ± 10.00", "–"], ["–", "50.00 ± 10.00"]]
+
+
 def test_an_average_takes_only_seeds_that_have_every_task():
     rows = made_up()
     rows[9] |= {"status": "unfinished", "value": None}  # DPT, wic, seed 0.

@@ -78,6 +78,7 @@ def test_a_task_name_that_does_not_exist_shows_the_nearest(refused):
 def test_a_task_module_that_does_not_exist(refused):
     err = refused(MIXTURE_OR_TASK_MODULE="tests.support.toy_taks")
     assert "tests.support.toy_taks" in err and "--gin.MIXTURE_OR_TASK_MODULE" in err
+    assert "found in the working directory and on PYTHONPATH" in err
 
 
 @pytest.mark.parametrize(

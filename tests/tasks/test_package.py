@@ -1,16 +1,22 @@
 """Importing the package, and what is set from outside."""
 
+import json
 import os
 import pathlib
 import pickle
+import types
 
 import gin
 import pytest
 
 seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
 
+from dpt_jax.cli.main import main  # noqa: E402
+from dpt_jax.data.tasks import get_vocabulary  # noqa: E402
+from dpt_jax.errors import InputError  # noqa: E402
 from dpt_jax.tasks import TASKS, TaskError, register, settings, vocabulary  # noqa: E402
 from tests.support import processes  # noqa: E402
+from tests.tasks import raw_rows  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEMO_VOCABULARY = ROOT / "dpt_jax" / "demo" / "backbone" / "sentencepiece.model"
@@ -161,6 +167,15 @@ def test_a_vocabulary_that_cannot_be_read_is_named(content, tmp_path, monkeypatc
         _ = vocabulary.TaskVocabulary().vocab_size
 
 
+def test_a_vocabulary_that_is_missing_is_told_of_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("DPT_VOCAB", str(tmp_path / "spiece.model"))
+    feature = seqio.Feature(vocabulary.TaskVocabulary())
+    features = {"inputs": feature, "targets": feature}
+    with pytest.raises(InputError, match=r"No such file.*bytes") as error:
+        get_vocabulary(types.SimpleNamespace(name="dpt_rte", output_features=features))
+    assert [str(error.value).count(part) for part in ("spiece.model", "DPT_VOCAB")] == [1, 1]
+
+
 def test_gin_sets_both_and_wins_over_the_environment(monkeypatch, clean_gin):
     monkeypatch.setenv("DPT_SUPERGLUE_DIR", "/from/environment")
     monkeypatch.setenv("DPT_VOCAB", "/from/environment")
@@ -187,6 +202,20 @@ def test_the_packages_gin_file_sets_both(clean_gin):
     assert settings.superglue_dir() == "/data/superglue"
     assert settings.vocabulary_file() == "/models/spiece.model"
     assert gin.query_parameter("%MIXTURE_OR_TASK_MODULE") == "dpt_jax.tasks"
+
+
+def test_dpt_tasks_takes_them_as_flags_and_lists_the_splits_that_are_there(
+    tmp_path, monkeypatch, clean_gin, capsys
+):
+    monkeypatch.setenv("DPT_SUPERGLUE_DIR", "/from/environment")
+    # As in FewGLUE, which has no val.jsonl.
+    raw_rows.write_file(tmp_path / "RTE" / "train.jsonl", raw_rows.lines("rte", "train"))
+    flags = [f"--gin.SUPERGLUE_DIR='{tmp_path}'", "--gin.VOCABULARY='spiece.model'"]
+    assert main(["tasks", "--json", *flags]) == 0
+    splits = {row["name"]: row["splits"] for row in json.loads(capsys.readouterr().out)}
+    assert splits["dpt_rte"] == {"train": len(raw_rows.lines("rte", "train"))}
+    assert splits["dpt_cb"] == splits["dpt_superglue"] == {}
+    assert settings.vocabulary_file() == "spiece.model"
 
 
 def test_an_empty_setting_is_none(monkeypatch):

@@ -312,14 +312,21 @@ def test_counting_rows_never_asks_the_network(monkeypatch, tmp_path):
         seqio.set_tfds_data_dir_override(None)
 
 
-def test_tfds_without_the_data_says_what_to_set(monkeypatch):
+def test_tfds_without_the_data_says_what_to_set(monkeypatch, caplog):
     import tensorflow_datasets as tfds
 
+    from dpt_jax.tasks import sources
+
     monkeypatch.setattr(tfds, "load", mock.Mock(side_effect=OSError("no route to host")))
+    monkeypatch.setenv("SUPERGLUE_DIR", "/data")
+    sources._say_that_it_is_fetched.cache_clear()
     with pytest.raises(
         tasks.TaskError, match="super_glue/rte.*no route to host.*DPT_SUPERGLUE_DIR"
     ):
         examples("dpt_rte", "train")
+    # It may try for minutes, so that this is said before.
+    [said] = caplog.messages
+    assert "set DPT_SUPERGLUE_DIR" in said and "has SUPERGLUE_DIR" in said
 
 
 def test_the_source_is_chosen_when_data_is_asked_for(tmp_path, jsonl, monkeypatch):

@@ -138,6 +138,7 @@ def test_files_are_found_in_the_working_directory_and_in_search_paths(tmp_path, 
         ("import optax\nOPTIMIZER = @optax.lionn", "has no attribute lionn"),
         ("BATCH_SIZE = = 3", "mine.gin"),
         ("import nothing_of_that_name", "nothing_of_that_name"),
+        ("import nothing_of_that_name", "found in the working directory and on PYTHONPATH"),
         ("BATCHSIZE = 3", "BATCHSIZE is set, but nothing uses it. Nearest: BATCH_SIZE"),
     ],
 )

@@ -216,7 +216,7 @@ def test_another_backbone_or_optimizer_is_refused(backbone, finished, tmp_path):
     with pytest.raises(InputError, match="backbone_fingerprint: saved"):
         text.train(runs.run_config(finished, tmp_path / "other", eval_period=0))
     config = runs.run_config(finished, backbone, eval_period=0, optimizer=optax.adafactor)
-    with pytest.raises(InputError, match="checkpoints/2 does not hold this run's state"):
+    with pytest.raises(InputError, match="checkpoints/2 holds another state than this run's"):
         text.train(config)
     assert runs.contents(finished) == before
 

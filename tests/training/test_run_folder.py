@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import threading
 
+import numpy as np
 import optax
 import pytest
 
@@ -13,7 +15,7 @@ from dpt_jax.run_files import read_summary
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
 from tests.support import runs
-from tests.training.test_problem import config, metrics, problem, trained
+from tests.training.test_problem import config, evaluate, metrics, problem, trained
 
 FILES = ["runs/prompt_train.gin", "models/t5_1_0_small.gin", "recipes/paper.gin"]
 
@@ -77,6 +79,11 @@ def test_what_does_not_change_the_result_may_differ(tmp_path, capsys):
     assert "recipe" not in capsys.readouterr().err
 
 
+def test_the_number_of_steps_goes_before_that_of_epochs_and_it_is_said(tmp_path, capsys):
+    assert train(tmp_path, epochs=3)["last_step"] == 2
+    assert "TRAIN_STEPS = 2 is taken, not EPOCHS = 3" in capsys.readouterr().err
+
+
 def test_a_run_that_keeps_no_recipe_goes_on_and_it_is_said_once(tmp_path, capsys):
     train(tmp_path)
     identity = json.loads((tmp_path / "run.json").read_text())
@@ -125,6 +132,31 @@ def test_the_summary_of_a_finished_run_is_made_again_where_it_is_damaged(tmp_pat
         read_summary(tmp_path)
     assert trainer.train(config(tmp_path, train_steps=2), problem()) == expected
     assert read_summary(tmp_path) == expected
+
+
+def test_without_a_damaged_checkpoint_the_run_goes_on_from_an_earlier_one(tmp_path):
+    def first_is_best(params):
+        found = evaluate(params)
+        return dataclasses.replace(found, value=-found.value)
+
+    def train():
+        asked = dataclasses.replace(problem(), evaluate=first_is_best)
+        trainer.train(config(tmp_path, train_steps=6, eval_period=2), asked)
+        return trained(tmp_path, 6)
+
+    expected = train()
+    checkpoints = tmp_path / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "6"]
+    for file in filter(pathlib.Path.is_file, (checkpoints / "6").rglob("*")):
+        file.write_bytes(file.read_bytes()[:10])
+    before = runs.contents(tmp_path)
+    with pytest.raises(InputError, match="checkpoints/6 is damaged: .*--step"):
+        trained(tmp_path, 6)
+    with pytest.raises(InputError, match="6 is damaged: .*command then continues from step 2"):
+        train()
+    assert runs.contents(tmp_path) == before
+    (checkpoints / "6").rename(tmp_path / "away")
+    np.testing.assert_array_equal(train(), expected)
 
 
 def test_a_folder_is_one_runs_at_a_time(tmp_path, monkeypatch):
@@ -191,6 +223,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ),
         ({"optimizer": optax.lbfgs}, "OPTIMIZER is lbfgs, which cannot be used"),
         ({"learning_rate": lambda n: optax.constant_schedule(float("nan"))}, "rate is nan"),
+        ({"learning_rate": lambda n: optax.linear_schedule(0.3, -1.0, n)}, "-0.35 at step 13"),
         ({"learning_rate": lambda n: "0.3"}, "LEARNING_RATE is <lambda>, which cannot be used"),
     ],
 )

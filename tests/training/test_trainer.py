@@ -14,7 +14,7 @@ from dpt_jax.evaluation.evaluator import Evaluator
 from dpt_jax.interop import load_backbone
 from dpt_jax.problems import text
 from dpt_jax.progress import Progress
-from dpt_jax.prompts import VanillaPrompt
+from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.training import schedules, trainer
 from dpt_jax.training.problem import TaskResult
 from tests.support import runs
@@ -337,6 +337,18 @@ def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
     with pytest.raises(NonFiniteLossError, match="step 1,.*there is no checkpoint yet"):
         text.train(config)
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(("bottleneck", "told"), [(3, ()), (4, ("BOTTLENECK = 4", "80 ", "64"))])
+def test_a_bottleneck_that_saves_nothing_is_told_with_both_numbers(
+    backbone, tmp_path, bottleneck, told
+):
+    # b (P + D) against P D, with P = 4 and D = 16.
+    prompt = DecomposedPrompt(runs.PROMPT_LENGTH, runs.WIDTH, bottleneck)
+    config = runs.run_config(tmp_path, backbone, prompt=prompt, eval_period=0)
+    first, *lines = text.prepare(config).problem().description.splitlines()
+    assert first.startswith("90 examples") and len(lines) == bool(told)
+    assert all(part in lines[0] for part in told)
 
 
 def test_a_pattern_that_trains_nothing_is_refused_with_nothing_written(backbone, tmp_path):
