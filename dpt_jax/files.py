@@ -21,8 +21,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dpt_jax.paths import as_path, in_bucket
 
 # Names of unfinished work carry this, so that readers can tell what an interrupted writer left.
@@ -306,7 +304,8 @@ def json_ready(value: Any) -> Any:
     NaN and infinities, which JSON does not have, become None; arrays become nested lists, bytes
     text, and whatever else JSON cannot hold its `str`.
     """
-    if isinstance(value, np.ndarray | np.generic):
+    # An array or a number of NumPy's; the commands' list of flags can do without importing it.
+    if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -150,7 +150,8 @@ def test_a_run_is_its_best_steps_prompt(report, tmp_path, prompt):
     for step in (10, 20):
         folder = tmp_path / "numpy_checkpoints" / f"checkpoint_{step}"
         save_prompt(folder, step * prompt, {"prompt": step * prompt})
-    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 10}))
+    rest = {"best_value": 0.5, "metrics": {}, "last_step": 20, "train_steps": 20}
+    (tmp_path / "summary.json").write_text(json.dumps({"best_step": 10, **rest}))
     identity = {"task.mixture_or_task_name": "superglue_cb", "prompt.method": "VanillaPrompt"}
     (tmp_path / "run.json").write_text(json.dumps(identity))
     found = report(tmp_path)
