@@ -130,9 +130,18 @@ def numpy_checkpoints(model_dir: str | os.PathLike) -> dict[int, pathlib.Path]:
     found = {}
     for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         match = re.fullmatch(r"checkpoint_(\d+)", folder.name)
-        if match and ((folder / PROMPT).exists() or (folder / PREFIX).exists()):
+        if match and _is_whole(folder):
             found[int(match[1])] = folder
     return dict(sorted(found.items()))
+
+
+def _is_whole(folder: Any) -> bool:
+    # In a bucket a folder appears file by file: the factors before what is folded from them.
+    pairs = [
+        ((folder / factors).exists(), (folder / folded).exists())
+        for factors, folded in ((FACTORS, PROMPT), (PREFIX_FACTORS, PREFIX))
+    ]
+    return any(whole for _, whole in pairs) and all(whole or not begun for begun, whole in pairs)
 
 
 def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> None:

@@ -28,6 +28,7 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import Evaluator, summarized
+from dpt_jax.files import atomic_folder
 from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
@@ -280,7 +281,16 @@ class Prepared:
             prefix = FoldedPrefix(folded["prefix"], self.config.prefix.position_bias)
         adapter = Adapter(folded["prompt"]["prompt"] if "prompt" in folded else None, prefix)
         own = jax.device_get({name: params[name] for name in folded})
-        return lambda folder: save_adapter(folder, adapter, own)
+
+        def write(folder: pathlib.Path) -> None:
+            if prefix is None:
+                save_adapter(folder, adapter, own)
+                return
+            # A prefix and a prompt are one result.
+            with atomic_folder(folder, last=run_files.PREFIX, replace=True) as whole:
+                save_adapter(whole, adapter, own)
+
+        return write
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when the run is continued, but for the backbone's fingerprint."""

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dpt_jax import inference, interop
+from dpt_jax import inference, interop, run_files
 from dpt_jax.cli.main import main
 from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.models import Transformer
@@ -76,6 +76,9 @@ def test_prompt_and_prefix_are_trained_together(backbone, tmp_path):
     adapter = load_adapter(tmp_path)
     assert adapter.prompt.shape == (2, runs.WIDTH)
     assert adapter.prefix.arrays["encoder_keys"].shape == (1, 2, 8, 4)
+    # In a bucket the files come one by one, what is folded last; such a folder is no result yet.
+    (saved(tmp_path, 6) / "prefix.npz").unlink()
+    assert run_files.numpy_checkpoints(tmp_path) == {}
     identity = json.loads((tmp_path / "run.json").read_text())
     assert identity["trainable"] == "(prompt|prefix)/.*"
     assert identity["prefix.method"] == "DecomposedPrefix"
