@@ -8,8 +8,11 @@ Which steps are kept depends on the best one, which the run knows. Orbax's Check
 used: it would not list the steps of a gs:// folder without Google's own client.
 """
 
+import contextlib
 import os
+import sys
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -103,14 +106,9 @@ class Checkpoints:
           InputError: when there is no such checkpoint, or it cannot be read into that state.
         """
         path = self._path(self.latest_step() if step is None else step)
+        state, progress = self._args.StandardRestore(abstract_state), self._args.JsonRestore()
         try:
-            restored = self._checkpointer.restore(
-                path,
-                args=self._args.Composite(
-                    state=self._args.StandardRestore(abstract_state),
-                    progress=self._args.JsonRestore(),
-                ),
-            )
+            restored = self._read(path, state=state, progress=progress)
         except _UNREADABLE as e:
             raise InputError(self._unusable(path, e)) from e
         watch.note_checkpoint(path)
@@ -124,22 +122,22 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            restored = self._checkpointer.restore(
-                path, args=self._args.Composite(state=self._args.StandardRestore())
-            )
+            restored = self._read(path, state=self._args.StandardRestore())
         except _UNREADABLE as e:
             raise InputError(
                 f"Checkpoint {path} is damaged: {_first_words(e)} Name another with --step."
             ) from e
         return jax.tree.map(np.asarray, restored["state"]["params"])
 
+    def _read(self, path: Any, **args: Any) -> Any:
+        with _late_answers_dropped():
+            return self._checkpointer.restore(path, args=self._args.Composite(**args))
+
     def _unusable(self, path: Any, error: Exception) -> str:
         """Why a checkpoint cannot be restored, and what to do."""
-        as_it_is = self._args.Composite(
-            state=self._args.StandardRestore(), progress=self._args.JsonRestore()
-        )
+        state, progress = self._args.StandardRestore(), self._args.JsonRestore()
         try:
-            self._checkpointer.restore(path, args=as_it_is)
+            self._read(path, state=state, progress=progress)
         except _UNREADABLE:
             earlier = [step for step in self.steps() if step < int(path.name)]
             then = f"continues from step {max(earlier)}" if earlier else "starts from the beginning"
@@ -170,6 +168,24 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for what is under way."""
         self._checkpointer.close()
+
+
+@contextlib.contextmanager
+def _late_answers_dropped() -> Iterator[None]:
+    """A block in which reads that outlive the failure of another say nothing.
+
+    They answer to an event loop that Orbax has closed, and each would be a traceback of its own.
+    After a failure they are still to come, so that the hook stays.
+    """
+    hook = sys.unraisablehook
+
+    def without_late_answers(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = without_late_answers
+    yield
+    sys.unraisablehook = hook
 
 
 def _first_words(error: Exception) -> str:
