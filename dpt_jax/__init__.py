@@ -1,6 +1,7 @@
 """Decomposed prompt tuning for a frozen T5 in JAX.
 
-    t5 = dpt_jax.PromptedT5.from_pretrained("t5-large/", dpt_jax.DecomposedPrompt(100, bottleneck=10))
+    method = dpt_jax.DecomposedPrompt(length=100, bottleneck=10)
+    t5 = dpt_jax.PromptedT5.from_pretrained("t5-large/", method)
     t5.fit(pairs, epochs=100, eval_pairs=held_out)
     t5.generate(["is it red ?"])
     t5.save_prompt("rte")

@@ -1,6 +1,7 @@
 """Using trained prompts: evaluation on a task and prediction for text."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,17 +12,19 @@ from jaxtyping import Float
 
 from dpt_jax import run_files
 from dpt_jax.analysis.results import best_step
+from dpt_jax.data.batches import round_up
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.evaluation import rank_classification
 from dpt_jax.evaluation.adapted import AdaptedGenerator
 from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config
 from dpt_jax.paths import absolute, as_path
-from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
+from dpt_jax.problems.text import FINGERPRINT, Prepared, folded_model, prepare
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints
@@ -123,6 +126,67 @@ def evaluate(
     if prefix is not None:
         params["prefix"] = dict(prefix.arrays)
     return evaluator(params, scored)
+
+
+class Answerer:
+    """Generates and scores for rows of tokens on a model; compiled programs are kept."""
+
+    def __init__(self, prepared: Prepared):
+        """Takes the model; its weights are placed when they are first used."""
+        self._prepared, self._config = prepared, prepared.config
+        self._generators: dict[int, AdaptedGenerator] = {}
+        self._scorers: dict[Any, Any] = {}
+
+    def generate(
+        self,
+        tokens: Sequence[np.ndarray],
+        adapters: Sequence[Adapter],
+        max_new_tokens: int,
+        num_beams: int,
+        batch_size: int,
+    ) -> list[np.ndarray]:
+        """`AdaptedGenerator`, in batches of at most `batch_size` where the mesh allows."""
+        size = self._rows(len(tokens), batch_size)
+        if size not in self._generators:
+            config, mesh = self._config, self._prepared.mesh
+            self._generators[size] = AdaptedGenerator(config.model, mesh, size, config.num_buckets)
+        placed = self._prepared.placed
+        return self._generators[size](placed, tokens, adapters, max_new_tokens, num_beams)
+
+    def score(
+        self,
+        tokens: Sequence[np.ndarray],
+        candidates: Sequence[Sequence[np.ndarray]],
+        adapter: Adapter,
+        batch_size: int,
+    ) -> list[np.ndarray]:
+        """`rank_classification.score_candidates` with one adapter for all rows."""
+        prompt, prefix, params = adapter.prompt, adapter.prefix, dict(self._prepared.placed)
+        if prompt is not None:
+            params["prompt"] = {"prompt": prompt}
+        if prefix is not None:
+            params["prefix"] = dict(prefix.arrays)
+        form = (
+            None if prompt is None else len(prompt),
+            None if prefix is None else prefix.module(self._config.model),
+        )
+        if form not in self._scorers:
+            model = folded_model(self._config.model, *form)
+            self._scorers[form] = rank_classification.scorer(model, self._prepared.mesh)
+        return rank_classification.score_candidates(
+            functools.partial(self._scorers[form], params),
+            tokens,
+            candidates,
+            mesh=self._prepared.mesh,
+            batch_size=self._rows(len(tokens), batch_size),
+            num_buckets=self._config.num_buckets,
+        )
+
+    def _rows(self, count: int, batch_size: int) -> int:
+        """Rows of a batch: few shapes, and a share for every device."""
+        shape = self._prepared.mesh.shape
+        size = min(batch_size, 1 << (count - 1).bit_length())
+        return round_up(size, shape["data"] * shape["fsdp"])
 
 
 class Predictor:

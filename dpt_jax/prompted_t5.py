@@ -17,14 +17,12 @@ from jaxtyping import Float32
 
 from dpt_jax import run_files
 from dpt_jax.analysis.history import History, read_history
-from dpt_jax.data.batches import round_up
 from dpt_jax.data.examples import enforce_lengths
 from dpt_jax.data.folder_vocabulary import open_vocabulary
-from dpt_jax.data.pairs import NAME, Pairs, examples_of, read_pairs, read_texts, tokenize
+from dpt_jax.data.pairs import NAME, Pairs, read_pairs, read_texts, tokenize
 from dpt_jax.errors import InputError, nearest_names, path_given_by
-from dpt_jax.evaluation import rank_classification
-from dpt_jax.evaluation.adapted import AdaptedGenerator
 from dpt_jax.evaluation.text_metrics import MetricFn, TextMetrics
+from dpt_jax.inference import Answerer
 from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, load_adapter, load_own
 from dpt_jax.interop.peft_adapter import BaseModel
@@ -33,8 +31,8 @@ from dpt_jax.interop.prompt_exports import FORMATS, export_prompt
 from dpt_jax.models import T5Config
 from dpt_jax.prefixes import Prefix
 from dpt_jax.problems.continued import PromptLike, continued, factors_of, load
-from dpt_jax.problems.pairs import PairData, PreparedPairs
-from dpt_jax.problems.text import Prepared, folded_model, prepare
+from dpt_jax.problems.pairs import prepare_pairs
+from dpt_jax.problems.text import Prepared, prepare
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import recipes, trainer
 from dpt_jax.training.config import RunConfig
@@ -76,8 +74,7 @@ class PromptedT5:
         # What the T5 is given now, folded, and the parameters that it was folded from.
         self._adapter, self._own = adapter, dict(own or {})
         self._origin = "" if adapter is None else "It was loaded by dpt-jax."
-        self._generators: dict[int, AdaptedGenerator] = {}
-        self._scorers: dict[Any, Any] = {}
+        self._answerer = Answerer(prepared)
 
     @classmethod
     def from_pretrained(
@@ -285,20 +282,9 @@ class PromptedT5:
                 microbatches=microbatches,
                 **settings,
             )
-            held_out = None
-            if held_out_rows is not None:
-                # Evaluation reads whole targets; only the sources meet the model.
-                held_out = examples_of(
-                    held_out_rows, self._vocabulary, lengths, config.overlength, "eval_pairs"
-                )
-            data = PairData(
-                self._vocabulary,
-                examples_of(rows, self._vocabulary, lengths, config.overlength),
-                held_out,
-                metrics,
-                trained_by,
+            prepared = prepare_pairs(
+                self._prepared, config, rows, held_out_rows, metrics, trained_by
             )
-            prepared = PreparedPairs(config, self._prepared.mesh, self._prepared.made, data)
             problem = prepared.problem()
             try:
                 trainer.train(config, problem, frozen=self._prepared.placed, callbacks=callbacks)
@@ -343,9 +329,7 @@ class PromptedT5:
             or a prompt of another model.
         """
         found = read_texts(texts)
-        for name, value in (("max_new_tokens", max_new_tokens), ("num_beams", num_beams)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a positive integer.")
+        _check_positive(max_new_tokens=max_new_tokens, num_beams=num_beams, batch_size=batch_size)
         if prompts is None:
             if names is not None:
                 raise InputError("names are given, but no prompts that have them. Set prompts=.")
@@ -358,12 +342,8 @@ class PromptedT5:
             adapters = [loaded[name] for name in _names_of(found, loaded, names)]
         if not found:
             return []
-        size = self._rows(len(found), batch_size)
-        if size not in self._generators:
-            sizes = self.config, self._prepared.mesh, size, NUM_BUCKETS
-            self._generators[size] = AdaptedGenerator(*sizes)
-        generated = self._generators[size](
-            self._prepared.placed, self._tokens(found), adapters, max_new_tokens, num_beams
+        generated = self._answerer.generate(
+            self._tokens(found), adapters, max_new_tokens, num_beams, batch_size
         )
         return [self._vocabulary.decode(row.tolist()) for row in generated]
 
@@ -393,6 +373,7 @@ class PromptedT5:
         Raises:
           InputError: as `generate`, or where a text has no candidates.
         """
+        _check_positive(batch_size=batch_size)
         found = read_texts(texts)
         each: list[Any] = list(candidates)
         if all(isinstance(text, str) for text in each):
@@ -408,25 +389,8 @@ class PromptedT5:
                 raise InputError(f"Row {number} of candidates is empty; give at least one.")
         if not found:
             return []
-        adapter, mesh = self._current(), self._prepared.mesh
-        free = None if adapter.prefix is None else adapter.prefix.module(self.config)
-        length = None if adapter.prompt is None else len(adapter.prompt)
-        if (length, free) not in self._scorers:
-            model = folded_model(self.config, length, free)
-            self._scorers[length, free] = rank_classification.scorer(model, mesh)
-        scorer, params = self._scorers[length, free], dict(self._prepared.placed)
-        if adapter.prompt is not None:
-            params["prompt"] = {"prompt": adapter.prompt}
-        if adapter.prefix is not None:
-            params["prefix"] = dict(adapter.prefix.arrays)
-        return rank_classification.score_candidates(
-            lambda *batch: scorer(params, *batch),
-            self._tokens(found),
-            [tokenize(self._vocabulary, row) for row in answers],
-            mesh=mesh,
-            batch_size=self._rows(len(found), batch_size),
-            num_buckets=NUM_BUCKETS,
-        )
+        tokens = [tokenize(self._vocabulary, row) for row in answers]
+        return self._answerer.score(self._tokens(found), tokens, self._current(), batch_size)
 
     def evaluate(
         self,
@@ -537,15 +501,7 @@ class PromptedT5:
             return
         self._prepared = prepare(changed)
         self._prepared.vocabulary = self._vocabulary
-        self._generators, self._scorers = {}, {}
-
-    def _rows(self, count: int, batch_size: int) -> int:
-        """Rows of a batch: few shapes, no larger than asked for, and a share for every device."""
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InputError(f"batch_size is {batch_size!r}; it must be a positive integer.")
-        shape = self._prepared.mesh.shape
-        size = min(batch_size, 1 << (count - 1).bit_length())
-        return round_up(size, shape["data"] * shape["fsdp"])
+        self._answerer = Answerer(self._prepared)
 
     def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
         config = self._prepared.config
@@ -568,6 +524,12 @@ def _in_dtype(config: T5Config, dtype: str | None) -> T5Config:
         return config if dtype is None else dataclasses.replace(config, dtype=dtype)
     except ValueError as e:
         raise InputError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.") from e
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; it must be a positive integer.")
 
 
 def _longest_target(vocabulary: Any, rows: Pairs) -> int:

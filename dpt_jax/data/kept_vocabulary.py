@@ -1,7 +1,7 @@
 """A run's vocabulary, kept in its folder, so that text is tokenized without SeqIO and TensorFlow.
 
-`vocabulary.json` says what it is: `{"kind": "bytes", "extra_ids": 125, "add_eos": true}`; kind
-`sentencepiece`, whose pieces are in `sentencepiece.model`, sentinels included; or kind `tokenizers`,
+`vocabulary.json` says what it is: `{"kind": "bytes", "extra_ids": 125, "add_eos": true}`; or kind
+`sentencepiece`, whose pieces are in `sentencepiece.model`, sentinels included; or `tokenizers`,
 which is Hugging Face's `tokenizer.json`.
 """
 
@@ -18,6 +18,7 @@ from dpt_jax.paths import as_path
 
 # What a subclass must have left as it was, to be kept as the class that it comes from.
 _BEHAVIOUR = ("encode", "_encode", "decode", "_decode", "eos_id", "unk_id", "vocab_size")
+_OF_RUN = "the run's"
 _OF_PIECES = ("tokenizer", "sp_model", "_base_vocab_size")
 
 
@@ -114,7 +115,7 @@ class Pieces(KeptVocabulary):
       tokenizer: the `SentencePieceProcessor`.
     """
 
-    def __init__(self, file: Any, add_eos: bool, extra_ids: int = 0, remedy: str = ""):
+    def __init__(self, file: Any, add_eos: bool, extra_ids: int = 0, of: str = "the model's"):
         """Reads the model.
 
         Args:
@@ -122,7 +123,7 @@ class Pieces(KeptVocabulary):
           add_eos: whether inputs end in the end token.
           extra_ids: sentinels (`<extra_id_0>`) to be put behind the file's pieces, the last first,
             as T5 and SeqIO number them.
-          remedy: what to do where it cannot be read, a sentence.
+          of: whose vocabulary it is, for the message.
 
         Raises:
           InputError: when the file is no such model.
@@ -136,7 +137,13 @@ class Pieces(KeptVocabulary):
             self._model = with_sentinels(file.read_bytes(), extra_ids)
             self.tokenizer.LoadFromSerializedProto(self._model)
         except (OSError, RuntimeError, ValueError) as e:
-            raise InputError(f"The vocabulary {file} cannot be read: {e}. {remedy}".rstrip()) from e
+            remedy = "Copy it again."
+            if of == _OF_RUN:
+                remedy = (
+                    f"Delete {file.with_name(run_files.VOCABULARY)} to take that of the task "
+                    "instead."
+                )
+            raise InputError(f"{file}, {of} vocabulary, cannot be read: {e}. {remedy}") from e
         self.eos_id, self.unk_id = self.tokenizer.eos_id(), self.tokenizer.unk_id()
         self.known_ids = self.vocab_size = self.tokenizer.GetPieceSize()
 
@@ -243,5 +250,4 @@ def read(model_dir: str | os.PathLike) -> KeptVocabulary | None:
         return Bytes(extra_ids, add_eos)
     if kind == "tokenizers":
         return Fast(path.with_name(run_files.TOKENIZER), add_eos)
-    remedy = f"Delete {path} to take that of the task instead."
-    return Pieces(path.with_name(run_files.PIECES), add_eos, remedy=remedy)
+    return Pieces(path.with_name(run_files.PIECES), add_eos, of=_OF_RUN)

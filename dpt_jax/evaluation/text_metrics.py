@@ -50,8 +50,8 @@ class TextMetrics:
             if metric not in METRICS:
                 raise InputError(
                     f"There is no metric {metric!r}; there are {', '.join(METRICS)}."
-                    f"{nearest_names(metric, METRICS)} Set metric= to one of them, or to a function "
-                    "of (targets, predictions)."
+                    f"{nearest_names(metric, METRICS)} Set metric= to one of them, or to a "
+                    "function of (targets, predictions)."
                 )
             self.name, self._function = metric, METRICS[metric]
         elif callable(metric):
@@ -71,13 +71,11 @@ class TextMetrics:
         found = self._function(targets, predictions)
         named = found if isinstance(found, Mapping) else {self.name: found}
         try:
-            return {
-                name: value + 0 if isinstance(value, numbers.Integral) else float(value)
-                for name, value in named.items()
-            }
+            return {name: _number(value) for name, value in named.items()}
         except (TypeError, ValueError) as e:
             raise InputError(
-                f"The metric {self.name} gives {found!r}; it must give a number, or numbers by name."
+                f"The metric {self.name} gives {found!r}; it must give a number, or numbers by "
+                "name."
             ) from e
 
     def __call__(
@@ -90,3 +88,8 @@ class TextMetrics:
         """See `TaskMetrics`."""
         del rows, answers
         return self.measure(targets, predictions or ())
+
+
+def _number(value: Any) -> float:
+    # Counts stay whole in the log.
+    return int(value) if isinstance(value, numbers.Integral) else float(value)

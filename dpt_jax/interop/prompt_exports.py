@@ -62,8 +62,8 @@ def export_prompt(
     suffix = target.suffix.removeprefix(".")
     if suffix in ("npy", "npz", "safetensors", "pt", "bin") and suffix != format:
         raise InputError(
-            f"{flags['path']} = {target} ends in .{suffix}, but {flags['format']} is {format}. Give "
-            f"a folder{'' if format == 'peft' else f' or a name that ends in .{format}'}."
+            f"{flags['path']} = {target} ends in .{suffix}, but {flags['format']} is {format}. "
+            f"Give a folder{'' if format == 'peft' else f' or a name that ends in .{format}'}."
         )
     factors = flatten_dict(factors or {}, sep="/")
     base = base or BaseModel()

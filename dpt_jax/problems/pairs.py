@@ -8,7 +8,7 @@ from typing import Any
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
-from dpt_jax.data.pairs import NAME
+from dpt_jax.data.pairs import NAME, Pairs, examples_of
 from dpt_jax.devices import partitioning
 from dpt_jax.evaluation.evaluator import Evaluator
 from dpt_jax.evaluation.text_metrics import TextMetrics
@@ -42,6 +42,37 @@ class PairData:
     held_out: TaskExamples | None
     metrics: TextMetrics
     recipe: Mapping[str, Any]
+
+
+def prepare_pairs(
+    base: Prepared,
+    config: RunConfig,
+    train: Pairs,
+    held_out: Pairs | None,
+    metrics: TextMetrics,
+    recipe: Mapping[str, Any],
+) -> "PreparedPairs":
+    """Tokenizes pairs and prepares a run on them.
+
+    Args:
+      base: the model, with its vocabulary and its mesh.
+      config: the run.
+      train: the training pairs.
+      held_out: the pairs to evaluate on; None where there is no evaluation.
+      metrics: see `PairData`.
+      recipe: see `PairData`.
+
+    Raises:
+      InputError: when texts are too long.
+    """
+
+    def tokenized(pairs: Pairs, what: str) -> TaskExamples:
+        limits = config.task_feature_lengths, config.overlength
+        return examples_of(pairs, base.vocabulary, *limits, what)
+
+    evaluated = None if held_out is None else tokenized(held_out, "eval_pairs")
+    data = PairData(base.vocabulary, tokenized(train, "pairs"), evaluated, metrics, recipe)
+    return PreparedPairs(config, base.mesh, base.made, data)
 
 
 class PreparedPairs(Prepared):

@@ -115,3 +115,22 @@ def test_a_damaged_description_is_named_with_what_to_do(left, tmp_path):
     (tmp_path / run_files.VOCABULARY).write_text(left)
     with pytest.raises(InputError, match=r"vocabulary.json, which says .* Delete it"):
         kept_vocabulary.read(tmp_path)
+
+
+@pytest.mark.parametrize("extra_ids", [0, 100])
+def test_a_models_own_pieces_with_sentinels_are_seqios(extra_ids):
+    ours, theirs = (
+        kept_vocabulary.Pieces(VOCABULARY, True, extra_ids),
+        pieces(extra_ids=extra_ids),
+    )
+    assert ours.vocab_size == theirs.vocab_size
+    for text in TEXTS:
+        assert ours.encode(text) == list(theirs.encode(text)), text
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+
+
+@pytest.mark.parametrize("name", ["bytes", "pieces and sentinels"])
+def test_what_is_kept_is_kept_again(tmp_path, name):
+    keep(tmp_path, VOCABULARIES[name]())
+    files = kept_vocabulary.read(tmp_path).files()
+    assert files == kept_vocabulary.files_of(seqio.Feature(VOCABULARIES[name](), add_eos=True))
