@@ -6,6 +6,7 @@ TensorFlow nor gin.
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import tempfile
@@ -20,7 +21,7 @@ from dpt_jax.analysis.history import History, read_history
 from dpt_jax.data.examples import enforce_lengths
 from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.data.pairs import NAME, Pairs, read_pairs, read_texts, tokenize
-from dpt_jax.errors import InputError, nearest_names, path_given_by
+from dpt_jax.errors import InputError, Stopped, nearest_names, path_given_by
 from dpt_jax.evaluation.text_metrics import MetricFn, TextMetrics
 from dpt_jax.inference import Answerer
 from dpt_jax.interop import open_backbone
@@ -30,6 +31,7 @@ from dpt_jax.interop.prefix_exports import export_prefix
 from dpt_jax.interop.prompt_exports import FORMATS, export_prompt
 from dpt_jax.models import T5Config
 from dpt_jax.prefixes import Prefix
+from dpt_jax.problems.config_text import as_gin
 from dpt_jax.problems.continued import PromptLike, continued, factors_of, load
 from dpt_jax.problems.pairs import prepare_pairs
 from dpt_jax.problems.text import Prepared, prepare
@@ -41,6 +43,8 @@ from dpt_jax.training.recipes import Optimizer, Rate
 
 NUM_BUCKETS = 8
 _COLUMNS = ("inputs", "targets")
+# Steps between checkpoints that nobody would go on from; the last step is saved in any case.
+_NEVER = 2**31
 
 
 class PromptedT5:
@@ -118,6 +122,8 @@ class PromptedT5:
           InputError: when the folder is no T5 or brings no tokenizer, the prompt is another
             model's, or the mesh does not fit the devices.
         """
+        if max_source_length is not None:
+            _check_positive(max_source_length=max_source_length)
         with path_given_by("the folder of from_pretrained"):
             backbone = open_backbone(folder)
             vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
@@ -250,6 +256,15 @@ class PromptedT5:
                 "was trained before. Give it one, such as dpt_jax.DecomposedPrompt(100, "
                 "bottleneck=10)."
             )
+        counts = {
+            "epochs": epochs,
+            "steps": steps,
+            "batch_size": batch_size,
+            "max_target_length": max_target_length,
+            "early_stopping_patience": early_stopping_patience,
+            "microbatches": microbatches,
+        }
+        _check_positive(**{name: value for name, value in counts.items() if value is not None})
         metrics = TextMetrics(metric)
         rows = read_pairs(pairs, columns)
         held_out_rows = (
@@ -259,11 +274,13 @@ class PromptedT5:
         if steps is not None or epochs is not None:
             settings["epochs"] = epochs
         given = {"batch_size": batch_size, "eval_period": eval_period, **self._limits}
-        limit = given.pop("max_source_length") or settings.pop("task_feature_lengths")["inputs"]
-        settings.pop("task_feature_lengths", None)
+        limits = settings.pop("task_feature_lengths")
+        limit = given.pop("max_source_length") or limits["inputs"]
         settings |= {name: value for name, value in given.items() if value is not None}
         if held_out_rows is None:
             settings["eval_period"] = 0
+            if model_dir is None:
+                settings["checkpoint_period"] = _NEVER
         target_limit = max_target_length or _longest_target(
             self._vocabulary, [*rows, *(held_out_rows or ())]
         )
@@ -287,9 +304,17 @@ class PromptedT5:
             )
             problem = prepared.problem()
             try:
-                trainer.train(config, problem, frozen=self._prepared.placed, callbacks=callbacks)
-            finally:
+                trainer.train(
+                    config,
+                    problem,
+                    functools.partial(as_gin, config),
+                    frozen=self._prepared.placed,
+                    callbacks=callbacks,
+                )
+            except Stopped:
                 self._use(run_files.kept_checkpoint(folder))
+                raise
+            self._use(run_files.kept_checkpoint(folder))
             self._prepared.config = dataclasses.replace(
                 self._prepared.config, task_feature_lengths=lengths, overlength=config.overlength
             )

@@ -1,6 +1,7 @@
 """The Python API trains, answers and saves as the commands do; what it refuses."""
 
 import functools
+import io
 import json
 import logging
 import pathlib
@@ -83,6 +84,20 @@ def test_fit_gives_the_bits_of_dpt_train(backbone, folder, trained):
     for mine, its in zip(runs.metrics(ours), runs.metrics(theirs), strict=True):
         assert mine | {"task": None} == its | {"task": None}
     np.testing.assert_array_equal(trained[0].prompt, runs.prompt(theirs, best))
+
+
+@pytest.mark.slow
+def test_the_commands_read_what_fit_leaves(folder, trained, capsys, monkeypatch):
+    t5, history, _ = trained
+    lines = io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode()))
+    monkeypatch.setattr("sys.stdin", lines)
+    assert main(["predict", f"--model_dir={folder / 'fit'}"]) == 0
+    # As many tokens as the longest target has.
+    assert capsys.readouterr().out.splitlines() == t5.generate(TEXTS, max_new_tokens=4)
+    task = {"NAME": "toy_x", "MODULE": "tests.support.toy_tasks"}
+    flags = [f"--gin.MIXTURE_OR_TASK_{name}={value!r}" for name, value in task.items()]
+    assert main(["evaluate", f"--model_dir={folder / 'fit'}", *flags]) == 0
+    assert f'"accuracy": {history.best_value}' in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -241,6 +256,8 @@ def test_rows_come_in_many_forms():
 
 
 REFUSED = [
+    ({"steps": 0}, "steps is 0; it must be a positive integer"),
+    ({"epochs": 1.5}, "epochs is 1.5"),
     ({"pairs": [("a", "b"), "cd"]}, r"Row 1 of pairs is no \(input, target\), but 'cd' \(str\)"),
     ({"pairs": [("a", "b"), ("c", 1)]}, r"The target of row 1 of pairs is no text, but 1 \(int\)"),
     ({"pairs": [{"inputs": "a"}]}, "Row 0 of pairs has no 'targets'; it has inputs"),
