@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -32,6 +34,12 @@ TEXTS = ["abcx", "gfedc", "a", "bbbbxbbbbb", "ce"]
 
 def rows(split):
     return [(row["inputs"], row["targets"]) for row in toy_tasks.examples(split)]
+
+
+def encoded(text, length):
+    """The ids of a text and its end as one padded row."""
+    ids = [*(byte + 3 for byte in text.encode()), 1]
+    return np.pad(np.asarray([ids], np.int32), ((0, 0), (0, length - len(ids))))
 
 
 @pytest.fixture(scope="module")
@@ -161,17 +169,16 @@ def test_answers_are_those_of_greedy_decoding_in_one_batch_of_several_prompts(ba
     names = ["own", "zeros", "ones", "own", "zeros"]
     together = t5.generate(TEXTS, prompts=given, names=names)
     params = interop.load_backbone(backbone, runs.T5)[1]
+
+    @jax.jit
+    def decoded(prompt, tokens):
+        model = Transformer(runs.T5, VanillaPrompt(*prompt.shape))
+        prompted = params | {"prompt": {"prompt": prompt}}
+        return decoding.greedy_decode(model, prompted, tokens, max_decode_length=8)
+
     for text, name, found in zip(TEXTS, names, together, strict=True):
-        prompt = given[name]
-        tokens = np.asarray([[*(byte + 3 for byte in text.encode()), 1]], np.int32)
-        output = decoding.greedy_decode(
-            Transformer(runs.T5, VanillaPrompt(*prompt.shape)),
-            params | {"prompt": {"prompt": prompt}},
-            tokens,
-            max_decode_length=8,
-        )
-        expected = toy_tasks.VOCABULARY.decode(np.asarray(output)[0].tolist())
-        assert found == expected
+        output = np.asarray(decoded(given[name], encoded(text, 12)))[0]
+        assert found == toy_tasks.VOCABULARY.decode(output.tolist())
     right = [
         t == p
         for (_, t), p in zip(
@@ -188,16 +195,16 @@ def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
     params = interop.load_backbone(backbone, runs.T5)[1] | {"prompt": {"prompt": t5.prompt}}
     model = Transformer(runs.T5, VanillaPrompt(3, runs.WIDTH))
 
-    def encoded(text):
-        return np.asarray([[*(byte + 3 for byte in text.encode()), 1]], np.int32)
+    @jax.jit
+    def logprobs(inputs, target):
+        shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)))
+        logits = model.apply({"params": params}, inputs, shifted, target)
+        return jax.nn.log_softmax(logits)[0]
 
     def expected(text, answer):
-        target = encoded(answer)
-        shifted = np.pad(target[:, :-1], ((0, 0), (1, 0)))
-        logits = np.asarray(model.apply({"params": params}, encoded(text), shifted, target))[0]
-        logits = logits - logits.max(-1, keepdims=True)
-        logprobs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-        return logprobs[np.arange(len(target[0])), target[0]].sum()
+        target = encoded(answer, 8)
+        found = np.asarray(logprobs(encoded(text, 12), target))
+        return found[np.arange(len(answer) + 1), target[0, : len(answer) + 1]].sum()
 
     for text, answers, row in zip(TEXTS, [["yes", "no"], ["maybe"]], found, strict=False):
         np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
