@@ -250,7 +250,7 @@ class Prepared:
             loss_fn=make_loss_fn(self.model, config.z_loss),
             data=data,
             identity=identity,
-            description=data.describe() + _told_of_size(prompt),
+            description=data.describe() + _told_of_size(config.prompt),
             shardings=self.shardings,
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
