@@ -1,6 +1,7 @@
 """Using trained prompts: evaluation on a task and prediction for text."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,20 +12,20 @@ from jaxtyping import Float
 
 from dpt_jax import run_files
 from dpt_jax.analysis.results import best_step
-from dpt_jax.data.batches import evaluation_batches
+from dpt_jax.data.batches import round_up
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, nearest_names
+from dpt_jax.evaluation import rank_classification
+from dpt_jax.evaluation.adapted import AdaptedGenerator
 from dpt_jax.evaluation.evaluator import decode_text
-from dpt_jax.evaluation.generation import Generator
 from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
-from dpt_jax.models import T5Config, Transformer
+from dpt_jax.models import T5Config
 from dpt_jax.paths import absolute, as_path
-from dpt_jax.prefixes import PrefixPerRow
-from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
-from dpt_jax.prompts import PromptPerRow, VanillaPrompt
+from dpt_jax.problems.text import FINGERPRINT, Prepared, folded_model, prepare
+from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints
 from dpt_jax.training.config import RunConfig
@@ -127,6 +128,67 @@ def evaluate(
     return evaluator(params, scored)
 
 
+class Answerer:
+    """Generates and scores for rows of tokens on a model; compiled programs are kept."""
+
+    def __init__(self, prepared: Prepared):
+        """Takes the model; its weights are placed when they are first used."""
+        self._prepared, self._config = prepared, prepared.config
+        self._generators: dict[int, AdaptedGenerator] = {}
+        self._scorers: dict[Any, Any] = {}
+
+    def generate(
+        self,
+        tokens: Sequence[np.ndarray],
+        adapters: Sequence[Adapter],
+        max_new_tokens: int,
+        num_beams: int,
+        batch_size: int,
+    ) -> list[np.ndarray]:
+        """`AdaptedGenerator`, in batches of at most `batch_size` where the mesh allows."""
+        size = self._rows(len(tokens), batch_size)
+        if size not in self._generators:
+            config, mesh = self._config, self._prepared.mesh
+            self._generators[size] = AdaptedGenerator(config.model, mesh, size, config.num_buckets)
+        placed = self._prepared.placed
+        return self._generators[size](placed, tokens, adapters, max_new_tokens, num_beams)
+
+    def score(
+        self,
+        tokens: Sequence[np.ndarray],
+        candidates: Sequence[Sequence[np.ndarray]],
+        adapter: Adapter,
+        batch_size: int,
+    ) -> list[np.ndarray]:
+        """`rank_classification.score_candidates` with one adapter for all rows."""
+        prompt, prefix, params = adapter.prompt, adapter.prefix, dict(self._prepared.placed)
+        if prompt is not None:
+            params["prompt"] = {"prompt": prompt}
+        if prefix is not None:
+            params["prefix"] = dict(prefix.arrays)
+        form = (
+            None if prompt is None else len(prompt),
+            None if prefix is None else prefix.module(self._config.model),
+        )
+        if form not in self._scorers:
+            model = folded_model(self._config.model, *form)
+            self._scorers[form] = rank_classification.scorer(model, self._prepared.mesh)
+        return rank_classification.score_candidates(
+            functools.partial(self._scorers[form], params),
+            tokens,
+            candidates,
+            mesh=self._prepared.mesh,
+            batch_size=self._rows(len(tokens), batch_size),
+            num_buckets=self._config.num_buckets,
+        )
+
+    def _rows(self, count: int, batch_size: int) -> int:
+        """Rows of a batch: few shapes, and a share for every device."""
+        shape = self._prepared.mesh.shape
+        size = min(batch_size, 1 << (count - 1).bit_length())
+        return round_up(size, shape["data"] * shape["fsdp"])
+
+
 class Predictor:
     """Generates text for text, each row under one of several prompts, prefixes or both.
 
@@ -157,10 +219,11 @@ class Predictor:
             name: found if isinstance(found, Adapter) else Adapter(found)
             for name, found in prompts.items()
         }
-        # What one program serves: so many prompt tokens, and such a prefix in every row.
-        self._forms: dict[str, _Form] = {
-            name: _form(adapter, prepared.config, name) for name, adapter in self.prompts.items()
-        }
+        self._generate = AdaptedGenerator(
+            prepared.config.model, mesh, rows, prepared.config.num_buckets
+        )
+        for name, adapter in self.prompts.items():
+            self._generate.check(adapter, name)
         self._prepared = prepared
         self._vocabulary: Any = vocabulary
         if vocabulary is None:
@@ -174,7 +237,6 @@ class Predictor:
                 config.mixture_or_task_name,
                 config.initial_checkpoint_path,
             )
-        self._programs: dict[_Form, Generator] = {}
 
     def __call__(
         self, texts: Sequence[str], prompt_names: Sequence[str], first_row: int = 1
@@ -192,15 +254,15 @@ class Predictor:
         for row, name in enumerate(prompt_names, first_row):
             self._require(name, row)
         tokens = [self._tokenize(text, row) for row, text in enumerate(texts, first_row)]
-        outputs = [""] * len(texts)
-        # Prompts of one form share a batch, whatever their names.
-        for form in dict.fromkeys(self._forms[name] for name in prompt_names):
-            rows = [i for i, name in enumerate(prompt_names) if self._forms[name] == form]
-            names = [prompt_names[i] for i in rows]
-            found = self._generate([tokens[i] for i in rows], names, form)
-            for i, text in zip(rows, found, strict=True):
-                outputs[i] = text
-        return outputs
+        config = self._prepared.config
+        outputs = self._generate(
+            self._prepared.placed,
+            tokens,
+            [self.prompts[name] for name in prompt_names],
+            config.task_feature_lengths["targets"],
+            config.beam_size,
+        )
+        return [decode_text(self._vocabulary, row) for row in outputs]
 
     def check(self, text: str, prompt_name: str, row: int) -> None:
         """Raises for a row what calling with it would raise."""
@@ -229,63 +291,6 @@ class Predictor:
                 )
             ids = ids[: limit - 1] + ids[-1:]
         return np.asarray(ids, np.int32)
-
-    def _generate(self, tokens: list[np.ndarray], names: list[str], form: "_Form") -> list[str]:
-        prepared = self._prepared
-        outputs = [""] * len(tokens)
-        size = prepared.config.decode_batch_size
-        plan = evaluation_batches(tokens, size, prepared.config.num_buckets)
-        for indices, batch in plan:
-            # Padding rows repeat the last prompt; what they give is dropped.
-            rows = [*indices] + [indices[-1]] * (size - len(indices))
-            params = prepared.placed | self._stacked([self.prompts[names[i]] for i in rows])
-            with partitioning.activate(prepared.mesh):
-                placed = partitioning.put_batch({"tokens": batch}, prepared.mesh)
-                generated = np.asarray(self._program(form)(params, placed["tokens"]))
-            for i, row in zip(indices, generated, strict=False):
-                outputs[i] = decode_text(self._vocabulary, row)
-        return outputs
-
-    @staticmethod
-    def _stacked(adapters: Sequence[Adapter]) -> dict[str, Any]:
-        """The parameters of `PromptPerRow` and `PrefixPerRow` for rows of one form."""
-        stacked: dict[str, Any] = {}
-        if adapters[0].prompt is not None:
-            stacked["prompt"] = {"prompts": np.stack([np.asarray(a.prompt) for a in adapters])}
-        prefixes = [a.prefix.arrays for a in adapters if a.prefix is not None]
-        if prefixes:
-            stacked["prefix"] = {
-                name: np.stack([arrays[name] for arrays in prefixes]) for name in prefixes[0]
-            }
-        return stacked
-
-    def _program(self, form: "_Form") -> Generator:
-        if form not in self._programs:
-            config = self._prepared.config
-            length, prefix = form
-            prompt = None
-            if length:
-                size = config.decode_batch_size
-                prompt = PromptPerRow(length, config.model.emb_dim, size)
-            self._programs[form] = Generator(
-                Transformer(config.model, prompt, prefix),
-                self._prepared.mesh,
-                config.task_feature_lengths["targets"],
-                config.beam_size,
-            )
-        return self._programs[form]
-
-
-_Form = tuple[int, PrefixPerRow | None]
-
-
-def _form(adapter: Adapter, config: RunConfig, name: str) -> _Form:
-    length = 0 if adapter.prompt is None else len(adapter.prompt)
-    if adapter.prefix is None:
-        return length, None
-    free = adapter.prefix.module(config.model, f"The prefix {name}")
-    rows = config.decode_batch_size
-    return length, PrefixPerRow(free.length, free.stacks, free.layers, free.position_bias, rows)
 
 
 def load_prompts(sources: Mapping[str, str], model: T5Config) -> dict[str, Adapter]:

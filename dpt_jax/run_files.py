@@ -5,7 +5,8 @@
     config.gin            the operative configuration
     run.json              the run's identity, the last of the files that a run starts with
     few_shot.json         the drawn examples of few-shot tasks
-    vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces
+    vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces, or
+                          tokenizer.json
     checkpoints/<step>/   what training changes, for a restart
     numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors);
                           of a prefix prefix.npz and prefix_params.npz
@@ -32,6 +33,7 @@ FEW_SHOT = "few_shot.json"
 # How the task's vocabulary turns text into ids, and the pieces of one that has pieces.
 VOCABULARY = "vocabulary.json"
 PIECES = "sentencepiece.model"
+TOKENIZER = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
 NUMPY_CHECKPOINTS = "numpy_checkpoints"
 METRICS = "metrics.jsonl"
@@ -142,6 +144,13 @@ def _is_whole(folder: Any) -> bool:
         for factors, folded in ((FACTORS, PROMPT), (PREFIX_FACTORS, PREFIX))
     ]
     return any(whole for _, whole in pairs) and all(whole or not begun for begun, whole in pairs)
+
+
+def kept_checkpoint(model_dir: str | os.PathLike) -> pathlib.Path | None:
+    """The saved prompt that stands for a run: of its best step, or else of its latest."""
+    steps = numpy_checkpoints(model_dir)
+    best = best_step(model_dir)
+    return steps.get(max(steps, default=0) if best is None else best)
 
 
 def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> None:

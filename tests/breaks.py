@@ -458,9 +458,9 @@ BREAKS = [
     ),
     Break(
         "a prompt for each row, one row off",
-        "dpt_jax/inference.py",
-        "chosen = np.stack([np.asarray(self.prompts[names[i]]) for i in rows])",
-        "chosen = np.stack([np.asarray(self.prompts[names[i - 1]]) for i in rows])",
+        "dpt_jax/evaluation/adapted.py",
+        "np.stack([np.asarray(a.prompt) for a in adapters])",
+        "np.stack([np.asarray(a.prompt) for a in [*adapters[1:], adapters[0]]])",
         "tests/test_inference.py",
     ),
     # weights and prompts in and out

@@ -10,7 +10,7 @@ TASKS = PACKAGE.parent / "tasks"
 # From the top down. A room imports what stands in lines below its own, and itself.
 HOUSE = """
 cli
-planning sweeps
+planning prompted_t5 sweeps
 inference
 problems
 evaluation

@@ -92,19 +92,13 @@ def _prefix_of(args: argparse.Namespace) -> Any:
 
 
 def _export_prefix(args: argparse.Namespace, path: Any, source: Any, format: str) -> None:
-    from dpt_jax.interop import load_factors
-    from dpt_jax.interop.adapters import load_adapter
+    from dpt_jax.interop.adapters import load_adapter, load_own
     from dpt_jax.interop.peft_adapter import BaseModel
     from dpt_jax.interop.prefix_exports import export_prefix
-    from dpt_jax.interop.stored_prompt import read_npz
-    from dpt_jax.run_files import FACTORS, PREFIX_FACTORS
 
     flag = "--model_dir" if args.prompt is None else "--prompt"
-    adapter, factors = load_adapter(source, flag=flag), {}
-    if source.is_dir() and (source / PREFIX_FACTORS).exists():
-        factors["prefix"] = read_npz(source / PREFIX_FACTORS, flag)
-    if source.is_dir() and (source / FACTORS).exists():
-        factors["prompt"] = load_factors(source, flag)
+    adapter = load_adapter(source, flag=flag)
+    factors = load_own(source, flag) if source.is_dir() else {}
     base = BaseModel(args.base_model)
     if args.base_model is None and args.model_dir is not None and format == "peft":
         base = _base_of_run(args)

@@ -66,7 +66,12 @@ def load_split(
         check_split(task, split)
         read = reading.read_together if together else reading.read
         rows = read(task, split, None if _cuts(task) else dict(feature_lengths))
-        rows = _enforce_lengths(task.name, split, rows, feature_lengths, overlength)
+        rows = enforce_lengths(
+            rows,
+            feature_lengths,
+            overlength,
+            what=f"examples of {task.name!r} ({split})",
+        )
         if not rows:
             raise InputError(f"Split {split!r} of task {task.name!r} has no examples.")
         loaded.append(
@@ -86,33 +91,50 @@ def _cuts(task: Any) -> bool:
     return preprocessors.append_eos_after_trim in task.preprocessors
 
 
-def _enforce_lengths(name, split, rows, feature_lengths, overlength):
-    longest = {f: max((len(row[f]) for row in rows), default=0) for f in ("inputs", "targets")}
-    too_long = [
-        any(len(row[f]) > feature_lengths[f] for f in ("inputs", "targets")) for row in rows
-    ]
+def enforce_lengths(
+    rows: list[dict[str, Any]],
+    lengths: Mapping[str, int],
+    overlength: str,
+    *,
+    what: str,
+    limit: str = "TASK_FEATURE_LENGTHS",
+    remedy: str = "Raise --gin.TASK_FEATURE_LENGTHS, or accept the loss with "
+    "--gin.OVERLENGTH=\"'truncate'\" or \"'drop'\".",
+) -> list[dict[str, Any]]:
+    """The rows that are short enough, or have been cut.
+
+    Args:
+      rows: tokenized `inputs` and `targets`, or one of them.
+      lengths: the most tokens of each, end token included.
+      overlength: see `load_split`.
+      what: what the rows are, for the message.
+      limit: what sets the lengths, for the message.
+      remedy: what can be done, a sentence.
+
+    Raises:
+      InputError: when rows are too long and `overlength` is "error"; it counts them.
+    """
+    longest = {f: max((len(row[f]) for row in rows), default=0) for f in lengths}
+    too_long = [any(len(row[f]) > lengths[f] for f in lengths) for row in rows]
     if not any(too_long):
         return rows
     found = (
-        f"{sum(too_long)} of {len(rows)} examples of {name!r} ({split}) are longer than "
-        f"TASK_FEATURE_LENGTHS = {dict(feature_lengths)}; the longest have {longest} tokens"
+        f"{sum(too_long)} of {len(rows)} {what} are longer than {limit} = {dict(lengths)}; the "
+        f"longest have {longest} tokens"
     )
     if overlength == "error":
-        raise InputError(
-            f"{found}. Raise --gin.TASK_FEATURE_LENGTHS, or accept the loss with "
-            "--gin.OVERLENGTH=\"'truncate'\" or \"'drop'\"."
-        )
+        raise InputError(f"{found}. {remedy}")
     if agreement.is_first():
         logging.warning("%s: %s.", found, {"truncate": "cut", "drop": "dropped"}[overlength])
     if overlength == "drop":
         return [row for row, long in zip(rows, too_long, strict=True) if not long]
-    return [_truncate(row, feature_lengths) for row in rows]
+    return [_truncate(row, lengths) for row in rows]
 
 
 def _truncate(row, feature_lengths):
     row = dict(row)
-    for feature in ("inputs", "targets"):
-        tokens, limit = row[feature], feature_lengths[feature]
+    for feature, limit in feature_lengths.items():
+        tokens = row[feature]
         if len(tokens) > limit:
             # The last token is EOS, which the model was trained to see at the end.
             row[feature] = np.concatenate([tokens[: limit - 1], tokens[-1:]])

@@ -1,7 +1,8 @@
 """A run's vocabulary, kept in its folder, so that text is tokenized without SeqIO and TensorFlow.
 
-`vocabulary.json` says what it is: `{"kind": "bytes", "extra_ids": 125, "add_eos": true}`, or kind
-`sentencepiece`, whose pieces are in `sentencepiece.model`, sentinels included.
+`vocabulary.json` says what it is: `{"kind": "bytes", "extra_ids": 125, "add_eos": true}`; or kind
+`sentencepiece`, whose pieces are in `sentencepiece.model`, sentinels included; or `tokenizers`,
+which is Hugging Face's `tokenizer.json`.
 """
 
 import abc
@@ -17,6 +18,7 @@ from dpt_jax.paths import as_path
 
 # What a subclass must have left as it was, to be kept as the class that it comes from.
 _BEHAVIOUR = ("encode", "_encode", "decode", "_decode", "eos_id", "unk_id", "vocab_size")
+_OF_RUN = "the run's"
 _OF_PIECES = ("tokenizer", "sp_model", "_base_vocab_size")
 
 
@@ -31,13 +33,13 @@ def files_of(feature: Any) -> dict[str, Any]:
       nothing for other vocabularies than SeqIO's of pieces and of bytes.
     """
     seqio, vocabulary = import_seqio(), feature.vocabulary
-    described = {"extra_ids": vocabulary.extra_ids, "add_eos": feature.add_eos}
+    sizes = vocabulary.extra_ids, feature.add_eos
     if _behaves_as(vocabulary, seqio.ByteVocabulary, _BEHAVIOUR):
-        return {run_files.VOCABULARY: {"kind": "bytes"} | described}
+        return {run_files.VOCABULARY: _description("bytes", *sizes)}
     if _behaves_as(vocabulary, seqio.SentencePieceVocabulary, _BEHAVIOUR + _OF_PIECES):
         return {
             run_files.PIECES: vocabulary.sp_model,
-            run_files.VOCABULARY: {"kind": "sentencepiece"} | described,
+            run_files.VOCABULARY: _description("sentencepiece", *sizes),
         }
     return {}
 
@@ -71,6 +73,10 @@ class KeptVocabulary(abc.ABC):
     def encode(self, text: str) -> list[int]:
         """The text's ids, without the end token."""
 
+    @abc.abstractmethod
+    def files(self) -> dict[str, Any]:
+        """What a run's folder has to keep of it, as `files_of` gives it."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids, up to the first end token."""
         known = [i if i < self.known_ids else self.unk_id for i in ids]
@@ -93,6 +99,10 @@ class Bytes(KeptVocabulary):
     def encode(self, text: str) -> list[int]:
         return [byte + 3 for byte in text.encode()]
 
+    def files(self) -> dict[str, Any]:
+        extra_ids = self.vocab_size - self.known_ids
+        return {run_files.VOCABULARY: _description("bytes", extra_ids, self.add_eos)}
+
     def _decode(self, ids: list[int]) -> str:
         return bytes(i - 3 for i in ids if 3 <= i < self.known_ids).decode(errors="ignore")
 
@@ -105,27 +115,118 @@ class Pieces(KeptVocabulary):
       tokenizer: the `SentencePieceProcessor`.
     """
 
-    def __init__(self, file: Any, add_eos: bool):
-        """Reads the model; raises InputError where there is none."""
+    def __init__(self, file: Any, add_eos: bool, extra_ids: int = 0, of: str = "the model's"):
+        """Reads the model.
+
+        Args:
+          file: its path.
+          add_eos: whether inputs end in the end token.
+          extra_ids: sentinels (`<extra_id_0>`) to be put behind the file's pieces, the last first,
+            as T5 and SeqIO number them.
+          of: whose vocabulary it is, for the message.
+
+        Raises:
+          InputError: when the file is no such model.
+        """
         from sentencepiece import SentencePieceProcessor
 
         self.sentencepiece_model_file, self.add_eos = file, add_eos
+        self._extra_ids, self._model = extra_ids, b""
         self.tokenizer = SentencePieceProcessor()
         try:
-            self.tokenizer.LoadFromSerializedProto(file.read_bytes())
-        except (OSError, RuntimeError) as e:
-            raise InputError(
-                f"{file}, the run's vocabulary, cannot be read: {e}. Delete "
-                f"{file.with_name(run_files.VOCABULARY)} to take that of the task instead."
-            ) from e
+            self._model = with_sentinels(file.read_bytes(), extra_ids)
+            self.tokenizer.LoadFromSerializedProto(self._model)
+        except (OSError, RuntimeError, ValueError) as e:
+            remedy = "Copy it again."
+            if of == _OF_RUN:
+                remedy = (
+                    f"Delete {file.with_name(run_files.VOCABULARY)} to take that of the task "
+                    "instead."
+                )
+            raise InputError(f"{file}, {of} vocabulary, cannot be read: {e}. {remedy}") from e
         self.eos_id, self.unk_id = self.tokenizer.eos_id(), self.tokenizer.unk_id()
         self.known_ids = self.vocab_size = self.tokenizer.GetPieceSize()
 
     def encode(self, text: str) -> list[int]:
         return self.tokenizer.EncodeAsIds(text)
 
+    def files(self) -> dict[str, Any]:
+        return {
+            run_files.PIECES: self._model,
+            run_files.VOCABULARY: _description("sentencepiece", self._extra_ids, self.add_eos),
+        }
+
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.DecodeIds(ids)
+
+
+class Fast(KeptVocabulary):
+    """Hugging Face's `tokenizer.json`, through the package `tokenizers`.
+
+    Attributes:
+      file: where it is.
+    """
+
+    def __init__(self, file: Any, add_eos: bool):
+        """Reads it; raises InputError where it cannot be read, or `tokenizers` is missing."""
+        try:
+            from tokenizers import Tokenizer
+        except ImportError as e:
+            raise InputError(
+                f"{file} is read by the package tokenizers, which is not installed: pip install "
+                "tokenizers, or put the model's spiece.model beside it."
+            ) from e
+        self.file, self.add_eos = file, add_eos
+        try:
+            self._tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
+        # The package raises nothing more special.
+        except Exception as e:
+            raise InputError(
+                f"{file} is no tokenizer of Hugging Face's: {e}. Copy it again."
+            ) from e
+        self._pad_id, self.eos_id, self.unk_id = map(self._id_of, ("<pad>", "</s>", "<unk>"))
+        self.known_ids = self.vocab_size = self._tokenizer.get_vocab_size()
+
+    def _id_of(self, token: str) -> int:
+        found = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise InputError(f"{self.file} has no token {token}; it is not the tokenizer of a T5.")
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def files(self) -> dict[str, Any]:
+        return {
+            run_files.TOKENIZER: self.file.read_bytes(),
+            run_files.VOCABULARY: _description("tokenizers", 0, self.add_eos),
+        }
+
+    def _decode(self, ids: list[int]) -> str:
+        known = [i for i in ids if i not in (self._pad_id, self.eos_id)]
+        return self._tokenizer.decode(known, skip_special_tokens=False)
+
+
+def with_sentinels(model: bytes, count: int) -> bytes:
+    """A SentencePiece model with sentinels behind its pieces, `<extra_id_0>` the last of them."""
+    if not count:
+        return model
+    from sentencepiece import sentencepiece_model_pb2
+
+    # Made by protobuf as it is imported, and so unknown to type checkers.
+    proto_of_model: Any = vars(sentencepiece_model_pb2)["ModelProto"]
+    proto = proto_of_model.FromString(model)
+    for i in reversed(range(count)):
+        proto.pieces.add(
+            piece=f"\N{LOWER ONE EIGHTH BLOCK}<extra_id_{i}>",
+            score=0.0,
+            type=proto_of_model.SentencePiece.USER_DEFINED,
+        )
+    return proto.SerializeToString()
+
+
+def _description(kind: str, extra_ids: int, add_eos: bool) -> dict[str, Any]:
+    return {"kind": kind, "extra_ids": extra_ids, "add_eos": add_eos}
 
 
 def read(model_dir: str | os.PathLike) -> KeptVocabulary | None:
@@ -147,4 +248,6 @@ def read(model_dir: str | os.PathLike) -> KeptVocabulary | None:
         ) from e
     if kind == "bytes":
         return Bytes(extra_ids, add_eos)
-    return Pieces(path.with_name(run_files.PIECES), add_eos)
+    if kind == "tokenizers":
+        return Fast(path.with_name(run_files.TOKENIZER), add_eos)
+    return Pieces(path.with_name(run_files.PIECES), add_eos, of=_OF_RUN)

@@ -15,6 +15,11 @@ def import_seqio() -> Any:
     return quiet_import("seqio")
 
 
+def imported_seqio() -> Any:
+    """SeqIO where something has imported it, and None where nothing can be one of its objects."""
+    return sys.modules.get("seqio")
+
+
 def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any:
     """Imports the module that registers tasks; `flag` is what named it.
 

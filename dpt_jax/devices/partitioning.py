@@ -207,3 +207,9 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         return jax.make_array_from_callback(shape, sharding, rows)
 
     return {name: put(local) for name, local in batch.items()}
+
+
+def put_whole_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """`put_batch` of rows that every process has all of."""
+    rows = process_rows(mesh, len(next(iter(batch.values()))))
+    return put_batch({name: array[rows] for name, array in batch.items()}, mesh)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation import rank_classification, summaries
 from dpt_jax.evaluation.generation import Generator
-from dpt_jax.evaluation.metrics import Answers, TaskMetrics
+from dpt_jax.evaluation.metrics import Answers, Metrics, TaskMetrics
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.training.problem import Evaluation, TaskResult
 from dpt_jax.training.state import Params
@@ -50,7 +49,23 @@ class Evaluator:
         max_decode_length: int,
         beam_size: int = 1,
         scoring: str = "generation",
+        metrics: Mapping[str, Metrics] | None = None,
     ):
+        """Takes what to evaluate on.
+
+        Args:
+          model: the network.
+          providers: see above.
+          examples: see above.
+          vocabulary: turns tokens into text.
+          mesh: the devices.
+          batch_size: rows decoded at once.
+          num_buckets: padded source lengths at most.
+          max_decode_length: tokens of an answer at most.
+          beam_size: beams of decoding; 1 is greedy.
+          scoring: see above.
+          metrics: of each task, by its name; None takes those of the SeqIO tasks.
+        """
         self.model = model
         self.providers = providers
         self.examples = list(examples)
@@ -60,14 +75,12 @@ class Evaluator:
         self._batch_size = batch_size
         self._num_buckets = num_buckets
         self._generate = Generator(model, mesh, max_decode_length, beam_size)
-        # To every process, as in `Generator`.
-        self._score_batch = jax.jit(
-            functools.partial(decoding.score_targets, model),
-            out_shardings=partitioning.replicated(mesh),
-        )
+        self._score_batch = rank_classification.scorer(model, mesh)
         self._beam_size = beam_size
         self._candidates: dict[str, rank_classification.Candidates] = {}
-        self._metrics = {task.name: TaskMetrics(providers[task.name]) for task in self.examples}
+        self._metrics: Mapping[str, Metrics] = metrics or {
+            task.name: TaskMetrics(providers[task.name]) for task in self.examples
+        }
         self._said_left_out: set[tuple[str, str]] = set()
         for task in self.examples:
             if scoring == "rank" and self._metrics[task.name].needs_answers:
@@ -199,7 +212,7 @@ class Evaluator:
         outputs: list[np.ndarray] = [np.zeros(0, np.int32)] * len(task.inputs)
         for indices, tokens in self._batches(task):
             with partitioning.activate(self._mesh):
-                batch = self._put({"tokens": tokens})
+                batch = partitioning.put_whole_batch({"tokens": tokens}, self._mesh)
                 generated = np.asarray(self._generate(params, batch["tokens"]))
             for i, row in zip(indices, generated, strict=False):
                 outputs[i] = row
@@ -209,20 +222,14 @@ class Evaluator:
         """The most probable of each row's candidates, and the scores of all."""
         candidates = self._candidates[task.name]
         tokens = candidates.tokens
-        scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(tokens)
-        batches = rank_classification.candidate_batches(
+        scores = rank_classification.score_candidates(
+            functools.partial(self._score_batch, params),
             task.inputs,
             tokens,
+            mesh=self._mesh,
             batch_size=self._batch_size,
             num_buckets=self._num_buckets,
-            shards=self._mesh.shape["data"] * self._mesh.shape["fsdp"],
         )
-        for indices, inputs, padded in batches:
-            with partitioning.activate(self._mesh):
-                batch = self._put({"x": inputs, "y": padded})
-                found = np.asarray(self._score_batch(params, batch["x"], batch["y"]))
-            for i, row in zip(indices, found, strict=False):
-                scores[i] = row[: len(tokens[i])]
         best = [int(np.argmax(row)) for row in scores]
         return Answers(
             [row[i] for row, i in zip(candidates.texts, best, strict=True)],
@@ -252,14 +259,10 @@ class Evaluator:
         for indices, tokens in self._batches(task):
             targets = pad([outputs[i] for i in indices], self._batch_size, length)
             with partitioning.activate(self._mesh):
-                batch = self._put({"x": tokens, "y": targets})
+                batch = partitioning.put_whole_batch({"x": tokens, "y": targets}, self._mesh)
                 found = np.asarray(self._score_batch(params, batch["x"], batch["y"]))
             scores[indices] = found[: len(indices)]
         return scores
-
-    def _put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        rows = partitioning.process_rows(self._mesh, len(next(iter(batch.values()))))
-        return partitioning.put_batch({k: v[rows] for k, v in batch.items()}, self._mesh)
 
     def _batches(self, task: TaskExamples):
         return evaluation_batches(task.inputs, self._batch_size, self._num_buckets)

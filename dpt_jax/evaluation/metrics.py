@@ -6,7 +6,7 @@ Metrics are functions of targets and predictions, scores, or predictions with au
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,22 @@ class Answers:
     target_scores: np.ndarray | None = None
     candidates: Sequence[Sequence[str]] | None = None
     candidate_scores: Sequence[np.ndarray] | None = None
+
+
+class Metrics(Protocol):
+    """What an `Evaluator` asks of a task's metrics; `TaskMetrics` explains the names."""
+
+    needs_answers: bool
+    needs_logprobs: bool
+    needs_scores: bool
+
+    def __call__(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        targets: Sequence[Any],
+        predictions: Sequence[Any] | None,
+        answers: Answers,
+    ) -> Mapping[str, Any]: ...
 
 
 class TaskMetrics:

@@ -7,15 +7,20 @@ them; long candidates have lower sums.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from dpt_jax.data.batches import pad, round_up
 from dpt_jax.data.batching import choose_buckets, plan_batches
 from dpt_jax.data.examples import TaskExamples
+from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
+from dpt_jax.models import Transformer, decoding
 
 # Logits are [decoder tokens, vocabulary] in float32: half a gigabyte per shard at T5's 32,128.
 MAX_DECODER_TOKENS = 4096
@@ -62,6 +67,53 @@ def read_candidates(task: TaskExamples, feature: Any) -> Candidates:
                 tokens += [feature.vocabulary.eos_id] * bool(feature.add_eos)
                 ids[text] = np.asarray(tokens, np.int32)
     return Candidates(texts, [[ids[text] for text in row] for row in texts])
+
+
+def scorer(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
+    """`decoding.score_targets` of a model, compiled for a mesh; every process gets all scores."""
+    return jax.jit(
+        functools.partial(decoding.score_targets, model),
+        out_shardings=partitioning.replicated(mesh),
+    )
+
+
+def score_candidates(
+    score_batch: Callable[..., jax.Array],
+    inputs: Sequence[np.ndarray],
+    candidates: Sequence[Sequence[np.ndarray]],
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    num_buckets: int,
+) -> list[np.ndarray]:
+    """The log-probability of each candidate of each row.
+
+    Args:
+      score_batch: a `scorer` that has its parameters.
+      inputs: source token ids of each row.
+      candidates: target token ids of each candidate of each row.
+      mesh: the devices.
+      batch_size: rows of a batch at most.
+      num_buckets: shapes, and so compiled programs, at most.
+
+    Returns:
+      float32 `[candidates]` for every row.
+    """
+    scores: list[np.ndarray] = [np.zeros(0, np.float32)] * len(candidates)
+    batches = candidate_batches(
+        inputs,
+        candidates,
+        batch_size=batch_size,
+        num_buckets=num_buckets,
+        shards=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
+    for indices, sources, padded in batches:
+        with partitioning.activate(mesh):
+            batch = partitioning.put_whole_batch({"x": sources, "y": padded}, mesh)
+            found = np.asarray(score_batch(batch["x"], batch["y"]))
+        for i, row in zip(indices, found, strict=False):
+            scores[i] = row[: len(candidates[i])]
+    return scores
 
 
 def candidate_batches(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dpt_jax.data.tasks import import_seqio
+from dpt_jax.data.tasks import imported_seqio
 
 
 def told_apart(
@@ -23,7 +23,7 @@ def told_apart(
     numbers: dict[str, float] = {}
     shown: dict[str, Any] = {}
     left_out: dict[str, str] = {}
-    scalar = import_seqio().metrics.Scalar
+    scalar = seqio.metrics.Scalar if (seqio := imported_seqio()) else ()
     for name, value in metrics.items():
         try:
             plain = value.value if isinstance(value, scalar) else value
@@ -42,7 +42,10 @@ def told_apart(
 
 def _summary_of(value: Any) -> Any:
     """A summary value; None for what is no `MetricValue` but, if anything, a number."""
-    metrics = import_seqio().metrics
+    seqio = imported_seqio()
+    if seqio is None:
+        return None
+    metrics = seqio.metrics
     if isinstance(value, metrics.Text):
         from tensorboard.plugins.text.summary_v2 import text_pb
 

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from jaxtyping import Float32
 
 from dpt_jax.files import fetched
 from dpt_jax.interop import peft_prefix
 from dpt_jax.interop.prefixes import FoldedPrefix, load_prefix, save_prefix
 from dpt_jax.interop.prompts import load_prompt, save_prompt
+from dpt_jax.interop.stored_prompt import read_npz
 from dpt_jax.paths import as_path
-from dpt_jax.run_files import PREFIX, PROMPT, best_step, numpy_checkpoints
+from dpt_jax.run_files import FACTORS, PREFIX, PREFIX_FACTORS, PROMPT, kept_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,21 @@ def save_adapter(
         save_prompt(folder, adapter.prompt, params.get("prompt"))
 
 
+def load_own(folder: str | os.PathLike, flag: str = "--prompt") -> dict[str, Any]:
+    """The `params` that `save_adapter` wrote, as far as they are there.
+
+    Args:
+      folder: what `save_adapter` was given.
+      flag: the flag or binding that gave `folder`, for messages.
+    """
+    files = {"prompt": as_path(folder) / FACTORS, "prefix": as_path(folder) / PREFIX_FACTORS}
+    return {
+        name: unflatten_dict(read_npz(path, flag), sep="/")
+        for name, path in files.items()
+        if path.exists()
+    }
+
+
 def load_adapter(
     path: str | os.PathLike,
     embed_dim: int | None = None,
@@ -72,9 +89,7 @@ def load_adapter(
         if peft_prefix.is_prefix(found):
             with fetched(found) as copy:
                 return Adapter(prefix=peft_prefix.read_prefix(copy, decoder_layers, flag))
-        steps = numpy_checkpoints(found)
-        best = best_step(found)
-        folder = steps.get(max(steps, default=0) if best is None else best, found)
+        folder = kept_checkpoint(found) or found
         if (folder / PREFIX).exists():
             prompt = None
             if (folder / PROMPT).exists():

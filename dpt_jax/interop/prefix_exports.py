@@ -12,7 +12,7 @@ from dpt_jax.interop import peft_adapter
 from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.peft_adapter import BaseModel
 from dpt_jax.interop.peft_prefix import check_for_peft, write_prefix
-from dpt_jax.interop.prompt_exports import MARK, README, UNKNOWN_BASE, check_replaceable
+from dpt_jax.interop.prompt_exports import FLAGS, MARK, README, UNKNOWN_BASE, check_replaceable
 from dpt_jax.paths import as_path
 from dpt_jax.run_files import FACTORS, PREFIX, PREFIX_FACTORS, PROMPT
 
@@ -30,6 +30,7 @@ def export_prefix(
     format: str = "npy",
     base: BaseModel | None = None,
     origin: str = "",
+    flags: Mapping[str, str] = FLAGS,
 ) -> None:
     """Writes a prefix into a folder. What an earlier export left there is replaced whole.
 
@@ -40,6 +41,7 @@ def export_prefix(
       format: one of `FORMATS`.
       base: what is known of the model it was trained for; only PEFT's format keeps it.
       origin: where the prefix comes from, a sentence for the README.
+      flags: what set `path` and `format`, for messages.
 
     Raises:
       InputError: the format has no place for it, or the folder has other files in it.
@@ -48,20 +50,20 @@ def export_prefix(
     assert adapter.prefix is not None
     if format not in FORMATS:
         raise InputError(
-            f"--format is {format}, but a prefix is exported as {' or '.join(FORMATS)}."
+            f"{flags['format']} is {format}, but a prefix is exported as {' or '.join(FORMATS)}."
         )
     if target.suffix in (".npy", ".npz", ".safetensors"):
         raise InputError(
-            f"--output = {target} would be a file, but a prefix is written into a folder."
+            f"{flags['path']} = {target} would be a file, but a prefix is written into a folder."
         )
     if format == "peft":
         if adapter.prompt is not None:
             raise InputError(
                 "A PEFT adapter holds a prompt or a prefix, and this run has trained both. Export "
-                "it with --format=npy."
+                f"it with {flags['format']}=npy."
             )
         check_for_peft(adapter.prefix)
-    check_replaceable(target, format, _FILES[format])
+    check_replaceable(target, format, _FILES[format], flags["path"])
     with atomic_folder(target, last=_FILES[format][-1], replace=True) as folder:
         write_text(folder / README, _readme(target.name, adapter, format, base, origin))
         if format == "npy":

@@ -20,6 +20,8 @@ from dpt_jax.run_files import FACTORS, PROMPT
 
 FORMATS = ("npy", "peft", "safetensors")
 README = "README.md"
+# What messages call the arguments that the command line gives.
+FLAGS: Mapping[str, str] = {"path": "--output", "format": "--format"}
 # In every README of ours, and hardly in one of somebody else's.
 MARK = "In dpt-jax: `dpt evaluate"
 # In a README, for a model that is not known.
@@ -39,6 +41,7 @@ def export_prompt(
     format: str = "npy",
     base: BaseModel | None = None,
     origin: str = "",
+    flags: Mapping[str, str] = FLAGS,
 ) -> None:
     """Writes a prompt for others to load. What an earlier export left at `path` is replaced whole.
 
@@ -50,6 +53,7 @@ def export_prompt(
       format: one of `FORMATS`; that of a file is the one it ends in.
       base: what is known of the model it was trained for; only PEFT's format keeps it.
       origin: where the prompt comes from, a sentence for the README.
+      flags: what set `path` and `format`, for messages.
 
     Raises:
       InputError: `path` does not fit the format, or is a folder with other files in it.
@@ -58,14 +62,14 @@ def export_prompt(
     suffix = target.suffix.removeprefix(".")
     if suffix in ("npy", "npz", "safetensors", "pt", "bin") and suffix != format:
         raise InputError(
-            f"--output = {target} ends in .{suffix}, but --format is {format}. Give a folder"
-            f"{'' if format == 'peft' else f' or a name that ends in .{format}'}."
+            f"{flags['path']} = {target} ends in .{suffix}, but {flags['format']} is {format}. "
+            f"Give a folder{'' if format == 'peft' else f' or a name that ends in .{format}'}."
         )
     factors = flatten_dict(factors or {}, sep="/")
     base = base or BaseModel()
     if suffix == format:
         if target.is_dir():
-            raise InputError(f"--output = {target} is a folder; a file was to be written.")
+            raise InputError(f"{flags['path']} = {target} is a folder; a file was to be written.")
         if format == "npy":
             save_prompt(target, prompt)
         else:
@@ -75,7 +79,7 @@ def export_prompt(
             _readme(target, prompt, format, base, origin),
         )
         return
-    check_replaceable(target, format, _FILES[format])
+    check_replaceable(target, format, _FILES[format], flags["path"])
     with atomic_folder(target, last=_FILES[format][-1], replace=True) as folder:
         write_text(folder / README, _readme(target, prompt, format, base, origin))
         if format == "npy":
@@ -86,21 +90,24 @@ def export_prompt(
             peft_adapter.write_adapter(folder, prompt, base)
 
 
-def check_replaceable(path: Any, format: str, files: Sequence[str]) -> None:
+def check_replaceable(
+    path: Any, format: str, files: Sequence[str], flag: str = FLAGS["path"]
+) -> None:
     """Raises InputError for a folder that is more than what an earlier export left.
 
     Args:
       path: the folder, which need not exist.
       format: what is to be written, for the message.
       files: what such an export writes.
+      flag: what set `path`, for the message.
     """
     if not path.exists():
         return
     if not path.is_dir():
-        raise InputError(f"--output = {path} is a file; {format} is written into a folder.")
+        raise InputError(f"{flag} = {path} is a file; {format} is written into a folder.")
     if not in_bucket(path) and path.resolve() in (Path.cwd(), *Path.cwd().parents):
         raise InputError(
-            f"--output = {path} holds the working directory, which cannot be replaced. Name a "
+            f"{flag} = {path} holds the working directory, which cannot be replaced. Name a "
             "folder in it."
         )
     names = {entry.name for entry in entries(path) if TEMPORARY_MARK not in entry.name}
@@ -110,7 +117,7 @@ def check_replaceable(path: Any, format: str, files: Sequence[str]) -> None:
     others = sorted(names - ours)
     if others:
         raise InputError(
-            f"--output = {path} holds {', '.join(others[:4])}{', …' if others[4:] else ''}, which "
+            f"{flag} = {path} holds {', '.join(others[:4])}{', …' if others[4:] else ''}, which "
             f"no export in {format} writes. Name a new folder."
         )
 

@@ -21,13 +21,14 @@ from jax.sharding import AbstractMesh, Mesh
 from dpt_jax import run_files
 from dpt_jax.data import kept_vocabulary
 from dpt_jax.data.batches import TrainData
-from dpt_jax.data.examples import checksum, load_split
+from dpt_jax.data.examples import TaskExamples, checksum, load_split
 from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
 from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import Evaluator, summarized
+from dpt_jax.evaluation.metrics import Metrics
 from dpt_jax.files import atomic_folder
 from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, save_adapter
@@ -192,23 +193,35 @@ class Prepared:
         return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:
-        config, seqio, vocabulary = self.config, import_seqio(), self.vocabulary
+        config, seqio = self.config, import_seqio()
         # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs
         # all features of every row, so that every process reads the whole split.
         examples = load_split(
             self.task, config.eval_split, config.task_feature_lengths, config.overlength
         )
+        tasks = {task.name: task for task in seqio.get_subtasks(self.task)}
+        return self._evaluator_of(tasks, examples)
+
+    def _evaluator_of(
+        self,
+        providers: Mapping[str, Any],
+        examples: Sequence[TaskExamples],
+        metrics: Mapping[str, Metrics] | None = None,
+    ) -> Evaluator:
+        """An evaluator of `folded_model`; `Evaluator` tells the arguments."""
+        config = self.config
         return Evaluator(
             self.folded_model,
-            {task.name: task for task in seqio.get_subtasks(self.task)},
+            providers,
             examples,
-            vocabulary,
+            self.vocabulary,
             mesh=self.mesh,
             batch_size=config.decode_batch_size,
             num_buckets=config.num_buckets,
             max_decode_length=config.task_feature_lengths["targets"],
             beam_size=config.beam_size,
             scoring=config.scoring,
+            metrics=metrics,
         )
 
     def problem(self) -> Problem:
@@ -217,26 +230,19 @@ class Prepared:
         Raises:
           InputError: for input that cannot be used; nothing large has been read then.
         """
-        config, prompt, prefix = self.config, self.config.prompt, self.config.prefix
+        config = self.config
         run_folder.check_identity(config, self._identity(), unknown=(FINGERPRINT,))
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
-        vocabulary, params = self.vocabulary, dict(self.backbone)
+        _ = self.vocabulary  # What is wrong with the task is said first.
+        params = dict(self.backbone)
         identity = self._identity() | {FINGERPRINT: self.fingerprint}
         run_folder.check_identity(config, identity)
-        if prompt is not None:
-            params["prompt"] = init_prompt(prompt, params, vocabulary, config.random_seed)
-        if prefix is not None:
-            params["prefix"] = init_prefix(
-                prefix, config.model, params, vocabulary, config.random_seed
-            )
+        params |= self.initial()
         data, evaluator = self.data, None
         if config.eval_period != 0:
             evaluator = self.evaluator
             evaluator.check_metrics(config.best_metric)
-        files = kept_vocabulary.files_of(self.task.output_features["inputs"])
-        if drawn := few_shot_ids(task.name for task in data.tasks):
-            files[run_files.FEW_SHOT] = drawn
         return Problem(
             name=config.mixture_or_task_name,
             params=params,
@@ -244,16 +250,38 @@ class Prepared:
             loss_fn=make_loss_fn(self.model, config.z_loss),
             data=data,
             identity=identity,
-            description=data.describe() + _told_of_size(prompt),
+            description=data.describe() + _told_of_size(config.prompt),
             shardings=self.shardings,
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
-            diagnostics=functools.partial(_diagnostics, prompt),
-            files=files,
+            diagnostics=functools.partial(_diagnostics, config.prompt),
+            files=self._files(),
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },
         )
+
+    def initial(self) -> Params:
+        """The first parameters of the prompt and the prefix, drawn with the run's seed.
+
+        Raises:
+          InputError: when an initializer cannot serve this prompt or prefix.
+        """
+        config = self.config
+        initial: Params = {}
+        drawn_with = self.backbone, self.vocabulary, config.random_seed
+        if config.prompt is not None:
+            initial["prompt"] = init_prompt(config.prompt, *drawn_with)
+        if config.prefix is not None:
+            initial["prefix"] = init_prefix(config.prefix, config.model, *drawn_with)
+        return initial
+
+    def _files(self) -> dict[str, Any]:
+        """See `Problem.files`."""
+        files = kept_vocabulary.files_of(self.task.output_features["inputs"])
+        if drawn := few_shot_ids(task.name for task in self.data.tasks):
+            files[run_files.FEW_SHOT] = drawn
+        return files
 
     @functools.cached_property
     def _fold_prefix(self) -> Callable[[Params], Params]:
@@ -274,16 +302,23 @@ class Prepared:
         results = evaluator(params | self._fold(params))
         return summarized(results, self.config.mixture_or_task_name, self.config.best_metric)
 
-    def _export(self, params: Params) -> Callable[[pathlib.Path], None]:
-        """See `Problem.export`."""
+    def adapter(self, params: Params) -> tuple[Adapter, Params]:
+        """The folded prompt and prefix of merged parameters, and what they are folded from.
+
+        Both are in this host's memory.
+        """
         folded, prefix = self._fold(params), None
         if self.config.prefix is not None:
             prefix = FoldedPrefix(folded["prefix"], self.config.prefix.position_bias)
         adapter = Adapter(folded["prompt"]["prompt"] if "prompt" in folded else None, prefix)
-        own = jax.device_get({name: params[name] for name in folded})
+        return adapter, jax.device_get({name: params[name] for name in folded})
+
+    def _export(self, params: Params) -> Callable[[pathlib.Path], None]:
+        """See `Problem.export`."""
+        adapter, own = self.adapter(params)
 
         def write(folder: pathlib.Path) -> None:
-            if prefix is None:
+            if adapter.prefix is None:
                 save_adapter(folder, adapter, own)
                 return
             # A prefix and a prompt are one result.
@@ -310,16 +345,21 @@ class Prepared:
                 "model": model,
                 "prompt": _describe(config.prompt),
                 **prefix,
-                "task": {
-                    "mixture_or_task_name": config.mixture_or_task_name,
-                    "task_feature_lengths": dict(config.task_feature_lengths),
-                    "train_split": config.train_split,
-                    "overlength": config.overlength,
-                },
+                "task": self._task_identity(),
                 "data": {"num_buckets": config.num_buckets},
                 "trainable": config.trainable_pattern,
             }
         )
+
+    def _task_identity(self) -> dict[str, Any]:
+        """What tells the training examples from others."""
+        config = self.config
+        return {
+            "mixture_or_task_name": config.mixture_or_task_name,
+            "task_feature_lengths": dict(config.task_feature_lengths),
+            "train_split": config.train_split,
+            "overlength": config.overlength,
+        }
 
 
 def folded_model(

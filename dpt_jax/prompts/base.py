@@ -24,18 +24,20 @@ class SoftPrompt(nn.Module):
 
     Attributes:
         length: P, the number of prompt tokens (gin macro `PROMPT_LENGTH`).
-        embed_dim: D, the width of the model's embeddings (gin macro `EMBED_DIM`).
+        embed_dim: D, the width of the model's embeddings (gin macro `EMBED_DIM`). None leaves it
+            open, until a model is known: `RunConfig` and `dpt_jax.PromptedT5` fill it in.
 
     Raises:
         ValueError: at construction, if a size is not a whole number of at least 1.
     """
 
     length: int
-    embed_dim: int
+    embed_dim: int | None = None
 
     def __post_init__(self):
         require_size(self, "length", "PROMPT_LENGTH")
-        require_size(self, "embed_dim", "EMBED_DIM")
+        if self.embed_dim is not None:
+            require_size(self, "embed_dim", "EMBED_DIM")
         super().__post_init__()
 
     def __call__(self) -> Float[Array, "length embed"]:
@@ -101,7 +103,7 @@ def declare_parameter(
     module: nn.Module,
     name: str,
     init: Initializer,
-    shape: Sequence[int],
+    shape: Sequence[int | None],
     axes: Sequence[str],
 ) -> Float[Array, "..."]:
     """Declares a float32 parameter of a prompt, with a logical axis name for each dimension.
@@ -116,8 +118,13 @@ def declare_parameter(
         axes: one logical axis name per dimension.
 
     Raises:
-        ValueError: if the parameter exists with another shape.
+        ValueError: if the parameter exists with another shape, or the prompt's width is still open.
     """
+    if None in shape:
+        raise ValueError(
+            f"EMBED_DIM of this {type(module).__name__} is None, and no model has filled it in. "
+            "Set --gin.EMBED_DIM to the model's width."
+        )
     shape = tuple(shape)
     if module.has_variable("params", name):
         found = jnp.shape(meta.unbox(module.get_variable("params", name)))

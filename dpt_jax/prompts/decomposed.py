@@ -31,7 +31,8 @@ class DecomposedPrompt(SoftPrompt):
         ValueError: at construction, if a size is not a whole number of at least 1.
     """
 
-    bottleneck: int
+    # A field after those of `SoftPrompt` needs a default; there is none that fits every length.
+    bottleneck: int = 0
     a_init: Initializer = gaussian(1.0)
     b_init: Initializer = gaussian(1.0)
 

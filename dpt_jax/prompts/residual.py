@@ -55,7 +55,7 @@ class ResidualPrompt(SoftPrompt):
             self.hidden_dim, ("prompt_embed", "prompt_mlp"), self.kernel_init, name="mlp_wi"
         )(prompt)
         update = _Dense(
-            self.embed_dim, ("prompt_mlp", "prompt_embed"), self.kernel_init, name="mlp_wo"
+            prompt.shape[-1], ("prompt_mlp", "prompt_embed"), self.kernel_init, name="mlp_wo"
         )(jax.nn.relu(hidden))
         return prompt + _LayerNorm(name="layer_norm")(update)
 

@@ -186,7 +186,8 @@ class RunConfig(TrainingConfig):
 
     Attributes:
       model: MODEL, the frozen T5's shape.
-      prompt: PROMPT, the soft prompt; None trains without one.
+      prompt: PROMPT, the soft prompt, whose width is the model's where it is None; None trains
+        without one.
       prefix: PREFIX, keys and values in front of the layers' own; None trains without. With neither
         prompt nor prefix, the T5 itself is trained (full fine-tuning).
       initial_checkpoint_path: INITIAL_CHECKPOINT_PATH, the pretrained T5, in any format that
@@ -268,6 +269,9 @@ class RunConfig(TrainingConfig):
         self._check("trainable", _or_none(_is_pattern), "a regular expression, or None")
         for name, choices in (("overlength", OVERLENGTH), ("scoring", SCORINGS)):
             self._check(name, choices.__contains__, f"one of {', '.join(choices)}")
+        if self.prompt is not None and self.prompt.embed_dim is None:
+            sized = self.prompt.clone(parent=None, embed_dim=self.model.emb_dim)
+            object.__setattr__(self, "prompt", sized)
         if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model "

@@ -4,12 +4,15 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.files import json_dumps, write_bytes
 from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.run_files import METRICS
+
+# (step, split, metrics): a line of the log, as it is written.
+Callback = Callable[[int, str, Mapping[str, float]], object]
 
 # A bucket's objects cannot grow: what is written between is lost when the process is killed, and
 # belongs to steps after the last checkpoint.
@@ -23,8 +26,14 @@ class MetricsLog:
     metric that is not a finite number is null.
     """
 
-    def __init__(self, model_dir: str | os.PathLike, resume_step: int):
+    def __init__(
+        self,
+        model_dir: str | os.PathLike,
+        resume_step: int,
+        callbacks: Sequence[Callback] = (),
+    ):
         """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint."""
+        self._callbacks = callbacks
         path = as_path(model_dir) / METRICS
         self._file = growing_file(path, _lines_until(path, resume_step))
         self._tensorboard = Events(model_dir, resume_step)
@@ -55,6 +64,8 @@ class MetricsLog:
             {prefix + k: v for k, v in metrics.items()},
             {prefix + k: v for k, v in (shown or {}).items()},
         )
+        for callback in self._callbacks:
+            callback(step, split, metrics)
 
     def sync(self) -> None:
         """Returns when all that was written is where a restart finds it."""

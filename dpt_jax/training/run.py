@@ -23,7 +23,7 @@ from dpt_jax.paths import as_path
 from dpt_jax.progress import Progress
 from dpt_jax.training import checkpoints
 from dpt_jax.training.config import TrainingConfig
-from dpt_jax.training.loggers import MetricsLog, Silent
+from dpt_jax.training.loggers import Callback, MetricsLog, Silent
 from dpt_jax.training.problem import Problem, TaskResult
 from dpt_jax.training.state import Params, make_state, merge_params, split_params
 from dpt_jax.training.step import jit_train_step
@@ -61,6 +61,7 @@ class Run:
         mesh: Mesh,
         frozen: Params | None = None,
         lock: Lock | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
         """Takes the run up where its folder left it.
 
@@ -70,8 +71,10 @@ class Run:
           mesh: the devices.
           frozen: the frozen parameters, where they are on their devices already.
           lock: what keeps other runs out of the folder.
+          callbacks: each is called with every line of the log, in the process that writes it.
         """
         self.config, self.problem, self.mesh, self.lock = config, problem, mesh, lock
+        self.callbacks = callbacks
         # The process that writes what is written once, and talks.
         self.first = agreement.is_first()
         steps_per_epoch = problem.data.steps_per_epoch
@@ -174,7 +177,7 @@ class Run:
         """Opens the log; of the time from here on, `share` counts as this run's."""
         self.log: MetricsLog | Silent = Silent()
         if self.first:
-            self.log = MetricsLog(self.config.model_dir, int(self.state.step))
+            self.log = MetricsLog(self.config.model_dir, int(self.state.step), self.callbacks)
         self.progress = progress
         self._share, self._began, self._before = share, time.monotonic(), self.train_seconds
 

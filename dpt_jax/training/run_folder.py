@@ -36,6 +36,7 @@ _OF_ONE_RUN = (
     run_files.FEW_SHOT,
     run_files.VOCABULARY,
     run_files.PIECES,
+    run_files.TOKENIZER,
     run_files.METRICS,
     run_files.PREDICTIONS,
 )

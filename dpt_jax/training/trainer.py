@@ -2,19 +2,25 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.training import run_folder
 from dpt_jax.training.config import TrainingConfig
+from dpt_jax.training.loggers import Callback
 from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
-from dpt_jax.training.state import split_params
+from dpt_jax.training.state import Params, split_params
 
 
 def train(
-    config: TrainingConfig, problem: Problem, gin_config: Callable[[], str] = str
+    config: TrainingConfig,
+    problem: Problem,
+    gin_config: Callable[[], str] = str,
+    *,
+    frozen: Params | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Trains, evaluates and checkpoints; continues the run when `model_dir` holds it.
 
@@ -24,6 +30,8 @@ def train(
       config: how to train.
       problem: what to train.
       gin_config: returns the operative gin configuration, to be kept as `config.gin`.
+      frozen: the frozen parameters, where they are on their devices already.
+      callbacks: each is called with every line of the log.
 
     Returns:
       The contents of `summary.json`.
@@ -48,7 +56,7 @@ def train(
             # Once more: another run may have held the lock, and trained in the meantime.
             run_folder.check_identity(config, problem.identity, gin_config=text)
         stack.enter_context(partitioning.activate(mesh))
-        run = Run(config, problem, mesh, lock=lock)
+        run = Run(config, problem, mesh, frozen, lock, callbacks)
         if run.is_finished():
             return run.already_finished()
         if agreement.is_first():

@@ -54,12 +54,16 @@ VOCABULARIES = {
 
 def keep(folder, vocabulary, add_eos=True):
     files = kept_vocabulary.files_of(seqio.Feature(vocabulary, add_eos=add_eos))
+    write(folder, files)
+    return list(files)
+
+
+def write(folder, files):
     for name, value in files.items():
         if isinstance(value, bytes):
             (folder / name).write_bytes(value)
         else:
             write_json(folder / name, value)
-    return list(files)
 
 
 @pytest.mark.parametrize("name", VOCABULARIES)
@@ -115,3 +119,31 @@ def test_a_damaged_description_is_named_with_what_to_do(left, tmp_path):
     (tmp_path / run_files.VOCABULARY).write_text(left)
     with pytest.raises(InputError, match=r"vocabulary.json, which says .* Delete it"):
         kept_vocabulary.read(tmp_path)
+
+
+@pytest.mark.parametrize("extra_ids", [0, 100])
+def test_a_models_own_pieces_with_sentinels_are_seqios(extra_ids):
+    ours, theirs = (
+        kept_vocabulary.Pieces(VOCABULARY, True, extra_ids),
+        pieces(extra_ids=extra_ids),
+    )
+    assert ours.vocab_size == theirs.vocab_size
+    for text in TEXTS:
+        assert ours.encode(text) == list(theirs.encode(text)), text
+        assert ours.decode(ours.encode(text)) == theirs.decode(theirs.encode(text))
+
+
+@pytest.mark.parametrize("name", ["bytes", "pieces and sentinels"])
+def test_a_vocabulary_of_ours_keeps_what_seqios_does(tmp_path, name):
+    ours = {
+        "bytes": kept_vocabulary.Bytes(0, add_eos=True),
+        "pieces and sentinels": kept_vocabulary.Pieces(VOCABULARY, True, 100),
+    }[name]
+    expected = kept_vocabulary.files_of(seqio.Feature(VOCABULARIES[name](), add_eos=True))
+    files = ours.files()
+    assert files.keys() == expected.keys()
+    assert files[run_files.VOCABULARY] == expected[run_files.VOCABULARY]
+    write(tmp_path, files)
+    again = kept_vocabulary.read(tmp_path)
+    for text in TEXTS:
+        assert again.encode(text) == ours.encode(text)

@@ -1,0 +1,88 @@
+"""The vocabulary that a pretrained T5's folder brings, opened without SeqIO and TensorFlow."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from dpt_jax.data import model_vocabulary
+from dpt_jax.data.kept_vocabulary import Bytes, Fast, KeptVocabulary, Pieces
+from dpt_jax.data.vocabularies import check_special_ids, published
+from dpt_jax.errors import InputError
+
+FAST = "tokenizer.json"
+BYTES = "bytes"
+_BYTE_CLASS = "ByT5Tokenizer"
+# Where Hugging Face's folders name the class of their tokenizer.
+_NAMES_CLASS = ("tokenizer_config.json", "config.json")
+_T5_SENTINELS = 100
+
+
+def open_vocabulary(
+    folder: str | os.PathLike, rows: int, tokenizer: str | os.PathLike | None = None
+) -> KeptVocabulary:
+    """Opens a model's vocabulary.
+
+    Pieces are taken from `sentencepiece.model` or `spiece.model`, else from `tokenizer.json`; where
+    there is none of them, bytes where the folder names ByT5's tokenizer.
+
+    Args:
+      folder: the model's folder, or the URL of a T5X checkpoint, which brings no vocabulary.
+      rows: of the model's embedding table.
+      tokenizer: takes the place of what the folder brings: a SentencePiece file, a
+        `tokenizer.json`, a folder with one of them, or "bytes".
+
+    Returns:
+      The vocabulary; inputs and targets end in its end token.
+
+    Raises:
+      InputError: when there is none, with all that was looked for, or it is not a T5's, or has
+        more pieces than the model embeds.
+    """
+    if tokenizer is not None and os.fspath(tokenizer) == BYTES:
+        found: KeptVocabulary = Bytes(0, add_eos=True)
+    else:
+        found = _open(folder if tokenizer is None else tokenizer, rows)
+    check_special_ids(found, os.fspath(folder))
+    if found.vocab_size > rows:
+        raise InputError(
+            f"The tokenizer of {folder} has {found.vocab_size} pieces, the model embeds {rows}. "
+            f"Name the model's own{published(rows)} with tokenizer=."
+        )
+    return found
+
+
+def _open(location: str | os.PathLike, rows: int) -> KeptVocabulary:
+    path = pathlib.Path(location).expanduser()
+    if path.is_file():
+        return Fast(path, add_eos=True) if path.suffix == ".json" else _pieces(path, rows)
+    for name in model_vocabulary.FILES:
+        if (path / name).is_file():
+            return _pieces(path / name, rows)
+    if (path / FAST).is_file():
+        return Fast(path / FAST, add_eos=True)
+    if any(_tokenizer_class(path / name) == _BYTE_CLASS for name in _NAMES_CLASS):
+        return Bytes(0, add_eos=True)
+    raise InputError(
+        f"{location} brings no tokenizer: looked for {', '.join((*model_vocabulary.FILES, FAST))}, "
+        f"and for the tokenizer_class {_BYTE_CLASS} in {' and '.join(_NAMES_CLASS)}. Copy the "
+        f"model's own{published(rows)} into the folder, or name it with tokenizer=."
+    )
+
+
+def _pieces(file: pathlib.Path, rows: int) -> KeptVocabulary:
+    """The pieces of a file, with T5's sentinels where the model has rows for them."""
+    plain = Pieces(file, add_eos=True)
+    count = plain.known_ids
+    has_own = len(model_vocabulary.without_sentinels(model_vocabulary.pieces_of(plain.tokenizer)))
+    if has_own < count or count + _T5_SENTINELS > rows:
+        return plain
+    return Pieces(file, add_eos=True, extra_ids=_T5_SENTINELS)
+
+
+def _tokenizer_class(path: pathlib.Path) -> Any:
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return contents.get("tokenizer_class") if isinstance(contents, dict) else None

@@ -1,0 +1,592 @@
+"""`PromptedT5`: a frozen T5, its tokenizer and a prompt as one object, for notebooks and scripts.
+
+It is made of the parts that `dpt train` and `dpt predict` are made of, and imports neither SeqIO,
+TensorFlow nor gin.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from dpt_jax import run_files
+from dpt_jax.analysis.history import History, read_history
+from dpt_jax.data.examples import enforce_lengths
+from dpt_jax.data.folder_vocabulary import open_vocabulary
+from dpt_jax.data.pairs import NAME, Pairs, read_pairs, read_texts, tokenize
+from dpt_jax.errors import InputError, Stopped, nearest_names, path_given_by
+from dpt_jax.evaluation.text_metrics import MetricFn, TextMetrics
+from dpt_jax.inference import Answerer
+from dpt_jax.interop import open_backbone
+from dpt_jax.interop.adapters import Adapter, load_adapter, load_own
+from dpt_jax.interop.peft_adapter import BaseModel
+from dpt_jax.interop.prefix_exports import export_prefix
+from dpt_jax.interop.prompt_exports import FORMATS, export_prompt
+from dpt_jax.models import T5Config
+from dpt_jax.prefixes import Prefix
+from dpt_jax.problems.config_text import as_gin
+from dpt_jax.problems.continued import PromptLike, continued, factors_of, load
+from dpt_jax.problems.pairs import prepare_pairs
+from dpt_jax.problems.text import Prepared, prepare
+from dpt_jax.prompts import SoftPrompt
+from dpt_jax.training import recipes, trainer
+from dpt_jax.training.config import RunConfig
+from dpt_jax.training.loggers import Callback
+from dpt_jax.training.recipes import Optimizer, Rate
+
+NUM_BUCKETS = 8
+_COLUMNS = ("inputs", "targets")
+# Steps between checkpoints that nobody would go on from; the last step is saved in any case.
+_NEVER = 2**31
+
+
+class PromptedT5:
+    """A frozen T5 with a prompt or a prefix: train it, ask it, save what was trained.
+
+    Example::
+
+        t5 = PromptedT5.from_pretrained("t5-small/", DecomposedPrompt(length=100, bottleneck=10))
+        t5.fit([("is it red ?", "yes"), ("is it blue ?", "no")], epochs=10)
+        t5.generate(["is it red ?"])
+        t5.save_prompt("red")
+
+    Attributes:
+      config: the T5's sizes and the dtype of its activations.
+      method: the prompt or prefix that `fit` trains; None where there is none.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        method: SoftPrompt | Prefix | None,
+        adapter: Adapter | None = None,
+        own: Mapping[str, Any] | None = None,
+        base: BaseModel | None = None,
+        limits: Mapping[str, Any] | None = None,
+    ):
+        """Takes its parts; `from_pretrained` makes them."""
+        self.method = method
+        self._prepared, self._vocabulary = prepared, prepared.vocabulary
+        self._base, self._limits = base or BaseModel(), dict(limits or {})
+        # What the T5 is given now, folded, and the parameters that it was folded from.
+        self._adapter, self._own = adapter, dict(own or {})
+        self._origin = "" if adapter is None else "It was loaded by dpt-jax."
+        self._answerer = Answerer(prepared)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike,
+        method_or_prompt: SoftPrompt | Prefix | PromptLike | None = None,
+        prompt: PromptLike | None = None,
+        *,
+        tokenizer: str | os.PathLike | None = None,
+        mesh: Sequence[int] = (-1, 1, 1),
+        dtype: str | None = None,
+        max_source_length: int | None = None,
+        overlength: str | None = None,
+    ) -> "PromptedT5":
+        """Opens a pretrained T5; its weights are read when they are first used.
+
+        Example::
+
+            PromptedT5.from_pretrained("t5-large/", VanillaPrompt(length=20))  # to be trained
+            PromptedT5.from_pretrained("t5-large/", prompt="rte")              # trained before
+
+        Args:
+          folder: a T5 of Hugging Face, of `dpt convert`, or of T5X, or the URL of the last.
+          method_or_prompt: what `fit` is to train, such as `DecomposedPrompt(length=100,
+            bottleneck=10)`, whose width is the model's; or the same as `prompt`. With neither, the
+            T5 answers as it is.
+          prompt: what was trained before: what `save_prompt` wrote, a run's folder, a PEFT adapter,
+            any other file that `dpt inspect` knows, or a float array `[P, D]`. `fit` goes on from a
+            prompt, from its factors where they are there.
+          tokenizer: takes the place of the folder's own: a SentencePiece file, a `tokenizer.json`
+            (read by the package tokenizers), or "bytes" for ByT5.
+          mesh: sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
+          dtype: "float32" or "bfloat16", of the activations; "bfloat16" stores the frozen weights
+            so, too. None is float32 with the weights as they are stored.
+          max_source_length: longest input in tokens, end token included; None is the recipe's in
+            `fit`, and otherwise 512.
+          overlength: what to do with longer ones, "error" or "truncate", in `fit` also "drop"; None
+            is the recipe's in `fit`, and otherwise "error".
+
+        Raises:
+          InputError: when the folder is no T5 or brings no tokenizer, the prompt is another
+            model's, or the mesh does not fit the devices.
+        """
+        if max_source_length is not None:
+            _check_positive(max_source_length=max_source_length)
+        with path_given_by("the folder of from_pretrained"):
+            backbone = open_backbone(folder)
+            vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
+        method: SoftPrompt | Prefix | None = None
+        if isinstance(method_or_prompt, SoftPrompt | Prefix):
+            method = method_or_prompt
+        elif method_or_prompt is not None and prompt is not None:
+            raise InputError("Two prompts are given; one is what fit begins with. Leave one out.")
+        elif method_or_prompt is not None:
+            prompt = method_or_prompt
+        if method is not None and prompt is not None:
+            raise InputError(
+                f"Both a method, {type(method).__name__}, and a prompt are given. Leave out the "
+                "method to go on from the prompt, or give the method initializers that start "
+                "there, such as dpt_jax.prompts.truncated_svd."
+            )
+        adapter, own, model = None, {}, _in_dtype(backbone.config, dtype)
+        if prompt is not None:
+            adapter = load(prompt, model)
+            factors = factors_of(prompt)
+            own, method = {"prompt": factors} if factors else {}, continued(adapter, factors)
+        config = RunConfig(
+            model_dir="",
+            model=model,
+            prompt=method if isinstance(method, SoftPrompt) else None,
+            prefix=method if isinstance(method, Prefix) else None,
+            initial_checkpoint_path=os.fspath(folder),
+            mixture_or_task_name=NAME,
+            task_feature_lengths={"inputs": max_source_length or 512, "targets": 1},
+            train_steps=1,
+            num_buckets=NUM_BUCKETS,
+            mesh=tuple(mesh),
+            frozen_dtype="bfloat16" if dtype == "bfloat16" else None,
+            overlength=overlength or "error",
+        )
+        prepared = prepare(config)
+        prepared.vocabulary = vocabulary
+        base = BaseModel(
+            os.fspath(folder) if backbone.format == "hf" else None,
+            config.model.num_encoder_layers,
+            config.model.num_heads,
+        )
+        limits = {"max_source_length": max_source_length, "overlength": overlength}
+        return cls(prepared, method, adapter, own, base, limits)
+
+    @property
+    def config(self) -> T5Config:
+        """The T5's sizes and the dtype of its activations."""
+        return self._prepared.config.model
+
+    @property
+    def prompt(self) -> Float32[np.ndarray, "length embed"] | None:
+        """The folded prompt in use, float32 `[P, D]`; None where there is none."""
+        return self._current().prompt
+
+    def fit(
+        self,
+        pairs: Iterable[Any],
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        eval_pairs: Iterable[Any] | None = None,
+        recipe: str = "paper",
+        optimizer: Optimizer | None = None,
+        learning_rate: Rate | None = None,
+        batch_size: int | None = None,
+        metric: str | MetricFn = "exact_match",
+        model_dir: str | os.PathLike | None = None,
+        mesh: Sequence[int] | None = None,
+        dtype: str | None = None,
+        seed: int = 0,
+        callbacks: Sequence[Callback] = (),
+        columns: Sequence[str] = _COLUMNS,
+        max_target_length: int | None = None,
+        eval_period: int | str | None = None,
+        early_stopping_patience: int | None = None,
+        microbatches: int = 1,
+    ) -> History:
+        """Trains the prompt or prefix; the best step's, or else the last one's, is in use then.
+
+        Every call begins at the method's first values, drawn with `seed`. With a `model_dir` that
+        holds this very run it goes on where that was left. The bits are those of `dpt train` on a
+        task of the same rows.
+
+        Example::
+
+            t5.fit(rows, epochs=20, eval_pairs=held_out, columns=("question", "answer"))
+            t5.fit(pairs, steps=300, optimizer=optax.lion, learning_rate=1e-3)
+
+        Args:
+          pairs: any iterable of `(input, target)`, two texts; or of mappings, such as rows of
+            Hugging Face's `datasets`, or a pandas frame, with the two `columns`.
+          epochs: passes over the pairs; None is the recipe's, 100 in the paper.
+          steps: updates; takes precedence over `epochs`.
+          eval_pairs: pairs to evaluate on by generation; without them the last step is kept.
+          recipe: where what is not given comes from: "paper", or another file of
+            `gin_configs/recipes`, such as "released".
+          optimizer: a function of a learning rate, such as `optax.adamw`, or what one has made,
+            such as `optax.adamw(0.1)`, whose rate the log cannot show and has as 0.
+          learning_rate: the peak of the recipe's schedule, or an optax schedule.
+          batch_size: pairs an update, over all devices; None is the recipe's.
+          metric: "exact_match", "token_f1", or a function of `(targets, predictions)`, two lists of
+            texts, that gives a number, or numbers by name of which the first decides; higher is
+            better.
+          model_dir: the run's folder, as `dpt train` writes it; None trains in a temporary one.
+          mesh: see `from_pretrained`; None keeps it.
+          dtype: see `from_pretrained`; None keeps it.
+          seed: of the first values, the order of the pairs and dropout.
+          callbacks: each is called as `callback(step, split, metrics)` with every line of the log;
+            the split is "train", "validation" or "prompt", what the prompt says of itself.
+          columns: names of the input's and the target's column, where rows have named columns.
+          max_target_length: longest target in tokens, end token included; None is that of the
+            longest one. Evaluation generates so many tokens.
+          eval_period: updates between evaluations, or "epoch"; None is the recipe's.
+          early_stopping_patience: evaluations without a new best after which training stops.
+          microbatches: parts in which a batch is run to save memory; the same result.
+
+        Returns:
+          The losses and metrics by step, from the run's first step; `History.plot` draws them.
+
+        Raises:
+          InputError: for input that cannot be used: a row that is no pair, no rows, texts that are
+            too long, an unknown recipe or metric, a `model_dir` of another run.
+          NonFiniteLossError: when the loss is not finite.
+          Stopped: after SIGTERM or SIGINT, once the state was saved; the prompt is in use then.
+        """
+        if self.method is None:
+            raise InputError(
+                "There is nothing to train: from_pretrained was given no method, or a prefix that "
+                "was trained before. Give it one, such as dpt_jax.DecomposedPrompt(100, "
+                "bottleneck=10)."
+            )
+        counts = {
+            "epochs": epochs,
+            "steps": steps,
+            "batch_size": batch_size,
+            "max_target_length": max_target_length,
+            "early_stopping_patience": early_stopping_patience,
+            "microbatches": microbatches,
+        }
+        _check_positive(**{name: value for name, value in counts.items() if value is not None})
+        metrics = TextMetrics(metric)
+        rows = read_pairs(pairs, columns)
+        held_out_rows = (
+            None if eval_pairs is None else read_pairs(eval_pairs, columns, "eval_pairs")
+        )
+        settings, trained_by = recipes.with_changes(recipe, optimizer, learning_rate)
+        if steps is not None or epochs is not None:
+            settings["epochs"] = epochs
+        given = {"batch_size": batch_size, "eval_period": eval_period, **self._limits}
+        limits = settings.pop("task_feature_lengths")
+        limit = given.pop("max_source_length") or limits["inputs"]
+        settings |= {name: value for name, value in given.items() if value is not None}
+        if held_out_rows is None:
+            settings["eval_period"] = 0
+            if model_dir is None:
+                settings["checkpoint_period"] = _NEVER
+        target_limit = max_target_length or _longest_target(
+            self._vocabulary, [*rows, *(held_out_rows or ())]
+        )
+        lengths = {"inputs": limit, "targets": target_limit}
+        self._move(mesh, dtype)
+        with _folder(model_dir) as folder:
+            config = dataclasses.replace(
+                self._prepared.config,
+                model_dir=folder,
+                prompt=self.method if isinstance(self.method, SoftPrompt) else None,
+                prefix=self.method if isinstance(self.method, Prefix) else None,
+                task_feature_lengths=lengths,
+                train_steps=steps,
+                random_seed=seed,
+                early_stopping_patience=early_stopping_patience,
+                microbatches=microbatches,
+                **settings,
+            )
+            prepared = prepare_pairs(
+                self._prepared, config, rows, held_out_rows, metrics, trained_by
+            )
+            problem = prepared.problem()
+            try:
+                trainer.train(
+                    config,
+                    problem,
+                    functools.partial(as_gin, config),
+                    frozen=self._prepared.placed,
+                    callbacks=callbacks,
+                )
+            except Stopped:
+                self._use(run_files.kept_checkpoint(folder))
+                raise
+            self._use(run_files.kept_checkpoint(folder))
+            self._prepared.config = dataclasses.replace(
+                self._prepared.config, task_feature_lengths=lengths, overlength=config.overlength
+            )
+            return read_history(folder)
+
+    def generate(
+        self,
+        texts: Iterable[str],
+        max_new_tokens: int = 8,
+        num_beams: int = 1,
+        prompts: Mapping[str, PromptLike] | None = None,
+        names: Sequence[str] | None = None,
+        *,
+        batch_size: int = 16,
+    ) -> list[str]:
+        """Answers texts, greedily or by beam search; before `fit` with the method's first values.
+
+        Example::
+
+            t5.generate(["is it red ?"])
+            t5.generate(texts, prompts={"rte": "rte", "cb": "runs/cb"}, names=["rte", "cb"])
+
+        Args:
+          texts: the inputs.
+          max_new_tokens: longest answer in tokens.
+          num_beams: beams; 1 is greedy.
+          prompts: other prompts or prefixes than the one in use, by name, of any kinds and lengths;
+            those of one length share their batches.
+          names: for each text the one to use; may be left out where there is only one.
+          batch_size: texts at once.
+
+        Returns:
+          The answers, in the order of the texts.
+
+        Raises:
+          InputError: for what is no text or too long, with its row or the count, an unknown name,
+            or a prompt of another model.
+        """
+        found = read_texts(texts)
+        _check_positive(max_new_tokens=max_new_tokens, num_beams=num_beams, batch_size=batch_size)
+        if prompts is None:
+            if names is not None:
+                raise InputError("names are given, but no prompts that have them. Set prompts=.")
+            adapters = [self._current()] * len(found)
+        else:
+            loaded = {
+                name: load(prompt, self.config, f"prompts[{name!r}]")
+                for name, prompt in prompts.items()
+            }
+            adapters = [loaded[name] for name in _names_of(found, loaded, names)]
+        if not found:
+            return []
+        generated = self._answerer.generate(
+            self._tokens(found), adapters, max_new_tokens, num_beams, batch_size
+        )
+        return [self._vocabulary.decode(row.tolist()) for row in generated]
+
+    def score(
+        self,
+        texts: Iterable[str],
+        candidates: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        batch_size: int = 16,
+    ) -> list[Float32[np.ndarray, "candidates"]]:
+        """How probable candidates are as answers: rank classification.
+
+        Example::
+
+            scores = t5.score(["is it red ?"], ["yes", "no"])
+            ["yes", "no"][scores[0].argmax()]
+
+        Args:
+          texts: the inputs.
+          candidates: the answers that every text admits, or a list of them for each text.
+          batch_size: texts at once, at most.
+
+        Returns:
+          For every text the natural logarithm of each candidate's probability, float32: the sum
+          over its tokens, the end token included, not divided by their number.
+
+        Raises:
+          InputError: as `generate`, or where a text has no candidates.
+        """
+        _check_positive(batch_size=batch_size)
+        found = read_texts(texts)
+        each: list[Any] = list(candidates)
+        if all(isinstance(text, str) for text in each):
+            each = [each] * len(found)
+        if isinstance(candidates, str) or len(each) != len(found):
+            raise InputError(
+                f"There are {len(found)} texts, but candidates for {len(each)}. Give one list of "
+                "candidates for all texts, or one list for each."
+            )
+        answers = [read_texts(row) for row in each]
+        for number, row in enumerate(answers):
+            if not row:
+                raise InputError(f"Row {number} of candidates is empty; give at least one.")
+        if not found:
+            return []
+        tokens = [tokenize(self._vocabulary, row) for row in answers]
+        return self._answerer.score(self._tokens(found), tokens, self._current(), batch_size)
+
+    def evaluate(
+        self,
+        pairs: Iterable[Any],
+        metric: str | MetricFn = "exact_match",
+        *,
+        columns: Sequence[str] = _COLUMNS,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        batch_size: int = 16,
+    ) -> dict[str, float]:
+        """Measures the answers to pairs, by generation.
+
+        Example::
+
+            t5.evaluate(held_out)  # {"exact_match": 0.93}
+
+        Args:
+          pairs: as in `fit`.
+          metric: as in `fit`.
+          columns: as in `fit`.
+          max_new_tokens: longest answer in tokens; None is that of the longest target.
+          num_beams: beams; 1 is greedy.
+          batch_size: texts at once.
+
+        Returns:
+          Numbers by name.
+
+        Raises:
+          InputError: as `fit` and `generate`.
+        """
+        metrics, rows = TextMetrics(metric), read_pairs(pairs, columns)
+        limit = max_new_tokens or _longest_target(self._vocabulary, rows)
+        inputs, targets = zip(*rows, strict=True)
+        answers = self.generate(inputs, limit, num_beams, batch_size=batch_size)
+        return metrics.measure(list(targets), answers)
+
+    def save_prompt(self, path: str | os.PathLike, format: str | None = None) -> None:
+        """Writes the prompt or prefix in use, with a README on how to load it.
+
+        Example::
+
+            t5.save_prompt("rte")                   # rte/prompt.npy, its factors, rte/README.md
+            t5.save_prompt("rte.npy")               # one array
+            t5.save_prompt("rte-peft", format="peft")
+
+        Args:
+          path: a folder, whose earlier export is replaced; or for a prompt a file that ends in
+            `.npy` or `.safetensors`.
+          format: "npy", "safetensors" or "peft"; None is that of the file, or "npy".
+
+        Raises:
+          InputError: when there is no prompt, the format does not exist or has no place for it, or
+            the folder holds other files.
+        """
+        adapter = self._current()
+        suffix = os.path.splitext(os.fspath(path))[1].removeprefix(".")
+        format = format or (suffix if suffix in FORMATS else "npy")
+        if format not in FORMATS:
+            raise InputError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
+        how = format, self._base, self._origin, {"path": "path", "format": "format"}
+        if adapter.prefix is not None:
+            export_prefix(path, adapter, self._own, *how)
+        elif adapter.prompt is not None:
+            export_prompt(path, adapter.prompt, self._own.get("prompt"), *how)
+        else:
+            raise InputError("There is no prompt to save: from_pretrained was given none.")
+
+    def __repr__(self) -> str:
+        """What it is made of, in a line."""
+        path = self._prepared.config.initial_checkpoint_path
+        return f"PromptedT5({path!r}, {type(self.method).__name__ if self.method else None})"
+
+    def _current(self) -> Adapter:
+        """What the T5 is given; the method's first values until something is trained."""
+        if self._adapter is None:
+            prepared, initial = self._prepared, self._prepared.initial()
+            self._adapter, self._own = prepared.adapter(prepared.placed | initial)
+            self._origin = "It has not been trained."
+            if self.method is not None:
+                name = type(self.method).__name__
+                logging.warning("Nothing is trained yet: the %s is as it starts.", name)
+        return self._adapter
+
+    def _use(self, folder: Any) -> None:
+        """Takes what a run has saved, where it has."""
+        if folder is not None:
+            self._adapter, self._own = load_adapter(folder), load_own(folder)
+            self._origin = "It was trained by dpt-jax."
+
+    def _move(self, mesh: Sequence[int] | None, dtype: str | None) -> None:
+        """Has the frozen weights in another place or dtype from here on, where they are not."""
+        config = self._prepared.config
+        changed = config
+        if mesh is not None:
+            changed = dataclasses.replace(changed, mesh=tuple(mesh))
+        if dtype is not None:
+            changed = dataclasses.replace(
+                changed,
+                model=_in_dtype(config.model, dtype),
+                frozen_dtype="bfloat16" if dtype == "bfloat16" else None,
+            )
+        if (changed.mesh, changed.model, changed.frozen_dtype) == (
+            config.mesh,
+            config.model,
+            config.frozen_dtype,
+        ):
+            return
+        self._prepared = prepare(changed)
+        self._prepared.vocabulary = self._vocabulary
+        self._answerer = Answerer(self._prepared)
+
+    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
+        config = self._prepared.config
+        rows = [{"inputs": x} for x in tokenize(self._vocabulary, texts)]
+        # Dropped rows would have no answer.
+        overlength = "error" if config.overlength == "drop" else config.overlength
+        short = enforce_lengths(
+            rows,
+            {"inputs": config.task_feature_lengths["inputs"]},
+            overlength,
+            what="texts",
+            limit="max_source_length",
+            remedy="Give from_pretrained a larger max_source_length, or overlength='truncate'.",
+        )
+        return [row["inputs"] for row in short]
+
+
+def _in_dtype(config: T5Config, dtype: str | None) -> T5Config:
+    try:
+        return config if dtype is None else dataclasses.replace(config, dtype=dtype)
+    except ValueError as e:
+        raise InputError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.") from e
+
+
+def _check_positive(**values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{name} is {value!r}; it must be a positive integer.")
+
+
+def _longest_target(vocabulary: Any, rows: Pairs) -> int:
+    return max(len(x) for x in tokenize(vocabulary, (target for _, target in rows)))
+
+
+@contextlib.contextmanager
+def _folder(model_dir: str | os.PathLike | None) -> Iterator[str]:
+    """The run's folder; a temporary one where none is named."""
+    if model_dir is not None:
+        yield os.fspath(model_dir)
+        return
+    with tempfile.TemporaryDirectory(prefix="dpt-") as folder:
+        yield folder
+
+
+def _names_of(
+    texts: Sequence[str], prompts: Mapping[str, Adapter], names: Sequence[str] | None
+) -> Sequence[str]:
+    """Which of the prompts each text has."""
+    if names is None and len(prompts) == 1:
+        names = list(prompts) * len(texts)
+    if names is None or isinstance(names, str) or len(names) != len(texts):
+        count = "none" if names is None else f"{len(names)}"
+        raise InputError(
+            f"There are {len(texts)} texts and {len(prompts)} prompts, so names= takes one of "
+            f"{', '.join(prompts) or 'no prompts'} for each text, but there are {count}."
+        )
+    for row, name in enumerate(names):
+        if name not in prompts:
+            raise InputError(
+                f"Row {row} names the prompt {name!r}; there are {', '.join(prompts)}."
+                f"{nearest_names(str(name), prompts)} Add it to prompts=."
+            )
+    return names

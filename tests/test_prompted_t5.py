@@ -1,0 +1,424 @@
+"""The Python API trains, answers and saves as the commands do; what it refuses."""
+
+import functools
+import io
+import json
+import logging
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dpt_jax
+from dpt_jax import interop, run_files
+from dpt_jax.cli.main import main
+from dpt_jax.demo import VOCABULARY
+from dpt_jax.errors import InputError
+from dpt_jax.interop.prompts import load_factors
+from dpt_jax.models import Transformer, decoding
+from dpt_jax.prompts import VanillaPrompt
+from tests.support import runs, toy_tasks
+
+METHOD = functools.partial(
+    dpt_jax.DecomposedPrompt, length=runs.PROMPT_LENGTH, bottleneck=runs.BOTTLENECK
+)
+TEXTS = ["abcx", "gfedc", "a", "bbbbxbbbbb", "ce"]
+
+
+def rows(split):
+    return [(row["inputs"], row["targets"]) for row in toy_tasks.examples(split)]
+
+
+def encoded(text, length):
+    """The ids of a text and its end as one padded row."""
+    ids = [*(byte + 3 for byte in text.encode()), 1]
+    return np.pad(np.asarray([ids], np.int32), ((0, 0), (0, length - len(ids))))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return runs.save_backbone(tmp_path_factory.mktemp("t5"))
+
+
+def opened(backbone, method=None, **options):
+    return dpt_jax.PromptedT5.from_pretrained(backbone, method, tokenizer="bytes", **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def trained(backbone, folder):
+    """A finished fit, its history and what its callbacks were told."""
+    t5, lines = opened(backbone, METHOD(), max_source_length=64), []
+    history = t5.fit(
+        rows("train"),
+        steps=12,
+        eval_pairs=rows("validation"),
+        metric=toy_tasks.accuracy,
+        model_dir=folder / "fit",
+        callbacks=[lambda *line: lines.append(line)],
+    )
+    return t5, history, lines
+
+
+@pytest.mark.slow
+def test_fit_gives_the_bits_of_dpt_train(backbone, folder, trained):
+    # Bucket lengths are chosen for at most 8 there as here.
+    argv = runs.arguments(folder / "train", backbone, NUM_BUCKETS=8)
+    assert main(argv) == 0
+    ours, theirs = folder / "fit", folder / "train"
+    best = run_files.best_step(theirs)
+    for step in {best, 12}:
+        names = (run_files.PROMPT, run_files.FACTORS)
+        for a, b in (
+            (run_files.numpy_checkpoint(run, step) / n for run in (ours, theirs)) for n in names
+        ):
+            if a.suffix == ".npy":
+                assert a.read_bytes() == b.read_bytes()
+            else:
+                assert {k: v.tobytes() for k, v in np.load(a).items()} == {
+                    k: v.tobytes() for k, v in np.load(b).items()
+                }
+    for mine, its in zip(runs.metrics(ours), runs.metrics(theirs), strict=True):
+        assert mine | {"task": None} == its | {"task": None}
+    np.testing.assert_array_equal(trained[0].prompt, runs.prompt(theirs, best))
+
+
+@pytest.mark.slow
+def test_the_commands_read_what_fit_leaves(folder, trained, capsys, monkeypatch):
+    t5, history, _ = trained
+    lines = io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode()))
+    monkeypatch.setattr("sys.stdin", lines)
+    assert main(["predict", f"--model_dir={folder / 'fit'}"]) == 0
+    # As many tokens as the longest target has.
+    assert capsys.readouterr().out.splitlines() == t5.generate(TEXTS, max_new_tokens=4)
+    task = {"NAME": "toy_x", "MODULE": "tests.support.toy_tasks"}
+    flags = [f"--gin.MIXTURE_OR_TASK_{name}={value!r}" for name, value in task.items()]
+    assert main(["evaluate", f"--model_dir={folder / 'fit'}", *flags]) == 0
+    assert f'"accuracy": {history.best_value}' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_history_and_callbacks_tell_what_the_log_does(folder, trained, tmp_path):
+    _, history, lines = trained
+    log = runs.metrics(folder / "fit")
+    losses = {line["step"]: line["loss"] for line in log if line["split"] == "train"}
+    assert history.losses == losses
+    evaluated = {line["step"]: {"accuracy": line["accuracy"]} for line in log if line["task"]}
+    assert history.metrics == evaluated and list(evaluated) == [6, 12]
+    assert history.best_value == max(found["accuracy"] for found in evaluated.values())
+    assert [(step, split) for step, split, _ in lines] == [(x["step"], x["split"]) for x in log]
+    history.plot().savefig(tmp_path / "history.png")
+    drawn = [axis.lines[0].get_xydata().tolist() for axis in history.plot().axes]
+    assert drawn[0] == [[step, loss] for step, loss in losses.items()]
+    assert [point[0] for point in drawn[1]] == [6, 12]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_its_folder_and_another_is_refused(backbone, trained, tmp_path):
+    t5 = opened(backbone, METHOD(), max_source_length=64)
+    evaluated = {"eval_pairs": rows("validation"), "metric": toy_tasks.accuracy}
+    t5.fit(rows("train"), steps=6, model_dir=tmp_path, **evaluated)
+    history = t5.fit(rows("train"), steps=12, model_dir=tmp_path, **evaluated)
+    np.testing.assert_array_equal(t5.prompt, trained[0].prompt)
+    assert history.losses == trained[1].losses
+    with pytest.raises(InputError, match=r"differs.*\n.*task.pairs"):
+        t5.fit(rows("train")[1:], steps=12, model_dir=tmp_path, **evaluated)
+    with pytest.raises(InputError, match=r"task.trained_by.learning_rate.*0.3.*0.1"):
+        t5.fit(rows("train"), steps=12, model_dir=tmp_path, learning_rate=0.1, **evaluated)
+    # A file of the run itself takes no harm.
+    assert run_files.read_summary(tmp_path)["last_step"] == 12
+
+
+@pytest.mark.slow
+def test_what_is_saved_is_read_again(backbone, trained, tmp_path):
+    t5 = trained[0]
+    expected = t5.generate(TEXTS)
+    t5.save_prompt(tmp_path / "npy")
+    t5.save_prompt(tmp_path / "one.safetensors")
+    t5.save_prompt(tmp_path / "peft", format="peft")
+    for name in ("npy", "one.safetensors", "peft"):
+        again = opened(backbone, prompt=tmp_path / name)
+        np.testing.assert_array_equal(again.prompt, t5.prompt)
+        assert again.generate(TEXTS) == expected
+    factors = load_factors(tmp_path / "npy")
+    np.testing.assert_allclose(factors["A"] @ factors["B"], t5.prompt, atol=1e-5)
+    assert "trained by dpt-jax" in (tmp_path / "npy" / "README.md").read_text()
+    # It goes on from the very factors, and from an array as from a prompt without any.
+    again = opened(backbone, tmp_path / "npy")
+    assert isinstance(again.method, dpt_jax.DecomposedPrompt)
+    np.testing.assert_array_equal(again.method.a_init(None, factors["A"].shape), factors["A"])
+    assert isinstance(opened(backbone, t5.prompt).method, VanillaPrompt)
+
+
+@pytest.mark.slow
+def test_answers_are_those_of_greedy_decoding_in_one_batch_of_several_prompts(backbone, trained):
+    t5 = trained[0]
+    zeros = np.zeros((2, runs.WIDTH), np.float32)
+    given = {"own": t5.prompt, "zeros": zeros, "ones": zeros + 1}
+    names = ["own", "zeros", "ones", "own", "zeros"]
+    together = t5.generate(TEXTS, prompts=given, names=names)
+    params = interop.load_backbone(backbone, runs.T5)[1]
+
+    @jax.jit
+    def decoded(prompt, tokens):
+        model = Transformer(runs.T5, VanillaPrompt(*prompt.shape))
+        prompted = params | {"prompt": {"prompt": prompt}}
+        return decoding.greedy_decode(model, prompted, tokens, max_decode_length=8)
+
+    for text, name, found in zip(TEXTS, names, together, strict=True):
+        output = np.asarray(decoded(given[name], encoded(text, 12)))[0]
+        assert found == toy_tasks.VOCABULARY.decode(output.tolist())
+    right = [
+        t == p
+        for (_, t), p in zip(
+            rows("validation"), t5.generate([x for x, _ in rows("validation")]), strict=True
+        )
+    ]
+    assert t5.evaluate(rows("validation")) == {"exact_match": pytest.approx(np.mean(right))}
+
+
+def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
+    t5 = opened(backbone, np.full((3, runs.WIDTH), 0.5, np.float32))
+    found = t5.score(TEXTS[:2], [["yes", "no"], ["maybe"]])
+    assert [row.shape for row in found] == [(2,), (1,)]
+    params = interop.load_backbone(backbone, runs.T5)[1] | {"prompt": {"prompt": t5.prompt}}
+    model = Transformer(runs.T5, VanillaPrompt(3, runs.WIDTH))
+
+    @jax.jit
+    def logprobs(inputs, target):
+        shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)))
+        logits = model.apply({"params": params}, inputs, shifted, target)
+        return jax.nn.log_softmax(logits)[0]
+
+    def expected(text, answer):
+        target = encoded(answer, 8)
+        found = np.asarray(logprobs(encoded(text, 12), target))
+        return found[np.arange(len(answer) + 1), target[0, : len(answer) + 1]].sum()
+
+    for text, answers, row in zip(TEXTS, [["yes", "no"], ["maybe"]], found, strict=False):
+        np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
+
+
+def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
+    t5 = opened(backbone, METHOD())
+    with caplog.at_level(logging.WARNING):
+        assert len(t5.generate(["abc"])) == 1
+        t5.generate(["abc"])
+    assert [r.message for r in caplog.records].count(
+        "Nothing is trained yet: the DecomposedPrompt is as it starts."
+    ) == 1
+    assert t5.prompt.shape == (runs.PROMPT_LENGTH, runs.WIDTH)
+
+
+@pytest.mark.slow
+def test_a_prefix_is_trained_saved_and_read_again(backbone, tmp_path):
+    t5 = opened(backbone, dpt_jax.DecomposedPrefix(3, ("encoder", "cross"), bottleneck=2))
+    t5.fit(rows("train")[:8], steps=2, batch_size=4, optimizer=optax.sgd(0.1))
+    t5.save_prompt(tmp_path / "prefix")
+    again = opened(backbone, prompt=tmp_path / "prefix")
+    texts = [text for text, _ in rows("validation")]
+    assert again.generate(texts) == t5.generate(texts)
+    np.testing.assert_array_equal(
+        np.concatenate(again.score(texts, ["yes", "no"])),
+        np.concatenate(t5.score(texts, ["yes", "no"])),
+    )
+    with pytest.raises(InputError, match="nothing to train"):
+        again.fit(rows("train"))
+
+
+class Frame:
+    """As much of a pandas frame as is asked for."""
+
+    iloc = None
+
+    def __init__(self, **columns):
+        self._columns, self.columns = columns, list(columns)
+
+    def __getitem__(self, name):
+        return self._columns[name]
+
+
+def test_rows_come_in_many_forms():
+    from dpt_jax.data.pairs import read_pairs
+
+    expected = [("a", "b"), ("c", "d")]
+    for given in (
+        expected,
+        iter([["a", "b"], ["c", "d"]]),
+        [{"question": "a", "answer": "b", "id": 1}, {"question": "c", "answer": "d", "id": 2}],
+        Frame(id=[1, 2], answer=["b", "d"], question=["a", "c"]),
+    ):
+        assert read_pairs(given, ("question", "answer")) == expected
+
+
+REFUSED = [
+    ({"steps": 0}, "steps is 0; it must be a positive integer"),
+    ({"epochs": 1.5}, "epochs is 1.5"),
+    ({"pairs": [("a", "b"), "cd"]}, r"Row 1 of pairs is no \(input, target\), but 'cd' \(str\)"),
+    ({"pairs": [("a", "b"), ("c", 1)]}, r"The target of row 1 of pairs is no text, but 1 \(int\)"),
+    ({"pairs": [{"inputs": "a"}]}, "Row 0 of pairs has no 'targets'; it has inputs"),
+    ({"pairs": Frame(a=["x"])}, "frame without the column 'inputs'; it has a"),
+    ({"pairs": []}, "pairs is empty"),
+    ({"pairs": "ab"}, "pairs is a str"),
+    ({"eval_pairs": []}, "eval_pairs is empty"),
+    ({"pairs": [("a" * 99, "b"), ("a", "b")]}, r"1 of 2 rows of pairs .*100.*max_source_length"),
+    ({"max_target_length": 2}, r"2 of 2 rows of pairs .*max_target_length"),
+    ({"metric": "exact_mach"}, "no metric 'exact_mach'.*Nearest: exact_match"),
+    ({"metric": 3}, "metric is 3"),
+    ({"recipe": "papers"}, "no recipe 'papers'; there are paper, released"),
+    ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
+    ({"learning_rate": "high"}, "learning_rate is 'high'"),
+    ({"dtype": "float16"}, "dtype is 'float16'"),
+    ({"columns": "ab"}, "columns is 'ab'"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_what_cannot_be_trained_on_is_refused(backbone, changes, message):
+    t5 = opened(backbone, METHOD(), max_source_length=64)
+    arguments = {"pairs": [("a", "yes"), ("b", "no")], "steps": 1} | changes
+    with pytest.raises(InputError, match=message):
+        t5.fit(arguments.pop("pairs"), **arguments)
+
+
+def test_what_cannot_be_answered_is_refused(backbone):
+    t5 = opened(backbone, METHOD(), max_source_length=8)
+    zeros = np.zeros((2, runs.WIDTH), np.float32)
+    for call, message in [
+        (lambda: t5.generate("abc"), "texts is 'abc'"),
+        (lambda: t5.generate(["a", None]), "Row 1 of texts"),
+        (lambda: t5.generate(["a", "b" * 8]), "1 of 2 texts .*max_source_length.*9 tokens|1 of 2"),
+        (lambda: t5.generate(["a"], num_beams=0), "num_beams is 0"),
+        (lambda: t5.generate(["a"], prompts={"x": zeros}, names=["y"]), "Row 0 names .*'y'"),
+        (lambda: t5.generate(["a"], prompts={"x": zeros[:, 1:]}), r"prompts\['x'\].*\(2, 15\)"),
+        (lambda: t5.generate(["a"], prompts={"x": zeros, "y": zeros}), "there are none"),
+        (lambda: t5.score(["a"], [[]]), "Row 0 of candidates is empty"),
+        (lambda: t5.score(["a"], "yes"), "one list of candidates"),
+        (lambda: t5.save_prompt("x", format="pt"), "format is 'pt'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            call()
+    assert t5.generate([]) == []
+
+
+def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
+    with pytest.raises(InputError, match="holds no pretrained T5.*from_pretrained"):
+        dpt_jax.PromptedT5.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="spiece.model, tokenizer.json.*tokenizer="):
+        dpt_jax.PromptedT5.from_pretrained(backbone)
+    (tmp_path / "wide.npy").write_bytes(b"")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 17), np.float32))
+    with pytest.raises(InputError, match=r"\(2, 17\).*16"):
+        opened(backbone, prompt=tmp_path / "wide.npy")
+    with pytest.raises(InputError, match="17 wide"):
+        opened(backbone, VanillaPrompt(2, 17))
+    with pytest.raises(InputError, match="Both a method, DecomposedPrompt, and a prompt"):
+        opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
+
+
+@pytest.mark.interop
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["spiece.model", "tokenizer.json"])
+def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
+    transformers = pytest.importorskip("transformers", reason="extra `interop`")
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(str(VOCABULARY))
+    pieces = [
+        (processor.IdToPiece(i), processor.GetScore(i)) for i in range(processor.GetPieceSize())
+    ]
+    tokenizer = transformers.T5Tokenizer(vocab=pieces, extra_ids=0)
+    torch.manual_seed(0)
+    config = transformers.T5Config(
+        vocab_size=256, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4,
+        decoder_start_token_id=0, tie_word_embeddings=False, feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight = torch.nn.Parameter(10 * torch.randn(256, 16))
+    model.save_pretrained(tmp_path)
+    if kept == "spiece.model":
+        shutil.copy(VOCABULARY, tmp_path / kept)
+    else:
+        tokenizer.save_pretrained(tmp_path)
+        assert (tmp_path / kept).exists() and not (tmp_path / "spiece.model").exists()
+    texts = ["is the red cup big ?", "a dog is in the box", "xyz"]
+    ours = dpt_jax.PromptedT5.from_pretrained(tmp_path)
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    for text, ids in zip(texts, batch.input_ids.tolist(), strict=True):
+        assert [*ours._vocabulary.encode(text), 1] == [i for i in ids if i]
+    expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
+    decoded = [processor.Decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
+    if kept == "tokenizer.json":
+        decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
+    assert ours.generate(texts) == decoded
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(InputError, match="model_type 'bert'"):
+        dpt_jax.PromptedT5.from_pretrained(tmp_path)
+
+
+README = pathlib.Path(__file__).parents[1] / "README.md"
+# A process in which the block's imports are the first ones.
+ALONE = """
+import sys, time
+BANNED = ("tensorflow", "tensorflow_datasets", "seqio", "gin", "clu")
+sys.modules.update(dict.fromkeys(BANNED))
+began = time.perf_counter()
+import dpt_jax
+took = time.perf_counter() - began
+assert took < 0.3, took
+assert not {"jax", "numpy"} & sys.modules.keys()
+assert set(dpt_jax.__all__) <= set(dir(dpt_jax))
+exec(sys.argv[1])
+assert all(sys.modules[name] is None for name in BANNED)
+"""
+
+
+@pytest.mark.slow
+def test_the_readmes_block_runs_as_printed_without_seqio_tensorflow_and_gin(tmp_path):
+    (block,) = re.findall(r"```python\n(import dpt_jax.*?)```", README.read_text(), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, block],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['yes', 'no']"
+    assert np.load(tmp_path / "red" / "prompt.npy").shape == (20, 128)
+
+
+def test_every_public_name_is_there_and_explained():
+    for name in dpt_jax.__all__:
+        assert getattr(dpt_jax, name).__doc__, name
+    for name, method in vars(dpt_jax.PromptedT5).items():
+        if callable(method) and not name.startswith("_"):
+            assert "Example::" in method.__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'PromptedT6'"):
+        _ = dpt_jax.PromptedT6
+
+
+def test_a_prompt_without_a_width_takes_the_models():
+    assert opened_width(METHOD()) == runs.WIDTH
+    with pytest.raises(ValueError, match="EMBED_DIM of this DecomposedPrompt is None"):
+        METHOD().parameter_count()
+    with pytest.raises(ValueError, match="BOTTLENECK is 0"):
+        dpt_jax.DecomposedPrompt(length=3)
+
+
+def opened_width(prompt):
+    return runs.run_config("run", "backbone", prompt=prompt).prompt.embed_dim
