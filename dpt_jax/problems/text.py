@@ -417,7 +417,7 @@ def init_prefix(
 
 def _told_of_size(prompt: SoftPrompt | None) -> str:
     """A line for a decomposition that has more parameters than what it decomposes, or nothing."""
-    if not isinstance(prompt, DecomposedPrompt):
+    if not isinstance(prompt, DecomposedPrompt) or prompt.embed_dim is None:
         return ""
     factors = prompt.bottleneck * (prompt.length + prompt.embed_dim)
     whole = prompt.length * prompt.embed_dim

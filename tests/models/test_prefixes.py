@@ -239,8 +239,8 @@ def test_rows_of_a_batch_have_prefixes_of_their_own(backbone):
     alone = Transformer(CONFIG, prefix=FreePrefix(N, STACKS))
     for decode in (
         lambda *args: (decoding.greedy_decode(*args, 5, eos_id=-1),),
-        # The scores as well: the best tokens may be those of many a prefix. An even number of beams,
-        # so that the second input's first beam is in an even row.
+        # The scores as well: the best tokens may be those of many a prefix. An even number of
+        # beams, so that the second input's first beam is in an even row.
         lambda *args: decoding.beam_search(*args, 5, 2, eos_id=-1),
     ):
         together = jax.jit(functools.partial(decode, model))(both, SOURCE)
