@@ -93,7 +93,7 @@ def get_vocabulary(provider: Any) -> Any:
     try:
         _ = vocabulary.vocab_size  # Its file is read when it is first needed.
     except Exception as e:
-        message = reading.message(e)
+        message = f"{reading.message(e).removesuffix('.')}."
         if "DPT_VOCAB" in message:  # One of our tasks', which says it all.
             raise InputError(f"{provider.name}: {message}") from e
         raise InputError(
