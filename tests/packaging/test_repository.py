@@ -37,7 +37,8 @@ def test_no_tracked_file_records_a_package_index(tracked):
 
 def test_the_extras_are_the_documented_ones():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == {"gpu", "interop", "ray", "t5x", "test", "tpu"}
+    extras = {"gpu", "interop", "ray", "t5x", "test", "tokenizers", "tpu"}
+    assert set(project["optional-dependencies"]) == extras
 
 
 def test_the_readme_links_to_files_that_exist():
