@@ -175,8 +175,8 @@ BREAKS = [
     Break(
         "no dropout in the encoder",
         "dpt_jax/models/network.py",
-        "return self.encoder(embedded, mask, deterministic=not enable_dropout)",
-        "return self.encoder(embedded, mask, deterministic=True)",
+        "return self.encoder(embedded, mask, deterministic=not enable_dropout, prefix=prefix)",
+        "return self.encoder(embedded, mask, deterministic=True, prefix=prefix)",
         "tests/models/test_network.py -k dropout",
     ),
     Break(
