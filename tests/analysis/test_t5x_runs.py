@@ -43,6 +43,7 @@ def test_a_prefix_counts_among_what_was_trained(folder):
     for step in STEPS:
         saved = folder / "numpy_checkpoints" / f"checkpoint_{step}"
         np.savez(saved / "prefix_params.npz", encoder_rows=np.zeros((2, 3, 16)))
+        np.savez(saved / "prefix.npz", encoder_keys=np.zeros((2, 3, 2, 8)))
     assert read_run(folder)["trainable_parameters"] == 6 * 2 + 2 * 16 + 2 * 3 * 16
 
 
