@@ -419,7 +419,6 @@ def _told_of_size(prompt: SoftPrompt | None) -> str:
     """A line for a decomposition that has more parameters than what it decomposes, or nothing."""
     if not isinstance(prompt, DecomposedPrompt) or prompt.embed_dim is None:
         return ""
-    assert prompt.embed_dim is not None  # A `RunConfig` has filled it in.
     factors = prompt.bottleneck * (prompt.length + prompt.embed_dim)
     whole = prompt.length * prompt.embed_dim
     if factors <= whole:
