@@ -13,7 +13,7 @@ with them JAX and Flax; TensorFlow comes with SeqIO tasks alone.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from dpt_jax.version import __version__
 
 # Where each public name comes from.
 _MODULES = {
@@ -59,6 +59,7 @@ __all__ = [
     "SoftPrompt",
     "SpectralPrompt",
     "VanillaPrompt",
+    "__version__",
 ]
 
 if TYPE_CHECKING:

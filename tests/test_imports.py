@@ -23,7 +23,7 @@ locks tensors run_files gin_text
 prefixes
 prompts files huge_pages progress tasks
 paths
-errors quiet_import
+errors quiet_import version
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}
 
@@ -53,7 +53,7 @@ def rooms():
         here = path.relative_to(PACKAGE).with_suffix("").parts[0]
         for name in imported(path):
             there = room_of(name)
-            if there not in (None, here, "__version__"):
+            if there not in (None, here):
                 yield here, there, path.relative_to(PACKAGE.parent)
 
 

@@ -479,8 +479,8 @@ def fold_prefix(model: Transformer, params: Params) -> dict[str, Array]:
       params: its parameters; the frozen ones are read where the prefix goes through them.
 
     Returns:
-      The parameters of `model.prefix.as_free()`, which acts on the model in the same way:
-      `<stack>_keys` and `<stack>_values`, float32 `[layers, N, heads, head_dim]`.
+      The parameters of `dpt_jax.prefixes.as_free(model.prefix)`, which acts on the model in the
+      same way: `<stack>_keys` and `<stack>_values`, float32 `[layers, N, heads, head_dim]`.
     """
     assert model.prefix is not None
 

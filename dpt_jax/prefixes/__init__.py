@@ -6,7 +6,7 @@ This package imports only JAX, Flax and `dpt_jax.prompts`, with which it shares 
 from dpt_jax.prefixes.base import STACKS, KeysValues, Prefix, Stack, T5Shape, stacks_of
 from dpt_jax.prefixes.decomposed import DecomposedPrefix
 from dpt_jax.prefixes.deep_shared import DeepSharedPrefix
-from dpt_jax.prefixes.free import FreePrefix
+from dpt_jax.prefixes.free import FreePrefix, as_free
 from dpt_jax.prefixes.one_layer_shared import OneLayerSharedPrefix
 from dpt_jax.prefixes.per_row import PrefixPerRow
 from dpt_jax.prefixes.separate import SeparatePrefix
@@ -25,5 +25,6 @@ __all__ = [
     "SimpleSharedPrefix",
     "Stack",
     "T5Shape",
+    "as_free",
     "stacks_of",
 ]

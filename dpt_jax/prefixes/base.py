@@ -194,19 +194,6 @@ class Prefix(nn.Module):
         init = nn.init(all_stacks, self.clone(parent=None))
         return dict(init(rng)["params"])
 
-    @nn.nowrap
-    def as_free(self) -> "Prefix":
-        """Returns the plain prefix that this one folds into, a `FreePrefix`."""
-        from dpt_jax.prefixes.free import FreePrefix
-
-        return FreePrefix(self.length, self.stacks, self.layers, self.position_bias)
-
-    @nn.nowrap
-    def diagnostics(self, params: Mapping[str, Any]) -> dict[str, float]:
-        """Computes what is to be watched while the prefix is trained; most methods have nothing."""
-        del params
-        return {}
-
     def declare(
         self,
         stack: Stack,

@@ -33,3 +33,8 @@ class FreePrefix(Prefix):
             self.declare(stack, "keys", self.keys_init, shape, *axes),
             self.declare(stack, "values", self.values_init, shape, *axes),
         )
+
+
+def as_free(prefix: Prefix) -> FreePrefix:
+    """The plain prefix that one of any method folds into (`dpt_jax.models.network.fold_prefix`)."""
+    return FreePrefix(prefix.length, prefix.stacks, prefix.layers, prefix.position_bias)

@@ -35,7 +35,7 @@ from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import abstract_variables, fold_prefix
-from dpt_jax.prefixes import Prefix
+from dpt_jax.prefixes import Prefix, as_free
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt, SoftPrompt, VanillaPrompt, bind_vocabulary
 from dpt_jax.tensors import fingerprint, in_memory
@@ -119,7 +119,7 @@ class Prepared:
         return folded_model(
             self.config.model,
             None if prompt is None else prompt.length,
-            None if prefix is None else prefix.as_free(),
+            None if prefix is None else as_free(prefix),
         )
 
     def shardings(self, mesh: Mesh) -> Params:
@@ -189,7 +189,7 @@ class Prepared:
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         length = config.prompt and config.prompt.length
-        shape = f"P = {length}, prefix {_describe(config.prefix and config.prefix.as_free())}"
+        shape = f"P = {length}, prefix {_describe(config.prefix and as_free(config.prefix))}"
         return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:

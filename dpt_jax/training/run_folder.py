@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
-from dpt_jax import __version__, locks, run_files
+from dpt_jax import locks, run_files
 from dpt_jax.errors import InputError
 from dpt_jax.files import (
     clear_unfinished,
@@ -28,6 +28,7 @@ from dpt_jax.run_files import CHECKPOINTS, CONFIG, IDENTITY, METRICS, NUMPY_CHEC
 from dpt_jax.training import recipe
 from dpt_jax.training.config import TrainingConfig
 from dpt_jax.training.problem import Problem
+from dpt_jax.version import __version__
 
 # What a run writes before its identity could be missing.
 _OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)

@@ -19,6 +19,7 @@ from dpt_jax.prefixes import (
     PrefixPerRow,
     SeparatePrefix,
     SimpleSharedPrefix,
+    as_free,
 )
 from tests.models import numpy_t5
 from tests.models.random_weights import random_parameters
@@ -72,7 +73,7 @@ def logits(model, params, source=SOURCE, decoder_input=DECODER_INPUT, target=TAR
 def folded(model, params):
     """The same network with the prefix as plain arrays."""
     arrays = fold_prefix(model, params)
-    return model.clone(prefix=model.prefix.as_free()), params | {"prefix": arrays}
+    return model.clone(prefix=as_free(model.prefix)), params | {"prefix": arrays}
 
 
 @pytest.mark.parametrize("target_length", [3, 8])
