@@ -125,6 +125,7 @@ def _named(arguments: Sequence[str]) -> dict[str, str]:
       InputError: when two have one name, or an argument can be read in two ways or in none.
     """
     from dpt_jax.errors import InputError
+    from dpt_jax.paths import as_path
 
     named: dict[str, str] = {}
     for argument in arguments:
@@ -140,7 +141,7 @@ def _named(arguments: Sequence[str]) -> dict[str, str]:
                 f"the first, {name}=./{path} for the other."
             )
         if is_path:
-            file = pathlib.Path(argument).expanduser()
+            file = as_path(argument)
             # A folder's name has no suffix: that of `lr=0.1` is whole.
             name, path = file.name if file.is_dir() else file.stem, argument
         if name in named:
@@ -153,7 +154,9 @@ def _named(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _exists(path: str) -> bool:
-    return pathlib.Path(path).expanduser().exists()
+    from dpt_jax.paths import as_path
+
+    return as_path(path).exists()
 
 
 def _prompt_of(line: input_lines.Line, default: str | None) -> str:

@@ -1,7 +1,6 @@
 """The zip that `dpt evaluate --submission` writes for SuperGLUE's server."""
 
 import json
-import pathlib
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -10,7 +9,8 @@ from typing import Any
 from dpt_jax.cli.console import say
 from dpt_jax.data.tasks import import_seqio
 from dpt_jax.errors import InputError
-from dpt_jax.files import atomic_write
+from dpt_jax.files import atomic_write, fetched
+from dpt_jax.paths import as_path
 from dpt_jax.training.problem import TaskResult
 
 # So that the same answers give the same bytes.
@@ -76,10 +76,10 @@ def write(path: str, results: Sequence[TaskResult]) -> None:
 
 def _others(path: str, made: Any) -> dict[str, bytes]:
     """The files of a zip that are not made anew."""
-    if not pathlib.Path(path).exists():
+    if not as_path(path).exists():
         return {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with fetched(path) as copy, zipfile.ZipFile(copy) as archive:
             return {name: archive.read(name) for name in archive.namelist() if name not in made}
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError, EOFError) as e:
         raise InputError(

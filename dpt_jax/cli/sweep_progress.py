@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dpt_jax.paths import in_bucket
 from dpt_jax.progress import Progress, clock
 
 # A line of `Progress` in a point's log, which tells of all that train together with it.
@@ -77,7 +78,7 @@ class SweepProgress:
           seconds: since the sweep began.
         """
         shown = list(self._running())
-        text = "; ".join(shown) or "starting"
+        text = "; ".join(shown) or "running"
         self._progress.note(self._done, self._total, f"{clock(seconds)}  {text}")
 
     def _running(self) -> Iterator[str]:
@@ -86,6 +87,8 @@ class SweepProgress:
             if self._job[name] in told:
                 continue
             log = self._folder.log(job[0])
+            if in_bucket(log):
+                return  # There a log comes when its attempt has ended.
             try:
                 if log.stat().st_mtime < self._began:
                     continue

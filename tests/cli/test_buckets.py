@@ -62,6 +62,10 @@ def test_what_a_run_leaves_in_a_bucket_is_read_there(places, said, tmp_path):
 
     (tmp_path / "lines").write_text("a b\nb a\n")
     assert said("predict", "--model_dir=RUN", f"--input={tmp_path / 'lines'}").count("\n") == 2
+    named = f"--prompt=mine=RUN/numpy_checkpoints/checkpoint_{best}/prompt.npy"
+    assert (
+        said("predict", "--model_dir=RUN", named, f"--input={tmp_path / 'lines'}").count("\n") == 2
+    )
     assert "a run of dpt train" in said("inspect", "RUN")
     assert "a soft prompt" in said("inspect", f"RUN/numpy_checkpoints/checkpoint_{best}/prompt.npy")
     said("rank", "RUN", "--no_score", "--output=RUN/rank")

@@ -77,7 +77,7 @@ def test_an_error_that_several_points_share_is_told_once(tmp_path, clock, capsys
 def test_points_that_run_are_told_of_by_the_last_line_of_their_log(tmp_path, capsys):
     shown = made(tmp_path, 2, 1, 1)
     shown.running(5.0)
-    assert capsys.readouterr().err == "mine 0:05  starting\n"
+    assert capsys.readouterr().err == "mine 0:05  running\n"
     (tmp_path / "p0.log").write_text(
         "from the start\nstep 10/90  loss 1\nstep 20/90  loss 0.5\nx\n"
     )
