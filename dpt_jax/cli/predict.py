@@ -154,9 +154,13 @@ def _named(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def _exists(path: str) -> bool:
+    from dpt_jax.errors import InputError
     from dpt_jax.paths import as_path
 
-    return as_path(path).exists()
+    try:
+        return as_path(path).exists()
+    except InputError:
+        return False  # `NAME=gs://…` as a whole is no place.
 
 
 def _prompt_of(line: input_lines.Line, default: str | None) -> str:
