@@ -240,7 +240,12 @@ img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 """
 # Figures have 150 dots an inch; a page shows about 96 of them.
 _SHOWN = 0.72
-_CLASSES = {claims.HOLDS: "holds", claims.FAILS: "fails", claims.OPEN: "open"}
+_CLASSES = {
+    claims.HOLDS: "holds",
+    claims.FAILS: "fails",
+    claims.UNDECIDED: "open",
+    claims.OPEN: "open",
+}
 
 
 def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:

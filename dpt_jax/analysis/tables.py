@@ -103,19 +103,25 @@ def cell_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
     )
 
 
-def average_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
-    """The average over all else for each seed, of the seeds of which every run is done."""
+def averages_of(rows: Sequence[Row], report: Mapping[str, Any]) -> dict[tuple, float]:
+    """The average over all else for each seed of which every run is done, by the seed."""
     seeds: dict[tuple, list[Row]] = {}
     for row in rows:
         seeds.setdefault(axes_of(row, report["seeds"]), []).append(row)
-    averages = []
-    for of_seed in seeds.values():
+    averages = {}
+    for seed, of_seed in seeds.items():
         values = [value_of(row, report) for row in of_seed]
         known = [value for value in values if value is not None]
         if len(known) == len(of_seed):
-            averages.append(statistics.fmean(known))
-    failed = sum(any(row["status"] == "failed" for row in of_seed) for of_seed in seeds.values())
-    return Cell(tuple(averages), len(seeds), failed)
+            averages[seed] = statistics.fmean(known)
+    return averages
+
+
+def average_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
+    """The cell of `averages_of`."""
+    failed = {axes_of(row, report["seeds"]) for row in rows if row["status"] == "failed"}
+    seeds = distinct(rows, report["seeds"])
+    return Cell(tuple(averages_of(rows, report).values()), len(seeds), len(failed))
 
 
 def axes_of(row: Row, axes: Sequence[str]) -> tuple:
