@@ -125,6 +125,16 @@ def prompt(model_dir, step) -> np.ndarray:
     return np.load(folder / "prompt.npy")
 
 
+def exported(model_dir, step) -> dict[str, np.ndarray]:
+    """The plain arrays that a run has exported: of its prompt, and of its prefix."""
+    folder = pathlib.Path(model_dir) / "numpy_checkpoints" / f"checkpoint_{step}"
+    found = {path.name: np.load(path) for path in folder.glob("prompt.npy")}
+    for path in folder.glob("prefix.npz"):
+        with np.load(path) as arrays:
+            found |= {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+    return found
+
+
 def same_results(model_dir, expected, step) -> None:
     """Asserts losses and metrics within 1e-5, line by line, and a prompt within 1e-4."""
     for ours, theirs in zip(metrics(model_dir), metrics(expected), strict=True):
