@@ -7,6 +7,7 @@ import logging
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,8 +20,9 @@ import pytest
 import dpt_jax
 from dpt_jax import interop, run_files
 from dpt_jax.cli.main import main
+from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.demo import VOCABULARY
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, Stopped
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.prompts import VanillaPrompt
@@ -125,10 +127,20 @@ def test_history_and_callbacks_tell_what_the_log_does(folder, trained, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_its_folder_and_another_is_refused(backbone, trained, tmp_path):
+def test_an_interrupted_run_goes_on_in_its_folder_and_another_is_refused(
+    backbone, trained, tmp_path
+):
     t5 = opened(backbone, METHOD(), max_source_length=64)
     evaluated = {"eval_pairs": rows("validation"), "metric": toy_tasks.accuracy}
-    t5.fit(rows("train"), steps=6, model_dir=tmp_path, **evaluated)
+
+    def interrupt(step, split, metrics):
+        if split == "validation":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match="SIGINT after saving step 7"):
+        t5.fit(rows("train"), steps=12, model_dir=tmp_path, callbacks=[interrupt], **evaluated)
+    # The best so far is in use.
+    np.testing.assert_array_equal(t5.prompt, runs.prompt(tmp_path, 6))
     history = t5.fit(rows("train"), steps=12, model_dir=tmp_path, **evaluated)
     np.testing.assert_array_equal(t5.prompt, trained[0].prompt)
     assert history.losses == trained[1].losses
@@ -233,8 +245,17 @@ def test_a_prefix_is_trained_saved_and_read_again(backbone, tmp_path):
         np.concatenate(again.score(texts, ["yes", "no"])),
         np.concatenate(t5.score(texts, ["yes", "no"])),
     )
-    with pytest.raises(InputError, match="nothing to train"):
-        again.fit(rows("train"))
+    # It goes on from there: a step of no length leaves every number, another one does not.
+    assert isinstance(again.method, dpt_jax.FreePrefix)
+    few = {"pairs": rows("train")[:8], "steps": 1, "batch_size": 4}
+    started = np.load(tmp_path / "prefix" / "prefix.npz")
+    for rate, moves in ((0.0, False), (0.1, True)):
+        again.fit(**few, optimizer=optax.sgd(rate))
+        again.save_prompt(tmp_path / "more")
+        ended = np.load(tmp_path / "more" / "prefix.npz")
+        names = [name for name in started if name.startswith(("encoder", "cross"))]
+        assert len(names) == 4
+        assert all(np.array_equal(started[x], ended[x]) is not moves for x in names)
 
 
 class Frame:
@@ -313,6 +334,8 @@ def test_what_cannot_be_answered_is_refused(backbone):
 
 
 def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
+    with pytest.raises(InputError, match="nothing to train: .* neither a method nor a prompt"):
+        opened(backbone).fit([("a", "b")])
     with pytest.raises(InputError, match="holds no pretrained T5.*from_pretrained"):
         dpt_jax.PromptedT5.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="spiece.model, tokenizer.json.*tokenizer="):
@@ -357,13 +380,17 @@ def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
     texts = ["is the red cup big ?", "a dog is in the box", "xyz"]
     ours = dpt_jax.PromptedT5.from_pretrained(tmp_path)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
+    vocabulary = open_vocabulary(tmp_path, config.vocab_size)
     for text, ids in zip(texts, batch.input_ids.tolist(), strict=True):
-        assert [*ours._vocabulary.encode(text), 1] == [i for i in ids if i]
+        assert [*vocabulary.encode(text), 1] == [i for i in ids if i]
     expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
     decoded = [processor.Decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     if kept == "tokenizer.json":
         decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     assert ours.generate(texts) == decoded
+    beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
+    searched = [tokenizer.decode([i for i in row if i > 1]) for row in beams[:, 1:].tolist()]
+    assert ours.generate(texts, max_new_tokens=4, num_beams=3) == searched != decoded
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(InputError, match="model_type 'bert'"):
