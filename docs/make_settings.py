@@ -173,13 +173,15 @@ Made from the code by `python docs/make_settings.py`; a test compares the two.
 
 ## Macros of `dpt train`
 
-The short flags stand for some of these: `--model` for `INITIAL_CHECKPOINT_PATH` and the sizes of the
-network, `--task` for `MIXTURE_OR_TASK_NAME`, `--output` for `MODEL_DIR`, and `--recipe`, `--prompt`
-and `--prefix` for a file of that folder. A gin file sets a macro by `NAME = value`, and a flag by `--gin.NAME=value`. Later files override
+The short flags stand for some of these: `--model` for `INITIAL_CHECKPOINT_PATH` and the sizes of
+the network, `--task` for `MIXTURE_OR_TASK_NAME`, `--output` for `MODEL_DIR`, and `--recipe`,
+`--prompt` and `--prefix` for a file of that folder.
+
+A gin file sets a macro by `NAME = value`, and a flag by `--gin.NAME=value`. Later files override
 earlier ones, flags override files. A text in a flag needs no quotes of its own, as in
-`--gin.MODEL_DIR=runs/rte`, unless it holds one of `'"@%()[]{{}},#`. Recipes (`recipes/*.gin`) and `runs/demo.gin` set some of these. A
-prompt file goes before `runs/demo.gin` and after a recipe: each sets `PROMPT_LENGTH`, and the last
-one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.
+`--gin.MODEL_DIR=runs/rte`, unless it holds one of `'"@%()[]{{}},#`. Recipes (`recipes/*.gin`) and
+`runs/demo.gin` set some of these. A prompt file goes before `runs/demo.gin` and after a recipe:
+each sets `PROMPT_LENGTH`, and the last one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.
 
 ### The run (`runs/prompt_train.gin`)
 

@@ -74,7 +74,9 @@ def given(args: argparse.Namespace, search_paths: Sequence[str]) -> Given | None
     if short["model"] is None and not args.gin_file:
         raise InputError("--model is missing: name the folder of a pretrained T5.")
     known = {binding.partition(" = ")[0] for binding in args.gin_bindings}
-    files, bindings, vocabulary = [RUN_FILE], [], None
+    files: list[str] = [RUN_FILE]
+    bindings: list[str] = []
+    vocabulary = None
     if short["model"] is not None:
         model = _of_model(short["model"], search_paths)
         files, bindings = files + model.files, bindings + model.bindings
@@ -148,10 +150,10 @@ def _file(kind: str, name: str, search_paths: Sequence[str], what: str = "") -> 
 
     folder = "prefixes" if kind == "prefix" else f"{kind}s"
     file = name if name.endswith(".gin") else f"{folder}/{name}.gin"
-    roots = ["", *search_paths, gin_configs()]
-    if any((pathlib.Path(root) / file).is_file() for root in roots):
+    roots = [pathlib.Path(root) for root in ("", *search_paths, str(gin_configs()))]
+    if any((root / file).is_file() for root in roots):
         return file
-    names = sorted({p.stem for root in roots for p in (pathlib.Path(root) / folder).glob("*.gin")})
+    names = sorted({path.stem for root in roots for path in (root / folder).glob("*.gin")})
     near = nearest_names(name, names) or f" There are {', '.join(names)}."
     wanted = f"; it takes {what}" if what else ""
     raise InputError(f"--{kind} is {name!r}, but there is no {file}{wanted}.{near}")
