@@ -4,9 +4,10 @@
   dpt inspect /models/t5-large --all
   dpt inspect rte.npy --json
 
-Knows pretrained T5s (ours, Hugging Face's, T5X's), runs, and prompts: .npy, .npz, numpy checkpoint
-folders, safetensors, PEFT adapters and the released DPT code's .pt. What it is, is told by looking
-inside. Parameters that differ only in their layer are one line, unless --all is given.
+Knows pretrained T5s (ours, Hugging Face's, T5X's) and ViTs (ours, Hugging Face's, the .npz of
+google-research's), runs, and prompts: .npy, .npz, numpy checkpoint folders, safetensors, PEFT
+adapters and the released DPT code's .pt. What it is, is told by looking inside. Parameters that
+differ only in their layer are one line, unless --all is given.
 """
 
 import argparse

@@ -17,6 +17,8 @@ from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.interop.vit import is_vit, open_vit
+from dpt_jax.interop.vit import own_folder as vit_folder
 from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.tensors import Tensor, in_memory
 
@@ -25,6 +27,11 @@ _BACKBONES = {
     "hf": "a pretrained T5 of Hugging Face Transformers",
     "t5x": "a pretrained T5 in T5X's released (zarr) checkpoint format",
     "orbax": "a pretrained T5 in T5X's Orbax checkpoint format",
+}
+_VITS = {
+    "dpt": "in dpt-jax's own format",
+    "hf": "of Hugging Face Transformers",
+    "npz": "a .npz of google-research's",
 }
 # A folder with one of these is meant as a pretrained T5, whole or not.
 _BACKBONE_FILES = (
@@ -101,6 +108,8 @@ def describe(location: str) -> Description:
 def _file(path: Any) -> Description:
     if path.name == run_files.PREFIX:
         return _prefix(path, load_adapter(path, flag="PATH"), {})
+    if is_vit(path):
+        return _vit(str(path))
     if path.suffix == ".safetensors" and not in_bucket(path):
         with path_given_by("PATH"):
             tensors = open_safetensors(path)
@@ -170,7 +179,16 @@ def _run(folder: Any) -> Description:
     return Description("run", summary, arrays, details, stored.prompt)
 
 
+def _vit(location: str) -> Description:
+    with path_given_by("PATH"):
+        vit = open_vit(location)
+    details = vit_folder.stored_sizes(vit.config)
+    return Description("backbone", f"a pretrained ViT, {_VITS[vit.format]}", vit.tensors, details)
+
+
 def _backbone(location: str) -> Description:
+    if is_vit(location):
+        return _vit(location)
     with path_given_by("PATH"):
         backbone = open_backbone(location)
         beside = prompt_beside(location) if backbone.format == "t5x" else ""
