@@ -87,10 +87,14 @@ def as_markdown(text: str) -> str:
 
 
 def value_of(row: Row, report: Mapping[str, Any]) -> float | None:
-    """The score of a result, scaled as it is shown; None where it is not done or undefined."""
-    if row["status"] != "done" or row["value"] is None:
+    """The score of a result, scaled as it is shown; None where it is not done or undefined.
+
+    `report` may name another number of the results as its `of`, such as `train_loss`.
+    """
+    value = row.get(report.get("of", "value"))
+    if row["status"] != "done" or value is None:
         return None
-    return row["value"] * report["scale"]
+    return value * report["scale"]
 
 
 def cell_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:

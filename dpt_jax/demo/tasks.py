@@ -39,8 +39,8 @@ class Draw:
     """A part of a task's training rows.
 
     Attributes:
-      amount: k of them where `unit` is "k"; where it is "p", percent of those that are not held out.
-      unit: "k" or "p".
+      amount: how many.
+      unit: "k" counts rows, and "p" percent of those that are not held out.
       seed: which draw.
     """
 

@@ -51,6 +51,7 @@ _TASK = ("mixture_or_task_name", "mixture_or_task_module", "task_feature_lengths
 _EVALUATION = (
     *_TASK,
     "model",
+    "eval_split",
     "batch_size",
     "eval_batch_size",
     "num_buckets",
@@ -180,21 +181,19 @@ class Prepared:
     @property
     def evaluator(self) -> Evaluator:
         """Evaluates `folded_model` on the configuration's task and split."""
-        return self._evaluator_on(self.config.eval_split)
-
-    def _evaluator_on(self, split: str) -> Evaluator:
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         length = config.prompt and config.prompt.length
         shape = f"P = {length}, prefix {_describe(config.prefix and as_free(config.prefix))}"
-        make = functools.partial(self._make_evaluator, split)
-        return self._shared(f"evaluator on {split}, {shape}", _EVALUATION, make)
+        return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
-    def _make_evaluator(self, split: str) -> Evaluator:
+    def _make_evaluator(self) -> Evaluator:
         config, seqio = self.config, import_seqio()
         # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs
         # all features of every row, so that every process reads the whole split.
-        examples = load_split(self.task, split, config.task_feature_lengths, config.overlength)
+        examples = load_split(
+            self.task, config.eval_split, config.task_feature_lengths, config.overlength
+        )
         tasks = {task.name: task for task in seqio.get_subtasks(self.task)}
         return self._evaluator_of(tasks, examples)
 
@@ -235,12 +234,10 @@ class Prepared:
         identity = self._identity() | {FINGERPRINT: self.fingerprint}
         run_folder.check_identity(config, identity)
         params |= self.initial()
-        data, evaluator, test = self.data, None, None
+        data, evaluator = self.data, None
         if config.eval_period != 0:
             evaluator = self.evaluator
             evaluator.check_metrics(config.best_metric)
-        if config.test_split is not None:
-            test = functools.partial(self._evaluate, self._evaluator_on(config.test_split))
         return Problem(
             name=config.mixture_or_task_name,
             params=params,
@@ -251,7 +248,6 @@ class Prepared:
             description=data.describe() + _told_of_size(config.prompt),
             shardings=self.shardings,
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
-            test=test,
             export=self._export if config.prompt or config.prefix else None,
             diagnostics=functools.partial(_diagnostics, config.prompt),
             files=self._files(),

@@ -3,9 +3,10 @@
 Points of a sweep that differ in seed, learning rate, bottleneck or the draw of their examples are
 runs with the same backbone, and prompts or prefixes of the same folded shape. Alone, each would
 start a process's worth of libraries, read the data, and compile the same programs. Together they do
-so once, and `population_step` takes the steps of all of them. Each member sees the batches, the dropout and the optimizer that it would
-have alone, so its results are those of `trainer.train` up to rounding, and each keeps a whole run
-folder of its own: a population that is stopped continues from those, together or one by one.
+so once, and `population_step` takes the steps of all of them. Each member sees the batches, the
+dropout and the optimizer that it would have alone, so its results are those of `trainer.train` up
+to rounding, and each keeps a whole run folder of its own: a population that is stopped continues
+from those, together or one by one.
 """
 
 import concurrent.futures

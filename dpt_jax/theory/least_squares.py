@@ -9,9 +9,7 @@ import optax
 from jaxtyping import Array, Float
 
 
-def minimize(
-    loss: Callable[[Any], Array], start: Any, steps: int
-) -> tuple[Any, Float[Array, ""]]:
+def minimize(loss: Callable[[Any], Array], start: Any, steps: int) -> tuple[Any, Float[Array, ""]]:
     """L-BFGS with a line search (optax), for at most a number of steps.
 
     It stops earlier where a step no longer lowers the loss. It can be mapped over starts.
@@ -25,7 +23,9 @@ def minimize(
       The parameters of the least loss seen, and that loss.
     """
     optimizer = optax.lbfgs(
-        linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=12, initial_guess_strategy="one")
+        linesearch=optax.scale_by_zoom_linesearch(
+            max_linesearch_steps=12, initial_guess_strategy="one"
+        )
     )
     value_and_grad = optax.value_and_grad_from_state(loss)
 
@@ -55,9 +55,7 @@ def minimize(
     return best, jnp.where(lower, value, least)
 
 
-def best_of(
-    loss: Callable[[Any], Array], starts: Any, steps: int
-) -> tuple[Any, Float[Array, ""]]:
+def best_of(loss: Callable[[Any], Array], starts: Any, steps: int) -> tuple[Any, Float[Array, ""]]:
     """Minimizes from several starts side by side; returns the best parameters and their loss.
 
     Args:

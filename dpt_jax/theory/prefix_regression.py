@@ -96,9 +96,7 @@ def draw_experts(key: Array, count: int, dim: int) -> Experts:
     )
 
 
-def draw_params(
-    key: Array, structure: str, count: int, dim: int, scale: float
-) -> dict[str, Array]:
+def draw_params(key: Array, structure: str, count: int, dim: int, scale: float) -> dict[str, Array]:
     """Parameters of a structure at random, every vector about `scale` √d long, biases small."""
     *keys, bias_key = jax.random.split(key, len(STRUCTURES[structure]) + 1)
     drawn = {

@@ -54,9 +54,7 @@ def d2(
     return _by_cell(_distances(fitted, true), inside, fitted_biases, true_biases)
 
 
-def d3(
-    fitted: Prompts, true: Prompts
-) -> Float[Array, ""]:
+def d3(fitted: Prompts, true: Prompts) -> Float[Array, ""]:
     """D3, of a layer between p and the pair: as D2, on what the layer gives for key and value.
 
     Le et al. measure ΔW1 p and ΔW2 p. Here it is what follows, tanh(W1 p) and tanh(W2 p), which

@@ -39,9 +39,7 @@ class TrainingConfig:
       microbatches: MICROBATCHES, parts in which a batch is run to save memory; the same result.
       frozen_dtype: FROZEN_DTYPE, dtype in which the frozen parameters are stored.
       mesh: MESH, sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
-      eval_split: split to evaluate on; the best step, and early stopping, go by it.
-      test_split: a further split, evaluated once, after the last step. It decides nothing; its
-        metrics are in `summary.json`. None is none.
+      eval_split: split to evaluate on.
       early_stopping_patience: EARLY_STOPPING_PATIENCE, evaluations without a new best after which
         training stops; None never stops early.
       log_period: updates between lines of training metrics.
@@ -61,13 +59,12 @@ class TrainingConfig:
     frozen_dtype: Any = None
     mesh: Sequence[int] = (-1, 1, 1)
     eval_split: str = "validation"
-    test_split: str | None = None
     early_stopping_patience: int | None = None
     log_period: int = 10
 
     # The plain settings that decide what a run gives, beside those that tell its problem and its
     # data. A run is not continued under others; see `run_folder.check_identity`.
-    RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split", "test_split")
+    RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split")
 
     def __post_init__(self):
         self._check("model_dir", _is_path, "a folder, as a text")
@@ -85,7 +82,6 @@ class TrainingConfig:
             "clip_norm", _or_none(lambda x: _is_number(x) and x > 0), "a positive number, or None"
         )
         self._check("eval_split", _is_text, "a split's name, as a text")
-        self._check("test_split", _or_none(_is_text), "a split's name, as a text, or None")
         self._check(
             "mesh",
             lambda sizes: isinstance(sizes, Sequence) and all(isinstance(n, int) for n in sizes),
@@ -304,7 +300,6 @@ _WITHOUT_MACRO = (
     "checkpoint_period",
     "eval_split",
     "log_period",
-    "test_split",
     "train_split",
     "trainable",
     "z_loss",

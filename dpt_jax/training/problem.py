@@ -88,7 +88,6 @@ class Problem:
       shardings: gives, for a mesh, a tree like `params` of shardings; None puts a whole copy on
         every device.
       evaluate: evaluates merged parameters; None where there is no evaluation.
-      test: evaluates those of the last step on the test split; None where there is none.
       export: puts merged parameters into a form for others, in every process, and gives what
         writes it into a folder; None where there is no such form beside the checkpoints.
       diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
@@ -107,7 +106,6 @@ class Problem:
     description: str = ""
     shardings: Callable[[Mesh], Params] | None = None
     evaluate: Callable[[Params], Evaluation] | None = None
-    test: Callable[[Params], Evaluation] | None = None
     export: Callable[[Params], Callable[[pathlib.Path], None]] | None = None
     diagnostics: Callable[[Params], Mapping[str, float]] = _nothing
     files: Mapping[str, Any] = dataclasses.field(default_factory=dict)

@@ -108,8 +108,6 @@ class Run:
             mesh,
         )
         self.best = BestSoFar()
-        # What the summary says of the test split, once the last step has been taken.
-        self.test: dict[str, Any] = {}
         self.train_seconds = 0.0
         # That of the newest line of the log.
         self.loss: float | None = None
@@ -123,7 +121,6 @@ class Run:
                 checkpoints.abstract(self.state), self.saved_step
             )
             self.best = BestSoFar(**progress["best"])
-            self.test = progress.get("test", {})  # Earlier versions had none.
             self.train_seconds = progress["train_seconds"]
             self.unlogged = {int(step): m for step, m in progress["unlogged"].items()}
 
@@ -211,7 +208,6 @@ class Run:
             self.unlogged = {}
         if evaluates:
             self._evaluate(step)
-        self.test = self._tested(step) if last or self.has_plateaued() else {}
         if saves or stop:
             self._check_finite(self.unlogged)
             self.train_seconds = self._before + self._share * (time.monotonic() - self._began)
@@ -283,17 +279,6 @@ class Run:
             self.log.write(step, run_files.PROMPT_SPLIT, diagnostics)
             self.progress.say(f"step {step}  prompt: {_shown(diagnostics)}")
 
-    def _tested(self, step: int) -> dict[str, Any]:
-        """See `test`."""
-        if self.problem.test is None:
-            return {}
-        found = self.problem.test(merge_params(self.state.params, self.frozen))
-        split = self.config.test_split
-        for result in found.results:
-            self.progress.say(f"step {step}  {result.task} {split}: {_shown(result.metrics)}")
-        metrics = {result.task: result.metrics for result in found.results}
-        return {"test_split": split, "test_value": found.value, "test_metrics": metrics}
-
     def _save(self, step: int) -> None:
         # The loss is that of the parameters before the update.
         if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
@@ -312,7 +297,6 @@ class Run:
                 self.state,
                 {
                     "best": dataclasses.asdict(self.best),
-                    "test": self.test,
                     "train_seconds": self.train_seconds,
                     "unlogged": self.unlogged,
                 },
@@ -336,7 +320,6 @@ class Run:
             "train_steps": self.total_steps,
             "trainable_parameters": self.trainable_parameters,
             "train_seconds": round(self.train_seconds, 3),
-            **self.test,
         }
         if self.has_plateaued():
             summary["stopped_early"] = True
