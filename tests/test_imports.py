@@ -16,7 +16,7 @@ problems
 evaluation
 training
 t5x
-demo gin_utils
+demo gin_utils theory
 data analysis interop
 devices models
 locks tensors run_files gin_text

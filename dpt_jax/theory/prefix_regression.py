@@ -6,7 +6,8 @@ weights give, and L prompts (Le et al., 2025, section 4)::
     f(x) = [Σ_n exp(xᵀA_n x + a_n) H_n x + Σ_l exp((B k_l)ᵀx + b_l) C v_l] / D(x)
 
 D(x) is the sum of all exponentials. A prompt l is its key k_l, which chooses, its value v_l, which
-answers, and its bias b_l. What a structure shares between key and value is the question.
+answers, and its bias b_l. What a structure shares between key and value is the question. Points
+are columns here, `[d, n]`, so that what runs over points is contiguous.
 """
 
 import math
@@ -61,11 +62,11 @@ class Known(NamedTuple):
 
     Attributes:
       log_mass: log of their sum of exponentials, `[n]`.
-      answer: their answer, weighted among themselves, `[n, d]`.
+      answer: their answer, weighted among themselves, `[d, n]`.
     """
 
     log_mass: Float[Array, "n"]
-    answer: Float[Array, "n d"]
+    answer: Float[Array, "d n"]
 
 
 Params = Mapping[str, Array]
@@ -120,23 +121,23 @@ def prompts_of(structure: str, params: Params, experts: Experts) -> Prompts:
     )
 
 
-def known_part(experts: Experts, x: Float[Array, "n d"]) -> Known:
+def known_part(experts: Experts, x: Float[Array, "d n"]) -> Known:
     """What the experts contribute at points x."""
-    scores = jnp.einsum("ni,eij,nj->ne", x, experts.scores, x) + experts.biases
-    answers = jnp.einsum("eij,nj->nei", experts.maps, x)
-    weights = jax.nn.softmax(scores, axis=-1)
-    answer = jnp.einsum("ne,nei->ni", weights, answers)
-    return Known(jax.scipy.special.logsumexp(scores, axis=-1), answer)
+    scores = jnp.einsum("in,eij,jn->en", x, experts.scores, x) + experts.biases[:, None]
+    answers = jnp.einsum("eij,jn->ein", experts.maps, x)
+    weights = jax.nn.softmax(scores, axis=0)
+    answer = jnp.einsum("en,ein->in", weights, answers)
+    return Known(jax.scipy.special.logsumexp(scores, axis=0), answer)
 
 
 def predict(
-    experts: Experts, known: Known, prompts: Prompts, x: Float[Array, "n d"]
-) -> Float[Array, "n d"]:
+    experts: Experts, known: Known, prompts: Prompts, x: Float[Array, "d n"]
+) -> Float[Array, "d n"]:
     """f(x) at n points, whose part of the experts is `known`."""
-    scores = x @ (prompts.keys @ experts.key_map.T).T + prompts.biases
-    weights = jax.nn.softmax(jnp.concatenate([known.log_mass[:, None], scores], axis=1), axis=1)
+    scores = prompts.keys @ experts.key_map.T @ x + prompts.biases[:, None]
+    weights = jax.nn.softmax(jnp.concatenate([known.log_mass[None], scores]), axis=0)
     values = prompts.values @ experts.value_map.T
-    return weights[:, :1] * known.answer + weights[:, 1:] @ values
+    return weights[0] * known.answer + values.T @ weights[1:]
 
 
 def split_atom(prompts: Prompts, which: int, apart: Float[Array, "d"]) -> Prompts:

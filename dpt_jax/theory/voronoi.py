@@ -5,6 +5,8 @@ and a permutation does not matter (Le et al., 2025, section 4). The losses' exac
 hand: these are their usual form, with exp(b) as the weight of a prompt.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -51,7 +53,7 @@ def d2(
 ) -> Float[Array, ""]:
     """D2, on shared p: ‖Δp‖ where a cell has one fitted prompt, ‖Δp‖² where it has several."""
     inside = cells(fitted, true)
-    return _by_cell(_distances(fitted, true), inside, fitted_biases, true_biases)
+    return _by_cell([_distances(fitted, true)], inside, fitted_biases, true_biases)
 
 
 def d3(fitted: Prompts, true: Prompts) -> Float[Array, ""]:
@@ -61,21 +63,17 @@ def d3(fitted: Prompts, true: Prompts) -> Float[Array, ""]:
     every structure has.
     """
     inside = cells(_joined(fitted), _joined(true))
-    weights = jnp.exp(fitted.biases)
-    several = inside.sum(axis=0) > 1
-    moved = sum(
-        jnp.where(several, by**2, by)
-        for by in (_distances(fitted.keys, true.keys), _distances(fitted.values, true.values))
-    )
-    error = weight_error(fitted.biases, true.biases, inside)
-    return error + (weights[:, None] * inside * moved).sum()
+    moved = [
+        _distances(fitted.keys, true.keys),
+        _distances(fitted.values, true.values),
+    ]
+    return _by_cell(moved, inside, fitted.biases, true.biases)
 
 
-def _by_cell(distances, inside, fitted_biases: Array, true_biases: Array) -> Array:
+def _by_cell(distances: Sequence[Array], inside: Array, fitted: Array, true: Array) -> Array:
     several = inside.sum(axis=0) > 1
-    moved = jnp.where(several, distances**2, distances)
-    error = weight_error(fitted_biases, true_biases, inside)
-    return error + (jnp.exp(fitted_biases)[:, None] * inside * moved).sum()
+    moved = sum(jnp.where(several, by**2, by) for by in distances)
+    return weight_error(fitted, true, inside) + (jnp.exp(fitted)[:, None] * inside * moved).sum()
 
 
 def mean_value_error(fitted: Prompts, true: Prompts) -> Float[Array, ""]:
