@@ -272,7 +272,7 @@ class PromptedT5:
         )
         settings, trained_by = recipes.with_changes(recipe, optimizer, learning_rate)
         if steps is not None or epochs is not None:
-            settings["epochs"] = epochs
+            settings |= {"epochs": epochs, "train_steps": steps}
         given = {"batch_size": batch_size, "eval_period": eval_period, **self._limits}
         limits = settings.pop("task_feature_lengths")
         limit = given.pop("max_source_length") or limits["inputs"]
@@ -293,7 +293,6 @@ class PromptedT5:
                 prompt=self.method if isinstance(self.method, SoftPrompt) else None,
                 prefix=self.method if isinstance(self.method, Prefix) else None,
                 task_feature_lengths=lengths,
-                train_steps=steps,
                 random_seed=seed,
                 early_stopping_patience=early_stopping_patience,
                 microbatches=microbatches,
