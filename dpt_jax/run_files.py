@@ -5,6 +5,7 @@
     config.gin            the operative configuration
     run.json              the run's identity, the last of the files that a run starts with
     few_shot.json         the drawn examples of few-shot tasks
+    start.json            what was measured on the frozen model for the first values
     vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces, or
                           tokenizer.json
     checkpoints/<step>/   what training changes, for a restart
@@ -30,6 +31,8 @@ CONFIG = "config.gin"
 IDENTITY = "run.json"
 # {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
 FEW_SHOT = "few_shot.json"
+# {"residual_norm": 66.0}: where a prompt that starts at a measured norm has started.
+START = "start.json"
 # How the task's vocabulary turns text into ids, and the pieces of one that has pieces.
 VOCABULARY = "vocabulary.json"
 PIECES = "sentencepiece.model"

@@ -19,6 +19,7 @@ from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
 from dpt_jax.interop.vit import is_vit, open_vit
 from dpt_jax.interop.vit import own_folder as vit_folder
+from dpt_jax.models import T5Config
 from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.tensors import Tensor, in_memory
 
@@ -50,6 +51,7 @@ class Description:
       parameters: what is stored, by name.
       details: what else is said there, ready for JSON.
       prompt: the prompt, where it is one or has one and it can be folded.
+      config: the sizes of a pretrained T5, whose `parameters` have T5X's names.
     """
 
     kind: str
@@ -57,6 +59,7 @@ class Description:
     parameters: Mapping[str, Tensor]
     details: Mapping[str, Any]
     prompt: Float32[ndarray, "length embed"] | None = None
+    config: T5Config | None = None
 
 
 def describe(location: str) -> Description:
@@ -196,7 +199,7 @@ def _backbone(location: str) -> Description:
     if beside:
         details["prompt beside it"] = beside
     summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
-    return Description("backbone", summary, backbone.tensors, details)
+    return Description("backbone", summary, backbone.tensors, details, config=backbone.config)
 
 
 def prompt_beside(location: str) -> str:

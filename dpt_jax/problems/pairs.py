@@ -96,7 +96,12 @@ class PreparedPairs(Prepared):
         """The training pairs in this configuration's own order."""
         config = self.config
         return TrainData.create(
-            [self.pairs.train], [1.0], config.batch_size, config.random_seed, config.num_buckets
+            [self.pairs.train],
+            [1.0],
+            config.batch_size,
+            config.random_seed,
+            config.num_buckets,
+            config.balanced_batches,
         )
 
     @functools.cached_property

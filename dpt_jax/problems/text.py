@@ -35,9 +35,18 @@ from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import abstract_variables, fold_prefix
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import Prefix, as_free
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.prompts import DecomposedPrompt, SoftPrompt, VanillaPrompt, bind_vocabulary
+from dpt_jax.prompts import (
+    NO_MODEL,
+    DecomposedPrompt,
+    SoftPrompt,
+    VanillaPrompt,
+    bind_residual_norm,
+    bind_vocabulary,
+    needs_residual_norm,
+)
 from dpt_jax.tensors import fingerprint, in_memory
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
@@ -175,7 +184,12 @@ class Prepared:
         if isinstance(self.task, seqio.Mixture):
             rates = [self.task.get_rate(task) for task in seqio.get_subtasks(self.task)]
         return TrainData.create(
-            tasks, rates, config.batch_size, config.random_seed, config.num_buckets
+            tasks,
+            rates,
+            config.batch_size,
+            config.random_seed,
+            config.num_buckets,
+            config.balanced_batches,
         )
 
     @property
@@ -250,10 +264,25 @@ class Prepared:
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
             diagnostics=functools.partial(_diagnostics, config.prompt),
-            files=self._files(),
+            files=self._files() | self._start(),
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },
+        )
+
+    def residual_norm(self) -> float:
+        """The norm of the backbone's residual stream, measured once (`models.residual_norm`).
+
+        Raises:
+          InputError: there is no pretrained model, or its norm is of no use.
+        """
+        config = self.config
+        if config.initial_checkpoint_path is None:
+            raise InputError(NO_MODEL)
+        return self._shared(
+            "residual norm",
+            ("model", "initial_checkpoint_path"),
+            lambda: residual_norm(config.model, self.backbone),
         )
 
     def initial(self) -> Params:
@@ -266,7 +295,8 @@ class Prepared:
         initial: Params = {}
         drawn_with = self.backbone, self.vocabulary, config.random_seed
         if config.prompt is not None:
-            initial["prompt"] = init_prompt(config.prompt, *drawn_with)
+            prompt = bind_residual_norm(config.prompt, self.residual_norm)
+            initial["prompt"] = init_prompt(prompt, *drawn_with)
         if config.prefix is not None:
             initial["prefix"] = init_prefix(config.prefix, config.model, *drawn_with)
         return initial
@@ -277,6 +307,12 @@ class Prepared:
         if drawn := few_shot_ids(task.name for task in self.data.tasks):
             files[run_files.FEW_SHOT] = drawn
         return files
+
+    def _start(self) -> dict[str, Any]:
+        """What was measured for the first values, as a file."""
+        if not needs_residual_norm(self.config.prompt):
+            return {}
+        return {run_files.START: {"residual_norm": self.residual_norm()}}
 
     @functools.cached_property
     def _fold_prefix(self) -> Callable[[Params], Params]:
@@ -335,13 +371,15 @@ class Prepared:
             del model["relpos_bias_per_layer"]
         # Nor those from before prefixes.
         prefix = {} if config.prefix is None else {"prefix": _describe(config.prefix)}
+        # Nor those from before batches could be balanced.
+        balanced = {"balanced_batches": True} if config.balanced_batches else {}
         return run_folder.flat(
             {
                 "model": model,
                 "prompt": _describe(config.prompt),
                 **prefix,
                 "task": self._task_identity(),
-                "data": {"num_buckets": config.num_buckets},
+                "data": {"num_buckets": config.num_buckets, **balanced},
                 "trainable": config.trainable_pattern,
             }
         )

@@ -66,7 +66,7 @@ class Training:
         """
         settings, trained_by = recipes.with_changes(self.recipe, self.optimizer, self.learning_rate)
         if self.steps is not None or self.epochs is not None:
-            settings["epochs"] = self.epochs
+            settings |= {"epochs": self.epochs, "train_steps": self.steps}
         recipes_limit = settings["task_feature_lengths"]["inputs"]
         given = {
             "batch_size": self.batch_size,
@@ -80,7 +80,6 @@ class Training:
                 "inputs": self.max_source_length or recipes_limit,
                 "targets": self.max_target_length or longest_target,
             },
-            "train_steps": self.steps,
             "random_seed": self.seed,
             "early_stopping_patience": self.early_stopping_patience,
             "microbatches": self.microbatches,

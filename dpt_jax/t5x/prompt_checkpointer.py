@@ -16,8 +16,11 @@ from t5x import checkpoints
 from t5x.partitioning import BasePartitioner
 from t5x.train_state import FlaxOptimTrainState
 
+from dpt_jax import run_files
 from dpt_jax.errors import InputError
+from dpt_jax.files import write_json
 from dpt_jax.models import T5Config
+from dpt_jax.paths import as_path
 from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.t5x import numpy_checkpoints
@@ -162,7 +165,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             later = numpy_checkpoints.latest_train_state(self._model_dir)
 
         drawn = None
-        if training and not resuming and not later and not self._parts.needs_vocabulary:
+        if training and not resuming and not later and not self._parts.needs_model:
             # Before gigabytes are read: a file may be missing, or hold another shape.
             drawn = self._draw()
         frozen = self._restore_part(path, state_transformation_fns, trained=False)
@@ -173,8 +176,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         elif later:
             trained = self._trained_by(later, frozen)
         elif training:
-            embedding = host_array(frozen[EMBEDDING]) if drawn is None else None
-            trained = at_start(self._train_state, drawn or self._draw(embedding))
+            trained = at_start(self._train_state, drawn or self._draw(frozen))
         else:
             trained = self._to_evaluate(path, state_transformation_fns)
         return complete(self._train_state, self._partitioner, frozen, trained)
@@ -204,11 +206,18 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             dataset_iterator=self._original_dataset_iterator if trained else None,
         )
 
-    def _draw(self, embedding: Any = None, another: bool = False) -> dict[str, Any]:
+    def _draw(
+        self, frozen: Mapping[str, Any] | None = None, another: bool = False
+    ) -> dict[str, Any]:
         key = start_key(self._seed)
         if another:
             key = jax.random.fold_in(key, 1)
-        return self._parts.draw(key, embedding, self._vocabulary)
+        if frozen is None:
+            return self._parts.draw(key, vocabulary=self._vocabulary)
+        measured = self._parts.measure(unflatten_dict(dict(frozen), sep="/")["target"])
+        if measured and self._model_dir and jax.process_index() == 0:
+            write_json(as_path(self._model_dir) / run_files.START, measured)
+        return self._parts.draw(key, host_array(frozen[EMBEDDING]), self._vocabulary, measured)
 
     def _trained_by(
         self, later: numpy_checkpoints.Trained, frozen: Mapping[str, Any]
@@ -252,7 +261,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
                 "--gin.PROMPT_FILE, the prefix with --gin_file=prefixes/free_from_prefix.gin and "
                 "--gin.PREFIX_FILE."
             )
-            if self._parts.needs_vocabulary:
+            if self._parts.needs_model:
                 raise InputError(f"{error} {remedy}") from error
             drawn, again = self._draw(), self._draw(another=True)
             if not jax.tree.all(jax.tree.map(np.array_equal, drawn, again)):

@@ -139,7 +139,9 @@ class TrainingConfig:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         try:
             schedule = self.learning_rate(train_steps)
-            rates = {step: float(schedule(step)) for step in (0, train_steps // 2)}
+            # The largest rate of a schedule may be anywhere; its neighbourhood will do.
+            probed = range(0, train_steps, max(1, train_steps // 100))
+            rates = {step: float(schedule(step)) for step in probed}
         except (TypeError, ValueError) as e:
             raise _unusable("LEARNING_RATE", self.learning_rate, e) from e
         for step, rate in rates.items():
@@ -149,6 +151,8 @@ class TrainingConfig:
                     "negative. Set --gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
                 )
         try:
+            # Some optimizers refuse a rate that they see.
+            self.optimizer(optax.constant_schedule(max(rates.values())))
             optimizer, _ = self.make_optimizer(train_steps)
             jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
         except (TypeError, ValueError, AttributeError, IndexError) as e:
@@ -199,6 +203,8 @@ class RunConfig(TrainingConfig):
       trainable: regular expression of the trained parameters' names; None is prompt and prefix
         alone, or everything when there is neither.
       num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
+      balanced_batches: BALANCED_BATCHES, give every batch the targets' shares, to one row; for
+        tasks with few answers, such as classification.
       overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
       train_split: split to train on.
       eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
@@ -221,6 +227,7 @@ class RunConfig(TrainingConfig):
     z_loss: float = 0.0
     trainable: str | None = None
     num_buckets: int = 8
+    balanced_batches: bool = False
     overlength: str = "error"
     train_split: str = "train"
     eval_batch_size: int | None = None
@@ -259,6 +266,7 @@ class RunConfig(TrainingConfig):
         )
         for name in ("num_buckets", "beam_size"):
             self._check(name, _positive, "a positive integer")
+        self._check("balanced_batches", lambda x: isinstance(x, bool), "True or False")
         self._check("eval_batch_size", _or_none(_positive), "a positive integer, or None")
         self._check("z_loss", lambda x: _is_number(x) and x >= 0, "a number, 0 or more")
         for name in ("mixture_or_task_name", "train_split"):

@@ -29,6 +29,7 @@ _BASE = "runs/prompt_train.gin"
 _FOLDER = "recipes"
 # What a recipe decides, of the settings of a run; a gin macro sets each.
 FIELDS = (
+    "balanced_batches",
     "batch_size",
     "clip_norm",
     "epochs",
@@ -37,6 +38,7 @@ FIELDS = (
     "optimizer",
     "overlength",
     "task_feature_lengths",
+    "train_steps",
 )
 _IMPORT = re.compile(r"^(?:from (?P<package>[\w.]+) )?import (?P<module>[\w.]+)$", re.MULTILINE)
 

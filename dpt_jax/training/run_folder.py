@@ -35,6 +35,7 @@ _OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)
 # What the next run in a folder where nothing was trained may not write itself.
 _OF_ONE_RUN = (
     run_files.FEW_SHOT,
+    run_files.START,
     run_files.VOCABULARY,
     run_files.PIECES,
     run_files.TOKENIZER,

@@ -20,9 +20,10 @@ from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
 from dpt_jax.prefixes import DeepSharedPrefix, FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import text
-from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
+from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
+from dpt_jax.training.optimizers import orthogonal
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import TrainState
 from tests.support import processes, runs
@@ -36,6 +37,18 @@ POINTS = {
     "bottleneck": {"prompt": DecomposedPrompt(runs.PROMPT_LENGTH, runs.WIDTH, 1)},
     "examples": {"mixture_or_task_name": "toy_z"},
     "optimizer": {"optimizer": optax.adafactor, "clip_norm": 0.5, "train_steps": 9},
+    "fast": {
+        "optimizer": orthogonal,
+        "learning_rate": functools.partial(schedules.constant, peak=0.1),
+        "prompt": DecomposedPrompt(
+            runs.PROMPT_LENGTH,
+            runs.WIDTH,
+            runs.BOTTLENECK,
+            ResidualNorm("A"),
+            ResidualNorm("B"),
+        ),
+        "balanced_batches": True,
+    },
 }
 
 
