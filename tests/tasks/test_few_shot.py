@@ -32,7 +32,8 @@ def test_k_training_rows_are_listed_by_id_and_validation_is_complete(jsonl):
         drawn = tasks.few_shot_ids(name)
         assert ids(name) == drawn == sorted(drawn)
         assert len(drawn) == k
-        assert all(idx in ids(task) for idx in drawn)
+        all_ids = ids(task)
+        assert all(idx in all_ids for idx in drawn)
         assert ids(name, "validation") == ids(task, "validation")
         assert seqio.TaskRegistry.get(name).num_input_examples("train") == k
 
