@@ -23,13 +23,14 @@ COMMANDS = (
     "convert",
     "sweep",
     "rank",
+    "prefix",
     "report",
     "inspect",
     "tasks",
     "plan",
 )
 # Those that run programs themselves. A sweep's are run by its workers.
-_COMPILING = ("demo", "train", "evaluate", "predict", "rank")
+_COMPILING = ("demo", "train", "evaluate", "predict", "rank", "prefix")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
