@@ -39,13 +39,13 @@ def canonical_correlation(
     Args:
       keys: of a stack.
       values: of the same.
-      components: how many components; None is a fifth of N, at least 1.
+      components: how many components; None is `components_of(N)`.
 
     Raises:
       ValueError: for fewer than 2 tokens, or components that are not between 1 and N - 1.
     """
     length = keys.shape[1]
-    count = max(1, length // 5) if components is None else components
+    count = components_of(length) if components is None else components
     if length < 2 or not 1 <= count <= length - 1:
         raise ValueError(f"{count} components of a prefix of {length} tokens; at most N - 1.")
     found = []
@@ -54,6 +54,11 @@ def canonical_correlation(
         correlations = np.linalg.svd(bases[0].T @ bases[1], compute_uv=False)
         found.append(np.sum(np.square(correlations)) / count)
     return np.array(found)
+
+
+def components_of(length: int) -> int:
+    """How many principal components of N tokens are compared: a fifth, at least one."""
+    return max(1, length // 5)
 
 
 def _token_directions(

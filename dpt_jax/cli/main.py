@@ -23,6 +23,7 @@ COMMANDS = (
     "convert",
     "sweep",
     "rank",
+    "prefix",
     "report",
     "inspect",
     "tasks",
@@ -30,7 +31,7 @@ COMMANDS = (
     "theory",
 )
 # Those that run programs themselves. A sweep's are run by its workers.
-_COMPILING = ("demo", "train", "evaluate", "predict", "rank", "theory")
+_COMPILING = ("demo", "train", "evaluate", "predict", "rank", "prefix", "theory")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

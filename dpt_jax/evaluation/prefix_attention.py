@@ -23,6 +23,7 @@ _STACKS = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def attention_mass(
     model: Transformer, params: Params, batch: Batch
 ) -> dict[str, Float[Array, "layers heads"]]:
@@ -40,11 +41,7 @@ def attention_mass(
       The mass for each stack that the prefix acts on, 0 to 1, for each layer that has the prefix.
     """
     # What is seen inside a rematerialized layer may not leave it.
-    config = dataclasses.replace(model.config, remat_policy="none")
-    return jax.jit(functools.partial(_mass, model.clone(config=config)))(params, batch)
-
-
-def _mass(model: Transformer, params: Params, batch: Batch) -> dict[str, Array]:
+    model = model.clone(config=dataclasses.replace(model.config, remat_policy="none"))
     prefix = model.prefix
     assert prefix is not None
     found: dict[str, list[Array]] = {}
@@ -74,7 +71,7 @@ def _mass(model: Transformer, params: Params, batch: Batch) -> dict[str, Array]:
 def _mass_of(
     module: MultiHeadAttention, method: str, length: int, x: Array, *args: Any
 ) -> Float[Array, "batch heads query"]:
-    """The sum of the attention weights over a prefix of that length, in one call of an attention."""
+    """The sum of the attention weights over a prefix of that length, in a call of an attention."""
     if method == "__call__":
         keys, _, mask, bias, _ = args
     else:

@@ -1,7 +1,8 @@
 """Sweeps: many runs that differ in a few gin bindings, and what they show together.
 
-`definition` says what a sweep is and which points it has, `chosen` takes some from another's results, `folder` keeps their results, `local` and
-`on_ray` run them, and `population` trains several of them as one.
+`definition` says what a sweep is and which points it has, `chosen` has another sweep's results
+choose some of them, `folder` keeps their results, `local` and `on_ray` run them, and `population`
+trains several of them as one.
 """
 
 from dpt_jax.analysis.report import Report

@@ -1,6 +1,7 @@
 """Prefixes trained by T5X: as `dpt train` does it, and saved, resumed and evaluated."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -198,6 +199,15 @@ def test_an_evaluation_takes_what_the_run_has_saved(pretrained, tmp_path):
     assert int(found.step) == 7
     for name, array in tiny.prompt_of(state, "prefix").items():
         np.testing.assert_array_equal(tiny.prompt_of(found, "prefix")[name], array)
+    # Elsewhere than in T5X the checkpoint stands for what was saved beside it in plain arrays.
+    beside = load_prefix(tmp_path / "numpy_checkpoints" / "checkpoint_7" / "prefix.npz")
+    arrays = adapters.load_adapter(saved).prefix.arrays
+    assert arrays.keys() == beside.arrays.keys()
+    for name, array in beside.arrays.items():
+        np.testing.assert_array_equal(arrays[name], array)
+    shutil.rmtree(tmp_path / "numpy_checkpoints")
+    with pytest.raises(InputError, match="holds a prefix as its method's own parameters"):
+        adapters.load_adapter(saved)
     # Others read the T5 in it and nothing else.
     assert set(open_checkpoint(saved.as_uri())) == set(pretrained[1])
 
