@@ -73,6 +73,7 @@ class ImageRunConfig(TrainingConfig):
     train_split: str = "train"
     eval_batch_size: int | None = None
 
+    KIND: ClassVar[str] = "ImageRunConfig"
     RECIPE: ClassVar[tuple[str, ...]] = (*TrainingConfig.RECIPE, "prompt_dropout")
     WITHOUT_MACRO: ClassVar[tuple[str, ...]] = (*TrainingConfig.WITHOUT_MACRO, "train_split")
 

@@ -7,9 +7,7 @@ from dpt_jax import gin_utils
 from dpt_jax.problems.image_config import ImageRunConfig
 from dpt_jax.training.config import RunConfig, TrainingConfig
 
-_KINDS: dict[str, type[TrainingConfig]] = {
-    kind.__name__: kind for kind in (RunConfig, ImageRunConfig)
-}
+_KINDS: dict[str, type[TrainingConfig]] = {kind.KIND: kind for kind in (RunConfig, ImageRunConfig)}
 
 
 def build() -> Any:
@@ -18,7 +16,7 @@ def build() -> Any:
     Raises:
       InputError: as `gin_utils.build` does.
     """
-    return gin_utils.build(_KINDS[gin_utils.bound_run() or RunConfig.__name__])
+    return gin_utils.build(_KINDS[gin_utils.bound_run() or RunConfig.KIND])
 
 
 def train(config: TrainingConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:

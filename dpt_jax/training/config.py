@@ -62,6 +62,8 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     log_period: int = 10
 
+    # What binds the fields in gin.
+    KIND: ClassVar[str] = "RunConfig"
     # The plain settings that decide what a run gives, beside those that tell its problem and its
     # data. A run is not continued under others; see `run_folder.check_identity`.
     RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split")
@@ -120,7 +122,7 @@ class TrainingConfig:
     @classmethod
     def flag_of(cls, field: str) -> str:
         """The gin macro or binding that sets a field, as after `--gin.`."""
-        return f"{cls.__name__}.{field}" if field in cls.WITHOUT_MACRO else field.upper()
+        return f"{cls.KIND}.{field}" if field in cls.WITHOUT_MACRO else field.upper()
 
     def make_optimizer(
         self, train_steps: int

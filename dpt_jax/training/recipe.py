@@ -39,6 +39,5 @@ def shown(config: TrainingConfig, name: str, value: Any, gin_config: str) -> tup
 
 
 def _functions(config: TrainingConfig) -> list[str]:
-    """What of a configuration is no plain setting, under the names of its class and of text's."""
-    kinds = {type(config).__name__, "RunConfig"}
-    return [f"{kind}.{name}" for kind in sorted(kinds) for name in config.FUNCTIONS]
+    """What of a configuration is no plain setting, but may be a function with settings."""
+    return [f"{config.KIND}.{name}" for name in config.FUNCTIONS]
