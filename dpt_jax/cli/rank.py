@@ -77,6 +77,7 @@ def _measure(args: argparse.Namespace) -> None:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
     scored = not args.no_score and (args.model_dir is not None or bool(args.gin_file))
     config = runs.load_config(args) if scored else None
+    runs.require_text(config, "dpt rank", "Name its prompt alone, without a task.")
     width = None if config is None else config.model.emb_dim
     prompt = load_prompt(_prompt_path(args), embed_dim=width, flag="PROMPT")
     ranks = _ranks(args.ranks, min(prompt.shape)) if args.ranks else ranks_for(prompt)

@@ -90,11 +90,10 @@ def run(args: argparse.Namespace) -> None:
         with agreement.raise_everywhere():
             gin_utils.parse(files, bindings, paths, of_run=True)
 
-            from dpt_jax.problems import text
-            from dpt_jax.training.config import RunConfig
+            from dpt_jax.problems import running
 
-            config = gin_utils.build(RunConfig)
+            config = running.build()
         agreement.check_same("gin bindings", gin_utils.bindings())
-        summary = text.train(config, gin_utils.operative_config)
+        summary = running.train(config, gin_utils.operative_config)
         if agreement.is_first():
             print(json.dumps(summary))

@@ -21,9 +21,14 @@ def backbone_dir() -> str:
     return str(BACKBONE_DIR)
 
 
+def vit_dir() -> str:
+    """The folder of the images' demo's pretrained ViT, as text."""
+    return str(pathlib.Path(__file__).parent / "vit")
+
+
 def chance(task: str) -> float:
     """Accuracy on validation, in 0 to 1, of always giving the most frequent training answer."""
     return majority_class(task)[1]
 
 
-__all__ = ["BACKBONE_DIR", "MIXTURE", "TASKS", "VOCABULARY", "backbone_dir", "chance"]
+__all__ = ["BACKBONE_DIR", "MIXTURE", "TASKS", "VOCABULARY", "backbone_dir", "chance", "vit_dir"]

@@ -103,7 +103,7 @@ def pretrain(
     *,
     steps: int,
     seed: int = 0,
-    batch_size: int = 128,
+    batch_size: int = 64,
     learning_rate: float = 3e-3,
     threshold: float = 0.95,
 ) -> dict[str, float]:
@@ -144,9 +144,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m dpt_jax.demo.pretrain_vit", description=__doc__
     )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
-    parser.add_argument("--steps", type=int, default=2_000)
+    parser.add_argument("--steps", type=int, default=1_200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--threshold", type=float, default=0.95)
     args = vars(parser.parse_args(argv))

@@ -49,6 +49,6 @@ def operative_config() -> str:
 
 
 def _remedy(configurable: str) -> str:
-    if configurable == "RunConfig":
+    if configurable in ("RunConfig", "ImageRunConfig"):
         return f"{ADD_RUN_FILE}, which binds them to macros."
     return f"Bind them in a gin file, as gin_configs/{configurable.lower()}s does."

@@ -158,6 +158,8 @@ def _prefix(path: Any, adapter: Any, details: Mapping[str, Any]) -> Description:
 
 def _run(folder: Any) -> Description:
     identity = run_files.read_json(folder / run_files.IDENTITY, "Copy the run's folder again.")
+    if identity.get("problem") == "images":
+        return _image_run(folder, identity)
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
@@ -180,6 +182,30 @@ def _run(folder: Any) -> Description:
     stored = stored_prompt.open_prompt(steps[shown], "PATH")
     arrays = {name: in_memory(array) for name, array in stored.arrays.items()}
     return Description("run", summary, arrays, details, stored.prompt)
+
+
+def _image_run(folder: Any, identity: Mapping[str, Any]) -> Description:
+    steps = run_files.numpy_checkpoints(folder)
+    details = {
+        "data": f"{identity.get('task.data')}{identity.get('task.draw')}",
+        "classes": identity.get("task.classes"),
+        "method": identity.get("prompt.method"),
+        "placement": identity.get("placement") if identity.get("prompt.method") else None,
+        "prefix method": identity.get("prefix.method"),
+        "trained": identity.get("trainable"),
+        "best step": run_files.best_step(folder),
+        "steps with a saved prompt": list(steps) or None,
+    }
+    arrays: dict[str, Tensor] = {}
+    if shown := run_files.kept_checkpoint(folder):
+        details["shown step"] = int(shown.name.rpartition("_")[2])
+        arrays = {
+            name: in_memory(array)
+            for file in (run_files.HEAD, run_files.FACTORS, run_files.PREFIX_FACTORS)
+            if (shown / file).exists()
+            for name, array in stored_prompt.read_npz(shown / file, "PATH").items()
+        }
+    return Description("run", "a run of dpt train on images", arrays, _without_nulls(details))
 
 
 def _vit(location: str) -> Description:

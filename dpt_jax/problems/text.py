@@ -37,6 +37,7 @@ from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import Prefix, as_free
+from dpt_jax.problems.described import describe_method
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import (
     NO_MODEL,
@@ -198,7 +199,7 @@ class Prepared:
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         length = config.prompt and config.prompt.length
-        shape = f"P = {length}, prefix {_describe(config.prefix and as_free(config.prefix))}"
+        shape = f"P = {length}, prefix {describe_method(config.prefix and as_free(config.prefix))}"
         return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:
@@ -370,13 +371,13 @@ class Prepared:
         if not config.model.relpos_bias_per_layer:
             del model["relpos_bias_per_layer"]
         # Nor those from before prefixes.
-        prefix = {} if config.prefix is None else {"prefix": _describe(config.prefix)}
+        prefix = {} if config.prefix is None else {"prefix": describe_method(config.prefix)}
         # Nor those from before batches could be balanced.
         balanced = {"balanced_batches": True} if config.balanced_batches else {}
         return run_folder.flat(
             {
                 "model": model,
-                "prompt": _describe(config.prompt),
+                "prompt": describe_method(config.prompt),
                 **prefix,
                 "task": self._task_identity(),
                 "data": {"num_buckets": config.num_buckets, **balanced},
@@ -476,15 +477,3 @@ def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, flo
     if prompt is None or "prompt" not in trained:
         return {}
     return prompt.diagnostics(jax.device_get(trained["prompt"]))
-
-
-def _describe(method: SoftPrompt | Prefix | None) -> dict[str, Any] | None:
-    """The method and its sizes; not its initializers, which matter only at the start."""
-    if method is None:
-        return None
-    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-    sizes: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
-    sizes.pop("name", None)
-    if isinstance(method, Prefix):
-        sizes["stacks"] = list(method.stacks)
-    return {"method": type(method).__name__} | sizes

@@ -62,9 +62,19 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     log_period: int = 10
 
+    # What binds the fields in gin.
+    KIND: ClassVar[str] = "RunConfig"
     # The plain settings that decide what a run gives, beside those that tell its problem and its
     # data. A run is not continued under others; see `run_folder.check_identity`.
     RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split")
+    # The settings that may be functions with settings of their own, which decide it as well.
+    FUNCTIONS: ClassVar[tuple[str, ...]] = ("optimizer", "learning_rate", "prompt", "prefix")
+    # The fields that no gin macro sets.
+    WITHOUT_MACRO: ClassVar[tuple[str, ...]] = (
+        "checkpoint_period",
+        "eval_split",
+        "log_period",
+    )
 
     def __post_init__(self):
         self._check("model_dir", _is_path, "a folder, as a text")
@@ -106,8 +116,13 @@ class TrainingConfig:
     def _check(self, field: str, good: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, field)
         if not good(value):
-            flag = flag_of(field)
+            flag = self.flag_of(field)
             raise InputError(f"{flag} is {value!r}; it must be {wanted}. Set --gin.{flag}.")
+
+    @classmethod
+    def flag_of(cls, field: str) -> str:
+        """The gin macro or binding that sets a field, as after `--gin.`."""
+        return f"{cls.KIND}.{field}" if field in cls.WITHOUT_MACRO else field.upper()
 
     def make_optimizer(
         self, train_steps: int
@@ -242,6 +257,13 @@ class RunConfig(TrainingConfig):
         "beam_size",
         "best_metric",
     )
+    WITHOUT_MACRO: ClassVar[tuple[str, ...]] = (
+        *TrainingConfig.WITHOUT_MACRO,
+        "beam_size",
+        "train_split",
+        "trainable",
+        "z_loss",
+    )
 
     def __post_init__(self):
         self._check(
@@ -300,23 +322,6 @@ class RunConfig(TrainingConfig):
         if len(parts) > 1:
             return f"({'|'.join(parts)})/.*"
         return f"{parts[0]}/.*" if parts else ".*"
-
-
-# The fields that no gin macro sets.
-_WITHOUT_MACRO = (
-    "beam_size",
-    "checkpoint_period",
-    "eval_split",
-    "log_period",
-    "train_split",
-    "trainable",
-    "z_loss",
-)
-
-
-def flag_of(field: str) -> str:
-    """The gin macro or binding that sets a field, as after `--gin.`."""
-    return f"RunConfig.{field}" if field in _WITHOUT_MACRO else field.upper()
 
 
 def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -32,6 +32,11 @@ class VitBackbone:
     tensors: Mapping[str, Tensor]
     origin: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What of the configuration travels with the weights: GELU and epsilon."""
+        return {"gelu": self.config.gelu, "epsilon": self.config.epsilon}
+
 
 def is_vit(path: str | os.PathLike) -> bool:
     """Whether `path` is a folder or file of a ViT, by looking inside; not whether it is whole."""
@@ -52,7 +57,7 @@ def open_vit(path: str | os.PathLike, config: ViTConfig | None = None) -> VitBac
         google-research's (vision_transformer before and since Linen, big_vision, Scenic).
       config: the network that the parameters are meant for. The stored head is left out then, as
         another data set has other classes, and positions are interpolated where its image size is
-        another one. Without it everything is the file's own.
+        another one. GELU and epsilon are the file's own. Without it everything is the file's own.
 
     Raises:
       InputError: `path` holds no ViT, a part of one, or one of another form than `config`.
@@ -90,13 +95,12 @@ def open_vit(path: str | os.PathLike, config: ViTConfig | None = None) -> VitBac
         ", ".join(f"{k} {v}" for k, v in own_folder.stored_sizes(own).items()) + "."
     )
     check_parameters(str(path), shapes, bare, "the model file", remedy)
-    for name in ("num_heads", "gelu", "epsilon"):
-        here, there = getattr(own, name), getattr(config, name)
-        if here != there:
-            raise InputError(
-                f"{path}: {name} is {here}, but the model file says {there}. Set "
-                f"--gin.ViTConfig.{name}={here!r}."
-            )
+    if own.num_heads != config.num_heads:
+        raise InputError(
+            f"{path}: num_heads is {own.num_heads}, but the model file says {config.num_heads}. "
+            f"{remedy}"
+        )
+    bare = dataclasses.replace(bare, gelu=own.gelu, epsilon=own.epsilon)
     return VitBackbone(str(path), kind, bare, tensors, origin)
 
 
