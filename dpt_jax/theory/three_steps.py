@@ -111,66 +111,67 @@ def three_steps(
     mixture: ContextualMixture,
     key: Array,
     *,
-    count: int,
-    step_w: float,
+    count: int | Array,
+    batch: int,
+    step_w: float | Array,
     query_norm: float | Array | None = None,
-    step_q: float | None = None,
+    step_q: float | Array | None = None,
     balanced: bool = True,
     draws: str = "tokens",
-    batch: int | None = None,
     loss: str = "squared",
     fresh: bool = False,
 ) -> Estimates:
-    """Runs the three steps. It can be compiled with the mixture and the key as arguments.
+    """Runs the three steps. It is to be compiled, once for all n.
 
     Args:
       mixture: what the examples are drawn from.
       key: of all draws.
-      count: n, examples in each split.
-      step_w: η, of both steps on w.
+      count: n, examples in each split; see `check_splits`.
+      batch: how many are drawn at once.
+      step_w: η, of both steps on w; see `check_step`.
       query_norm: the length that q1 is given, in place of γ.
       step_q: γ, of the step on q; give this one or `query_norm`.
       balanced: whether exactly a half of each split has each label.
       draws: "tokens", or "in law" for what the tokens come to without the tokens.
-      batch: how many examples are drawn at once; it divides n. None is all of them.
       loss: "squared" or "logistic".
       fresh: whether to draw a fourth split, for the "fresh mean".
 
     Raises:
-      InputError: when the splits are too small, or cannot be cut into such batches.
+      InputError: when both or neither of `query_norm` and `step_q` are given.
     """
-    check_splits(count, balanced, batch)
     if (query_norm is None) == (step_q is None):
         raise InputError("Give query_norm or step_q, one of the two.")
-    batch, draw = batch or count, DRAWS[draws]
+    draw = DRAWS[draws]
     splits = jax.random.split(key, 4)
     zero = jnp.zeros_like(mixture.head)
 
-    def mean(split: Array, of: Callable[[Array, Array], Array]) -> Array:
-        """The mean over a split of what `of` sums over a batch, given its key and labels."""
+    def mean(split: Array, of: Callable[[Array, Array, Array], Array]) -> Array:
+        """The mean over a split of what `of` sums over a batch, given key, labels and weights."""
 
-        def add(total, number):
+        def add(number, total):
             label_key, own = jax.random.split(jax.random.fold_in(split, number))
-            return total + of(own, draw_labels(label_key, batch, balanced)), None
+            labels = draw_labels(label_key, batch, balanced)
+            counts = (number * batch + jnp.arange(batch) < count).astype(labels.dtype)
+            return total + of(own, labels, counts)
 
-        labels = jax.ShapeDtypeStruct((batch,), zero.dtype)
-        shape = jax.eval_shape(of, split, labels)
+        example = jnp.zeros(batch, zero.dtype)
+        shape = jax.eval_shape(of, split, example, example)
         start = jnp.zeros(shape.shape, shape.dtype)
-        return jax.lax.scan(add, start, jnp.arange(count // batch))[0] / count
+        return jax.lax.fori_loop(0, -(-count // batch), add, start) / count
 
     def descent_w(w: Vector, q: Vector) -> Callable[[Array, Array], Array]:
-        """Minus the gradient by w, and what the query reads: sums over a batch, `[2, d]`."""
+        """Minus the gradient by w, and what the query reads: sums over a batch."""
 
-        def of(key, labels):
+        def of(key, labels, counts):
             u = draw.pooled(mixture, key, labels, q)
             errors = prompt_attention.residual(loss, u @ w, labels)
-            return jnp.stack([errors @ u, u.sum(axis=0)])
+            return jnp.stack([errors * counts, counts]) @ u
 
         return of
 
-    def descent_q(key, labels):
+    def descent_q(key, labels, counts):
         means, spread = draw.mean_and_covariance_times(mixture, key, labels, w1)
-        return prompt_attention.residual(loss, means @ w1, labels) @ spread
+        return (prompt_attention.residual(loss, means @ w1, labels) * counts) @ spread
 
     w1 = step_w * mean(splits[0], descent_w(zero, zero))[0]
     q1 = mean(splits[1], descent_q)
@@ -180,25 +181,23 @@ def three_steps(
     return Estimates(w1, q1, step_w * descent, mean_read, fresh_read)
 
 
-def check_splits(count: int, balanced: bool, batch: int | None = None) -> None:
-    """Checks that n examples a split can be drawn.
+def check_splits(count: int, batch: int, balanced: bool) -> None:
+    """Checks that n examples a split can be drawn, batch by batch.
 
     Raises:
       InputError: it names the size that can.
     """
-    batch = batch or count
     least = 2 if balanced else 1
     if count < least:
         raise InputError(
             f"n is {count}; each of the three splits needs {least} examples at least, so that "
             f"there are {3 * least} in all."
         )
-    if count % batch:
-        raise InputError(f"batch is {batch}; it divides n, which is {count}.")
-    if balanced and batch % 2:
-        raise InputError(
-            f"batch is {batch}; balanced labels need an even number, such as {batch + 1}."
-        )
+    for name, value in (("n", count), ("batch", batch)):
+        if balanced and value % 2:
+            raise InputError(
+                f"{name} is {value}; balanced labels need an even number, such as {value + 1}."
+            )
 
 
 def check_step(mixture: ContextualMixture, step_w: float) -> None:

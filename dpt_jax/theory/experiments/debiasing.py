@@ -15,6 +15,9 @@ from dpt_jax.theory.experiments.drawing import finish, panels_of
 from dpt_jax.theory.experiments.statistics import interval, shown
 from dpt_jax.theory.three_steps import READINGS
 
+# Examples drawn at once.
+_BATCH = 100
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -62,6 +65,7 @@ def _measure(settings: Settings, balanced: bool):
             mixture,
             steps_key,
             count=settings.count,
+            batch=_BATCH,
             step_w=settings.step_w,
             query_norm=norm,
             balanced=balanced,
@@ -70,7 +74,7 @@ def _measure(settings: Settings, balanced: bool):
         )
         chosen = {name: est.debiased(name) for name in READINGS}
         return {
-            name: in_law.test_error(mixture, test_key, one.w, est.q1, one.offset)
+            name: in_law.test_error(mixture, test_key, one.w, est.q1, one.offset, 500)
             for name, one in chosen.items()
         }
 
@@ -89,7 +93,7 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
         length=settings.length,
     )
     balanced = cell["labels"] == "balanced"
-    three_steps.check_splits(settings.count, balanced)
+    three_steps.check_splits(settings.count, _BATCH, balanced)
     measure = _measure(settings, balanced)
     keys = jax.random.split(jax.random.key(settings.seed), settings.repeats)
     found = [measure(mixture, key, context / 2) for key in keys]

@@ -1,7 +1,6 @@
 """`sample-size`: how far off the three steps are, against n/d, for several dimensions."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,8 @@ from dpt_jax.theory.experiments.statistics import interval, slope
 WHAT = ("w1", "q1", "w2")
 # Slopes are fitted from here on, where w1's own error no longer matters for q1.
 FROM = 4.0
+# Examples drawn at once: a size that memory does not notice.
+_BATCH = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +56,22 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
     ]
 
 
-@functools.cache
-def _measure(count: int, step_w: float, norm: float):
-    # In batches of a size that memory does not notice.
-    batch = next(b for b in range(min(count, 200), 0, -1) if count % b == 0 and b % 2 == 0)
-
-    def measure(mixture, key):
-        est = three_steps.three_steps(
-            mixture,
-            key,
-            count=count,
-            step_w=step_w,
-            query_norm=norm,
-            draws="in law",
-            batch=batch,
-        )
-        truths = (mixture.head, mixture.context, mixture.head)
-        return [
-            1 - (in_law.direction_of(found)[0] @ in_law.direction_of(true)[0]) ** 2
-            for found, true in zip((est.w1, est.q1, est.w2), truths, strict=True)
-        ]
-
-    return jax.jit(measure)
+@jax.jit
+def _measure(mixture, key, count, step_w, norm):
+    est = three_steps.three_steps(
+        mixture,
+        key,
+        count=count,
+        batch=_BATCH,
+        step_w=step_w,
+        query_norm=norm,
+        draws="in law",
+    )
+    truths = (mixture.head, mixture.context, mixture.head)
+    return [
+        1 - (in_law.direction_of(found)[0] @ in_law.direction_of(true)[0]) ** 2
+        for found, true in zip((est.w1, est.q1, est.w2), truths, strict=True)
+    ]
 
 
 def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
@@ -89,10 +84,10 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
         length=settings.length,
     )
     three_steps.check_step(mixture, settings.step_w)
-    three_steps.check_splits(cell["n"], balanced=True)
-    measure = _measure(cell["n"], settings.step_w, settings.context / 2)
+    three_steps.check_splits(cell["n"], _BATCH, balanced=True)
     keys = jax.random.split(jax.random.key(settings.seed), settings.repeats)
-    found = np.asarray([measure(mixture, key) for key in keys], float)
+    sizes = (cell["n"], settings.step_w, settings.context / 2)
+    found = np.asarray([_measure(mixture, key, *sizes) for key in keys], float)
     scales = population.scales_of(mixture)
     misses = {
         "w1": population.w1_miss(scales, cell["dim"], cell["n"], balanced=True),

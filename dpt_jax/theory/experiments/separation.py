@@ -39,7 +39,7 @@ class Settings:
     sizes: tuple[float, ...] = (0.25, 1.0, 2.0, 3.0, 4.0, 5.0)
     oracle: float = 0.5
     restarts: int = 50
-    steps: int = 500
+    steps: int = 300
     rate: float = 0.1
     seed: int = 0
 

@@ -54,11 +54,11 @@ class Settings:
     experts: int = 4
     true: int = 2
     fitted: tuple[int, ...] = (2, 3)
-    sizes: tuple[int, ...] = (100, 181, 328, 594, 1076, 1949, 3530, 6394)
+    sizes: tuple[int, ...] = (100, 164, 269, 442, 725, 1190, 1951, 3200)
     noise: float = 0.1
-    starts: int = 3
+    starts: int = 2
     first_points: int = 256
-    steps: int = 120
+    steps: int = 100
     repeats: int = 20
     seed: int = 0
 

@@ -34,11 +34,13 @@ class Settings:
       query_factors: the length of q1 in units of the best, Q / (2 σ²).
       steps_w: values of η, tried at the second of the heads and the last but one of the contexts.
       repeats: with statistics drawn in law.
-      token_repeats: with every token drawn, and full training on the same examples.
+      token_contexts: Q where every token is drawn, and there is full training too.
+      token_repeats: of those.
       train_batch: examples in a step of full training.
       train_steps: its steps.
       train_rate: its learning rate.
       batch: examples drawn at once.
+      test_count: draws of what the query reads, for a test error.
       seed: of all draws.
     """
 
@@ -52,11 +54,13 @@ class Settings:
     query_factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     steps_w: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0)
     repeats: int = 20
-    token_repeats: int = 5
+    token_contexts: tuple[float, ...] = (1.0, 2.0, 3.0)
+    token_repeats: int = 3
     train_batch: int = 50
     train_steps: int = 300
     train_rate: float = 0.02
     batch: int = 20
+    test_count: int = 500
     seed: int = 0
 
 
@@ -77,7 +81,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
         *({**point, "part": "step", "step_w": s} for s in settings.steps_w),
         *(
             {**point, "part": "tokens", "draws": "tokens", "context": c}
-            for c in settings.contexts
+            for c in settings.token_contexts
         ),
     ]
 
@@ -94,7 +98,7 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
     three_steps.check_step(mixture, cell["step_w"])
     on_tokens = cell["draws"] == "tokens"
     balanced = cell["labels"] == "balanced"
-    three_steps.check_splits(settings.count, balanced, settings.batch)
+    three_steps.check_splits(settings.count, settings.batch, balanced)
     repeats = settings.token_repeats if on_tokens else settings.repeats
     keys = jax.random.split(jax.random.key(settings.seed), repeats)
     norm = cell["factor"] * cell["context"] / 2
@@ -141,12 +145,14 @@ def _measure(settings: Settings, balanced: bool, draws: str):
         zero = jnp.zeros_like(est.w1)
 
         def error(w, q, offset=0.0):
-            return in_law.test_error(mixture, test_key, w, q, offset)
+            return in_law.test_error(mixture, test_key, w, q, offset, settings.test_count)
 
         return {
             "cos_w1": _cosine(est.w1, mixture.head),
             "cos_q1": _cosine(est.q1, mixture.context),
-            "attention": in_law.relevant_attention(mixture, test_key, est.q1),
+            "attention": in_law.relevant_attention(
+                mixture, test_key, est.q1, settings.test_count
+            ),
             "error_w1": error(est.w1, zero),
             "error_w2": error(est.w2, est.q1),
             "error_debiased": error(est.w2, est.q1, est.debiased("mean").offset),
@@ -188,7 +194,9 @@ def _full_training(settings: Settings):
         outputs = jax.vmap(prompt_attention.prompt_attention, (0, None, None))(
             tokens, params["w"], params["q"]
         )
-        return in_law.test_error(mixture, test_key, params["w"], params["q"], outputs.mean())
+        return in_law.test_error(
+            mixture, test_key, params["w"], params["q"], outputs.mean(), settings.test_count
+        )
 
     return jax.jit(train)
 
