@@ -121,6 +121,8 @@ def test_history_and_callbacks_tell_what_the_log_does(folder, trained, tmp_path)
     assert history.best_value == max(found["accuracy"] for found in evaluated.values())
     assert [(step, split) for step, split, _ in lines] == [(x["step"], x["split"]) for x in log]
     history.plot().savefig(tmp_path / "history.png")
+    # What a notebook asks for.
+    assert history.plot()._repr_png_().startswith(b"\x89PNG")
     drawn = [axis.lines[0].get_xydata().tolist() for axis in history.plot().axes]
     assert drawn[0] == [[step, loss] for step, loss in losses.items()]
     assert [point[0] for point in drawn[1]] == [6, 12]
