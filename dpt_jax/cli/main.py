@@ -27,9 +27,10 @@ COMMANDS = (
     "inspect",
     "tasks",
     "plan",
+    "attention",
 )
 # Those that run programs themselves. A sweep's are run by its workers.
-_COMPILING = ("demo", "train", "evaluate", "predict", "rank")
+_COMPILING = ("demo", "train", "evaluate", "predict", "rank", "attention")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
