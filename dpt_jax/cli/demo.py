@@ -2,17 +2,23 @@
 
   dpt demo
   dpt demo --methods vanilla,decomposed,residual,fine_tuning
+  dpt demo --images
+  dpt demo --images --methods deep,fine_tuning --tasks embedded
 
 Every method starts from the same frozen backbone, on three generated tasks in the manner of
 SuperGLUE whose inputs do not say what to do. The runs, a picture of the learning curves and
 summary.json go to runs/demo; a demo that was stopped is continued by the same command.
+
+With --images it is a tiny vision transformer, which was pretrained on tiled handwritten digits, and
+digits among noise (PARTIAL) or on photographs (EMBEDDED). attention.png in runs/demo_images shows
+what the prompts attend to, layer by layer.
 """
 
 import argparse
 import pathlib
 from typing import Any
 
-from dpt_jax.cli import outputs
+from dpt_jax.cli import demo_images, outputs
 from dpt_jax.cli.console import print_table
 
 HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
@@ -29,13 +35,18 @@ METHODS: dict[str, tuple[list[str], list[str]]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; `--gin.NAME=VALUE` changes every run."""
     parser.add_argument(
+        "--images", action="store_true", help="prompts for a ViT on images (about 5 minutes)"
+    )
+    parser.add_argument(
         "--methods",
-        default="vanilla,decomposed",
         metavar="NAMES",
-        help=f"which of {', '.join(METHODS)} (default: vanilla,decomposed)",
+        help=f"which of {', '.join(METHODS)} (default: vanilla,decomposed); with --images, of "
+        f"{', '.join(demo_images.METHODS)} (default: all)",
     )
     parser.add_argument("--tasks", metavar="NAMES", help="which demo tasks (default: all)")
-    parser.add_argument("--output", default="runs/demo", metavar="DIR", help="default: runs/demo")
+    parser.add_argument(
+        "--output", metavar="DIR", help="default: runs/demo, or runs/demo_images with --images"
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="of prompts and data order (default: 0)"
     )
@@ -43,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains every method on every task, then writes and prints the results."""
+    args.output = args.output or ("runs/demo_images" if args.images else "runs/demo")
+    if args.images:
+        known = demo_images.METHODS, demo_images.SETS
+        methods = _chosen("--methods", args.methods or ",".join(known[0]), list(known[0]))
+        sets = _chosen("--tasks", args.tasks or ",".join(known[1]), list(known[1]))
+        return demo_images.run(args, methods, sets)
+
     import dataclasses
 
     from dpt_jax import demo, gin_utils, inference
@@ -50,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
 
-    methods = _chosen("--methods", args.methods, list(METHODS))
+    methods = _chosen("--methods", args.methods or "vanilla,decomposed", list(METHODS))
     tasks = _chosen("--tasks", args.tasks or ",".join(demo.TASKS), list(demo.TASKS))
     output = outputs.require_folder(args.output, "--output")
 

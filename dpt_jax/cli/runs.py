@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Any:
     """The settings of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
     from dpt_jax import gin_utils
-    from dpt_jax.problems import running
+    from dpt_jax.problems import kinds
 
     files, bindings = list(args.gin_file), list(args.gin_bindings)
     if args.model_dir is not None:
@@ -37,7 +37,7 @@ def load_config(args: argparse.Namespace) -> Any:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
     gin_utils.parse(files, bindings, search_paths(args), of_run=True)
-    return running.build()
+    return kinds.build()
 
 
 def is_of_images(config: Any) -> bool:

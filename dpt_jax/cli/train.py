@@ -90,10 +90,10 @@ def run(args: argparse.Namespace) -> None:
         with agreement.raise_everywhere():
             gin_utils.parse(files, bindings, paths, of_run=True)
 
-            from dpt_jax.problems import running
+            from dpt_jax.problems import kinds
 
-            config = running.build()
+            config = kinds.build()
         agreement.check_same("gin bindings", gin_utils.bindings())
-        summary = running.train(config, gin_utils.operative_config)
+        summary = kinds.train(config, gin_utils.operative_config)
         if agreement.is_first():
             print(json.dumps(summary))

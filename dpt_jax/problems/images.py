@@ -199,9 +199,6 @@ class PreparedImages:
         evaluate = None
         if config.eval_period != 0:
             evaluate = functools.partial(self._evaluate, self.classifier)
-        test = None
-        if config.test_split is not None:
-            test = functools.partial(self._evaluate, self.classifier_on(config.test_split))
         return Problem(
             name=config.task,
             params={**backbone, **self.initial()},
@@ -212,7 +209,6 @@ class PreparedImages:
             description=data.describe(),
             shardings=self.shardings,
             evaluate=evaluate,
-            test=test,
             export=self._export if config.prompt or config.prefix else None,
             files={run_files.IMAGES: self._drawn()},
         )

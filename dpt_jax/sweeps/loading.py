@@ -80,7 +80,7 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
       InputError: for a binding that does not exist or is refused, with the point's name, or an
         axis that is a macro which nothing uses.
     """
-    from dpt_jax.problems import running
+    from dpt_jax.problems import kinds
 
     seen: set[tuple[str, str]] = set()
     used: set[str] = set()
@@ -95,7 +95,7 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
                 [*point.bindings, f"MODEL_DIR = {point.name!r}"],
                 search_paths,
             )
-            running.build()
+            kinds.build()
         except InputError as e:
             message = sweep.in_terms_of_axes(str(e))
             raise InputError(
