@@ -1,7 +1,7 @@
 """Train prompts for a tiny pretrained T5 that comes with the package, and show that they work.
 
   dpt demo
-  dpt demo --methods vanilla,decomposed,residual,fine_tuning
+  dpt demo --methods vanilla,decomposed,residual,prefix,fine_tuning
   dpt demo --images
   dpt demo --images --methods deep,fine_tuning --tasks embedded
 
@@ -28,6 +28,10 @@ METHODS: dict[str, tuple[list[str], list[str]]] = {
     "vanilla": (["prompts/vanilla.gin"], ["SampledVocabulary.population = 250"]),
     "decomposed": (["prompts/decomposed_uniform.gin"], []),
     "residual": (["prompts/residual.gin"], ["SampledVocabulary.population = 250"]),
+    "prefix": (
+        ["prefixes/simple_shared.gin"],
+        ["PREFIX_LENGTH = 20", "SampledVocabulary.population = 250"],
+    ),
     "fine_tuning": ([], ["PROMPT = None", "LEARNING_RATE_PEAK = 1e-3"]),
 }
 
@@ -95,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
     }
     for task in tasks:
-        bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None)
+        bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None, prefix=None)
         [result] = inference.evaluate(text.prepare(bare), None)
         summary["no_prompt"][task] = result.metrics["accuracy"]
     for method in methods:

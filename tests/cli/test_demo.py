@@ -7,7 +7,7 @@ import pytest
 from dpt_jax.cli.main import main
 
 # Two demos: one whose prompts learn, and one that shows that the other methods run.
-STEPS = {"vanilla,decomposed": 120, "residual,fine_tuning": 2}
+STEPS = {"vanilla,decomposed": 120, "prefix,residual,fine_tuning": 2}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,7 @@ def test_every_method_trains_the_parameters_it_should(output):
         "vanilla": p * d,
         "decomposed": b * (p + d),
         "residual": p * d + d * hidden + hidden + hidden * d + d + 2 * d,
+        "prefix": 3 * p * d,
         "fine_tuning": 1_263_872,
     }
     assert counts["decomposed"] <= counts["vanilla"] / 4
