@@ -175,8 +175,8 @@ BREAKS = [
     Break(
         "no dropout in the encoder",
         "dpt_jax/models/network.py",
-        "return self.encoder(embedded, key_mask, not enable_dropout, prefix)",
-        "return self.encoder(embedded, key_mask, True, prefix)",
+        "return self.encoder(embedded, mask, not enable_dropout, prefix)",
+        "return self.encoder(embedded, mask, True, prefix)",
         "tests/models/test_network.py -k dropout",
     ),
     Break(

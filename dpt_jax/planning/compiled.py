@@ -298,13 +298,17 @@ def _parts_read(name: str, users: dict[str, list[Instruction]]) -> float | None:
 
 
 def _matrix_flops(computation: Computation, i: Instruction) -> float:
-    """Operations of a `dot` or `convolution` (a TPU's matrix products are convolutions)."""
+    """Operations of a `dot`, of a `convolution` (what a TPU makes of it), or of a kernel."""
     if i.opcode == "dot":
         left = computation.shapes(i)[0][0]
         contracted = re.findall(r"\d+", i.attribute("lhs_contracting_dims") or "")
         return 2.0 * i.result[0].size * math.prod(left.dims[int(d)] for d in contracted)
     if i.opcode == "convolution":
         return _convolution_flops(computation, i)
+    if i.opcode == "custom-call":
+        # A kernel's own count, which it gives to the compiler.
+        told = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.attributes)
+        return float(told.group(1)) if told else 0.0
     return 0.0
 
 
