@@ -37,8 +37,8 @@ def with_attention(config: T5Config, device: Any, length: int) -> T5Config:
         return config
     if why_not(dataclasses.replace(config, attention=kernel), device.platform):
         return config
-    error = _compile_error(device, config.dtype.name, config.num_heads, config.head_dim, length)
-    if error is None:
+    sizes = config.num_heads, length, config.head_dim
+    if _compiles(kernel, device, config.dtype.name, sizes):
         return config
     return dataclasses.replace(config, attention="plain")
 
@@ -59,17 +59,17 @@ def why_not(config: T5Config, platform: str) -> str | None:
 
 
 @functools.lru_cache
-def _compile_error(device: Any, dtype: str, heads: int, kv: int, length: int) -> str | None:
-    """What the compiler says against a device's kernels, forward and backward; it is warned of."""
+def _compiles(kernel: str, device: Any, dtype: str, sizes: tuple[int, int, int]) -> bool:
+    """Whether a kernel compiles, forward and backward; warns once where it does not."""
+    heads, length, kv = sizes
     where = jax.sharding.SingleDeviceSharding(device)
     x = jax.ShapeDtypeStruct((1, heads, length, kv), dtype, sharding=where)
     bias = jax.ShapeDtypeStruct((1, heads, length, length), dtype, sharding=where)
     mask = jax.ShapeDtypeStruct((1, length), bool, sharding=where)
-    # The kernel, and JAX's name of the platform.
-    name, platform = {"tpu": ("pallas", "tpu"), "gpu": ("cudnn", "cuda")}[device.platform]
+    platform = {"gpu": "cuda"}.get(device.platform, device.platform)
 
     def loss(queries, keys, values, bias, mask):
-        out = attention.attend(queries, keys, values, bias, mask, implementation=name)
+        out = attention.attend(queries, keys, values, bias, mask, implementation=kernel)
         return jnp.sum(out, dtype=jnp.float32)
 
     try:
@@ -77,6 +77,6 @@ def _compile_error(device: Any, dtype: str, heads: int, kv: int, length: int) ->
         program.lower(lowering_platforms=(platform,)).compile()
     except Exception as e:  # Whatever a compiler of kernels may raise.
         said = str(e).splitlines()[0] if str(e) else repr(e)
-        logging.warning("ATTENTION = 'auto' is 'plain' here: %r does not compile: %s", name, said)
-        return said
-    return None
+        logging.warning("ATTENTION = 'auto' is 'plain' here: %r fails: %s", kernel, said)
+        return False
+    return True
