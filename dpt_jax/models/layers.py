@@ -237,6 +237,7 @@ class MultiHeadAttention(nn.Module):
       dropout_rate: dropout on the attention weights, one draw for all queries of a head (T5's way).
       dtype: dtype of the computation.
       float32_logits: compute the scores in float32.
+      attention: what computes it, one of `config.ATTENTIONS`.
     """
 
     emb_dim: int
@@ -245,6 +246,7 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float
     dtype: Any = jnp.float32
     float32_logits: bool = False
+    attention: str = "auto"
 
     def setup(self):
         def projection(scale):
@@ -296,10 +298,18 @@ class MultiHeadAttention(nn.Module):
         query_mask: QueryMask | None = None,
     ) -> Float[Array, "batch query embed"]:
         queries = self._split_heads(self.query(x))
-        if self.float32_logits:
-            queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-        values = self.values_dropout(values, deterministic)
-        return self._merge_heads(attend(queries, keys, values, bias, key_mask, causal, query_mask))
+        y = attend(
+            queries,
+            keys,
+            self.values_dropout(values, deterministic),
+            bias,
+            key_mask,
+            causal,
+            query_mask,
+            float32_scores=self.float32_logits,
+            implementation=self.attention,
+        )
+        return self._merge_heads(y)
 
     def attend_unprojected(
         self,

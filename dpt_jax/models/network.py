@@ -28,6 +28,7 @@ def _attention(config: T5Config) -> layers.MultiHeadAttention:
         dropout_rate=config.dropout_rate,
         dtype=config.dtype,
         float32_logits=config.float32_attention_logits,
+        attention=config.attention,
     )
 
 
@@ -93,10 +94,12 @@ class EncoderLayer(nn.Module):
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
 
-    def __call__(self, x, key_mask, bias, deterministic, prefix: KeysValues | None = None):
+    def __call__(
+        self, x, key_mask, bias, deterministic, query_mask, prefix: KeysValues | None = None
+    ):
         y = self.pre_attention_layer_norm(x)
         keys, values = prepend(prefix, self.attention.project_memory(y))
-        y = self.attention(y, keys, values, key_mask, bias, deterministic)
+        y = self.attention(y, keys, values, key_mask, bias, deterministic, query_mask=query_mask)
         x = x + self.dropout(y, deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         x = x + self.dropout(y, deterministic)
@@ -120,15 +123,16 @@ class Encoder(nn.Module):
     def __call__(
         self,
         embedded: Float[Array, "batch length embed"],
-        key_mask: Bool[Array, "batch length"],
+        mask: Bool[Array, "batch length"],
         deterministic: bool,
         prefix: StackPrefix | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """The stack's output for an embedded input; every position sees the prefix."""
+        """The stack's output for an embedded input, whose real positions `mask` tells."""
         x = self.dropout(embedded, deterministic).astype(self.config.dtype)
-        inputs = attention_inputs(key_mask, _position_biases(self, x.shape[1]), prefix)
-        for layer, (seen, bias, own) in zip(self.layers, inputs, strict=True):
-            x = layer(x, seen, bias, deterministic, own)
+        inputs = attention_inputs(mask, _position_biases(self, x.shape[1]), prefix)
+        for layer, (key_mask, bias, own) in zip(self.layers, inputs, strict=True):
+            # Queries are masked too: the rows of padding do not matter, but then equal T5X's.
+            x = layer(x, key_mask, bias, deterministic, mask, own)
         return self.output_dropout(self.encoder_norm(x), deterministic)
 
 
@@ -375,11 +379,11 @@ class Transformer(nn.Module):
     def encode(
         self, encoder_input_tokens: Int[Array, "batch length"], enable_dropout: bool = True
     ) -> Float[Array, "batch prompt+length embed"]:
-        """The encoder's output for prompt and text together; that of padding has no meaning."""
-        key_mask = self.source_mask(encoder_input_tokens)
+        """The encoder's output for prompt and text together."""
+        mask = self.source_mask(encoder_input_tokens)
         embedded = self.encoder_embedder(encoder_input_tokens)
         prefix = self.compute_prefix("encoder")
-        return self.encoder(embedded, key_mask, not enable_dropout, prefix)
+        return self.encoder(embedded, mask, not enable_dropout, prefix)
 
     def decode(
         self,

@@ -69,6 +69,7 @@ class Compiled:
     memory: Memory
     costs: Costs
     compile_seconds: float
+    text: str = dataclasses.field(repr=False)
 
 
 def tpu_devices(where: Slice) -> list[Any]:
@@ -222,7 +223,8 @@ def _compile(program: Any, args: tuple, mesh: Mesh, state: Any, frozen: Any, tok
         outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
         program=found.generated_code_size_in_bytes,
     )
-    return Compiled(memory, read_costs(_text(compiled)), seconds)
+    text = _text(compiled)
+    return Compiled(memory, read_costs(text), seconds, text)
 
 
 def _text(compiled: Any) -> str:

@@ -34,6 +34,7 @@ from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
+from dpt_jax.models.attention_support import with_attention
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import Prefix, as_free
@@ -117,7 +118,20 @@ class Prepared:
     @functools.cached_property
     def model(self) -> Transformer:
         """The network with the prompt and the prefix that are trained."""
-        return Transformer(self.config.model, self.config.prompt, self.config.prefix)
+        return Transformer(self.backbone_config, self.config.prompt, self.config.prefix)
+
+    @functools.cached_property
+    def backbone_config(self) -> T5Config:
+        """The backbone's shape, with an attention that the mesh's devices have.
+
+        Raises:
+          InputError: when they do not have the one that is named.
+        """
+        if isinstance(self.mesh, AbstractMesh):
+            return self.config.model
+        prompt_length = 0 if self.config.prompt is None else self.config.prompt.length
+        length = self.config.task_feature_lengths["inputs"] + prompt_length
+        return with_attention(self.config.model, self.mesh.devices.flat[0], length)
 
     @functools.cached_property
     def folded_model(self) -> Transformer:
@@ -125,7 +139,7 @@ class Prepared:
 
         `{"prompt": {"prompt": array}}` are its prompt's parameters.
         """
-        return folded_model_of(self.config)
+        return folded_model_of(dataclasses.replace(self.config, model=self.backbone_config))
 
     def shardings(self, mesh: Mesh) -> Params:
         """Where each of the model's parameters lives on a mesh."""
@@ -366,7 +380,7 @@ class Prepared:
         model["dtype"] = config.model.dtype.name
         model["mlp_activations"] = list(config.model.mlp_activations)
         # Memory against time, and nothing else.
-        del model["remat_policy"]
+        del model["remat_policy"], model["attention"]
         # Runs from before umT5 do not have it.
         if not config.model.relpos_bias_per_layer:
             del model["relpos_bias_per_layer"]
