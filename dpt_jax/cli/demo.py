@@ -21,13 +21,13 @@ from typing import Any
 from dpt_jax.cli import demo_images, outputs
 from dpt_jax.cli.console import print_table
 
-HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
+HELP = "train prompts on the embedded tiny T5 and show the result (about a minute)"
 
-# Method -> its prompt's gin file and bindings of its own.
+# Method -> the gin files and bindings of its own.
 METHODS: dict[str, tuple[list[str], list[str]]] = {
-    "vanilla": (["prompts/vanilla.gin"], ["SampledVocabulary.population = 250"]),
-    "decomposed": (["prompts/decomposed_uniform.gin"], []),
-    "residual": (["prompts/residual.gin"], ["SampledVocabulary.population = 250"]),
+    "vanilla": (["recipes/fast.gin", "prompts/vanilla_measured.gin"], []),
+    "decomposed": (["recipes/fast.gin"], []),
+    "residual": (["recipes/fast.gin", "prompts/residual_measured.gin"], []),
     "prefix": (
         ["prefixes/simple_shared.gin"],
         ["PREFIX_LENGTH = 20", "SampledVocabulary.population = 250"],

@@ -7,9 +7,10 @@
 Knows pretrained T5s (ours, Hugging Face's, T5X's) and ViTs (ours, Hugging Face's, the .npz of
 google-research's), runs, and prompts: .npy, .npz, numpy checkpoint folders, safetensors, PEFT
 adapters and the released DPT code's .pt. What it is, is told by looking inside. Parameters that
-differ only in their layer are one line, unless --all is given. Of a pretrained T5 the norm of the
-encoder's residual stream is measured, where recipes/fast.gin starts a prompt; that reads the
-encoder, and --no-norm leaves it out.
+differ only in their layer are one line, unless --all is given.
+
+Of a pretrained T5 the norm of the encoder's residual stream is measured, on random tokens; a prompt
+of recipes/fast.gin starts at that of its task's own text. --no-norm does not read the encoder.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         sys.stdout.flush()
         norm = _residual_norm(found)
         print(
-            "Norm of the encoder's residual stream, where prompts/*_measured.gin start: "
+            "Norm of the encoder's residual stream, on random tokens: "
             + ("none that is finite and above 0" if norm is None else f"{norm:g}")
         )
 

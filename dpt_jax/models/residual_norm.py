@@ -22,26 +22,32 @@ _SPECIAL_IDS = 3
 
 
 def residual_norm(
-    config: T5Config, params: Mapping[str, Any], read: Callable[[Any], np.ndarray] = np.asarray
+    config: T5Config,
+    params: Mapping[str, Any],
+    tokens: Int32[np.ndarray, "rows length"] | None = None,
+    read: Callable[[Any], np.ndarray] = np.asarray,
 ) -> float:
     """The mean norm of a position after the encoder's last layer, before the final norm.
 
     A soft prompt has to hold its own among such positions: rows that are much smaller are
-    overwritten by what the frozen layers add to them. The text is `sample_tokens`, so that the
-    number is one of the model alone, the same in every run, task and trainer. It is computed in
-    float32, whatever `config.dtype` is, a layer at a time, so that one layer's weights are in
-    memory, and rounded to three digits, so that no device's rounding shows.
+    overwritten by what the frozen layers add to them. The number is computed in float32, whatever
+    `config.dtype` is, a layer at a time, so that one layer's weights are in memory, and rounded to
+    three digits, so that no device's rounding shows.
 
     Args:
       config: the T5's sizes.
       params: its parameters, T5X's names. Those of the decoder are not read.
+      tokens: text, 0 is padding; None is `sample_tokens`, where there is none yet. On text that
+        makes sense the norm may be half as large again.
       read: gives a parameter as an array in this host's memory.
 
     Raises:
       InputError: when the norm is 0 or not finite, so that no prompt can start there.
     """
     config = dataclasses.replace(config, dtype=jnp.float32, remat_policy="none")
-    tokens = sample_tokens(config.vocab_size)
+    if tokens is None:
+        tokens = sample_tokens(config.vocab_size)
+    seen = tokens > 0
     x = jnp.asarray(read(params["token_embedder"]["embedding"])[tokens], jnp.float32)
     encoder = params["encoder"]
 
@@ -52,11 +58,11 @@ def residual_norm(
     def bias_of(holder: str | None) -> jax.Array:
         own = encoder["relpos_bias"] if holder is None else encoder[holder]["relpos_bias"]
         module = RelativePositionBiases(config.num_heads, bidirectional=True)
-        return module.apply({"params": arrays(own)}, _LENGTH)  # type: ignore[return-value]
+        return module.apply({"params": arrays(own)}, tokens.shape[1])  # type: ignore[return-value]
 
     @jax.jit
     def apply(layer, x, bias):
-        mask = jnp.ones((1, 1, _LENGTH, _LENGTH), bool)
+        mask = seen[:, None, :, None] & seen[:, None, None, :]
         return EncoderLayer(config).apply({"params": layer}, x, mask, bias, True)
 
     with jax.default_matmul_precision("highest"):
@@ -64,7 +70,7 @@ def residual_norm(
             name = f"layers_{i}"
             bias = bias_of(name if config.relpos_bias_per_layer else None)
             x = apply(arrays(encoder[name]), x, bias)
-    norm = float(jnp.mean(jnp.linalg.norm(x, axis=-1)))
+    norm = float(jnp.linalg.norm(x, axis=-1)[seen].mean())
     if not (math.isfinite(norm) and norm > 0):
         raise InputError(
             f"The encoder's residual stream has the norm {norm}; a prompt cannot start there. "

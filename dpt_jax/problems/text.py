@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Int32
 
 from dpt_jax import run_files
-from dpt_jax.data import kept_vocabulary
+from dpt_jax.data import first_inputs, kept_vocabulary, pairs
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum, load_split
 from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
@@ -286,19 +288,28 @@ class Prepared:
         )
 
     def residual_norm(self) -> float:
-        """The norm of the backbone's residual stream, measured once (`models.residual_norm`).
+        """The norm of the backbone's residual stream on the task's first inputs, measured once.
 
         Raises:
           InputError: there is no pretrained model, or its norm is of no use.
         """
-        config = self.config
-        if config.initial_checkpoint_path is None:
+        if self.config.initial_checkpoint_path is None:
             raise InputError(NO_MODEL)
+        text = self._first_inputs()
+        told = "no text" if text is None else zlib.crc32(text.tobytes())
         return self._shared(
-            "residual norm",
+            f"residual norm, {told}",
             ("model", "initial_checkpoint_path"),
-            lambda: residual_norm(config.model, self.backbone),
+            lambda: residual_norm(self.config.model, self.backbone, text),
         )
+
+    def _first_inputs(self) -> Int32[np.ndarray, "rows length"] | None:
+        """Some of the training text; None where there is none yet."""
+        config = self.config
+        task = config.mixture_or_task_name, config.mixture_or_task_module
+        if task[0] == pairs.NAME:
+            return None  # A model in a notebook, before it has seen any pairs.
+        return first_inputs.of_task(*task, config.task_feature_lengths, config.train_split)
 
     def initial(self) -> Params:
         """The first parameters of the prompt and the prefix, drawn with the run's seed.

@@ -66,6 +66,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         prefix: Prefix | None = None,
         config: T5Config | None = None,
         vocabulary: Any = None,
+        text: Callable[[], np.ndarray] | None = None,
         random_seed: int | None = 0,
         model_dir: str | None = None,
         save_only_prompt: bool = False,
@@ -84,6 +85,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
           prefix: PREFIX; None for a prompt alone.
           config: the network's `T5Config`, which a prefix needs.
           vocabulary: VOCABULARY, which class labels need.
+          text: gives some of the task's inputs, for a start that is measured.
           random_seed: RANDOM_SEED, of the start of prompt and prefix; None for any.
           model_dir: MODEL_DIR of a training run; None to evaluate.
           save_only_prompt: SAVE_ONLY_PROMPT, write numpy checkpoints and nothing else.
@@ -102,6 +104,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         )
         self._parts = TrainedParts(prompt, prefix, config)
         self._vocabulary = vocabulary
+        self._text = text
         self._seed = random_seed
         self._model_dir = str(model_dir).rstrip("/") if model_dir else None
         self._save_only_prompt = save_only_prompt
@@ -214,7 +217,8 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             key = jax.random.fold_in(key, 1)
         if frozen is None:
             return self._parts.draw(key, vocabulary=self._vocabulary)
-        measured = self._parts.measure(unflatten_dict(dict(frozen), sep="/")["target"])
+        params = unflatten_dict(dict(frozen), sep="/")["target"]
+        measured = self._parts.measure(params, self._text)
         if measured and self._model_dir and jax.process_index() == 0:
             write_json(as_path(self._model_dir) / run_files.START, measured)
         return self._parts.draw(key, host_array(frozen[EMBEDDING]), self._vocabulary, measured)

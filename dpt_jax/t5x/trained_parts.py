@@ -70,11 +70,14 @@ class TrainedParts:
             for field in dataclasses.fields(part)
         )
 
-    def measure(self, params: Mapping[str, Any]) -> dict[str, float]:
+    def measure(
+        self, params: Mapping[str, Any], text: Callable[[], np.ndarray] | None = None
+    ) -> dict[str, float]:
         """What `draw` needs to know of the pretrained model, by name; all hosts must call.
 
         Args:
           params: the frozen parameters.
+          text: gives token ids `[rows, length]` to measure on; None for `sample_tokens`.
 
         Raises:
           InputError: what was measured is of no use.
@@ -82,7 +85,8 @@ class TrainedParts:
         if not needs_residual_norm(self.prompt):
             return {}
         assert self.config is not None
-        return {"residual_norm": residual_norm(self.config, params, host_array)}
+        tokens = text and text()
+        return {"residual_norm": residual_norm(self.config, params, tokens, host_array)}
 
     def draw(
         self,

@@ -154,7 +154,7 @@ def test_a_t5s_residual_stream_is_measured_unless_it_is_not_asked_for(report, in
     norm = residual_norm(config, params)
     assert report(tmp_path / "t5")["residual_norm"] == norm
     last = inspect(tmp_path / "t5").splitlines()[-1]
-    assert last.endswith(f"_measured.gin start: {norm:g}")
+    assert last == f"Norm of the encoder's residual stream, on random tokens: {norm:g}"
     assert "residual stream" not in inspect(tmp_path / "t5", "--no-norm")
     params["token_embedder"]["embedding"][:] = np.nan
     interop.save_backbone(tmp_path / "spoiled", config, params)

@@ -133,9 +133,11 @@ def test_the_prompt_starts_where_dpt_train_starts_it(pretrained, tmp_path, promp
 
 def test_a_prompt_starts_at_the_norm_that_dpt_train_measures(pretrained, tmp_path):
     path, _ = pretrained
-    state = checkpointer(tmp_path, MEASURED, random_seed=3).restore(path=str(path))
-    config, backbone = tiny.config(), load_backbone(path)[1]
-    norm = residual_norm(config, backbone)
+    text = tiny.batch()["encoder_input_tokens"]
+    starting = checkpointer(tmp_path, MEASURED, random_seed=3, text=lambda: text)
+    state = starting.restore(path=str(path))
+    backbone = load_backbone(path)[1]
+    norm = residual_norm(tiny.config(), backbone, text)
     assert json.loads((tmp_path / "start.json").read_text()) == {"residual_norm": norm}
     bound = bind_residual_norm(MEASURED, lambda: norm)
     expected = init_prompt(bound, backbone, tiny.VOCABULARY, seed=3)
