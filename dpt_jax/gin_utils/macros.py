@@ -9,7 +9,7 @@ import gin
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.gin_utils.retired import GONE
 
-# The macros that our gin files know; a typing error in one of them must not pass in silence.
+# A typing error in one of them must not pass in silence.
 MACROS = (
     "BATCH_SIZE BEST_METRIC BOTTLENECK CLASS_LABELS CLIP_NORM DROPOUT_RATE DTYPE "
     "EARLY_STOPPING_PATIENCE EMBED_DIM EPOCHS EVAL_BATCH_SIZE EVAL_PERIOD FROZEN_DTYPE "
@@ -18,6 +18,7 @@ MACROS = (
     "OVERLENGTH PREFIX PREFIX_FILE PREFIX_LAYERS PREFIX_LENGTH PREFIX_STACKS PROMPT PROMPT_FILE "
     "PROMPT_LENGTH RANDOM_SEED REMAT_POLICY SCORING TASK_FEATURE_LENGTHS TRAIN_STEPS"
 ).split()
+"""The names of the macros that our gin files know."""
 
 # The files that set a macro which has no value without them.
 _A_MODEL = " or add a models/*.gin file"
