@@ -59,7 +59,7 @@ bench: $(FULL)
 
 # Warnings are errors. `make docs ARGS=serve` builds again when a page changes.
 docs: $(VENV)/.installed-docs
-	$(PY) -m mkdocs $(or $(ARGS),build) --strict
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs $(or $(ARGS),build) --strict
 
 dist: $(VENV)/.installed-release
 	rm -rf dist

@@ -3,7 +3,9 @@
 MkDocs calls the functions by their names (`hooks` in mkdocs.yml).
 """
 
+import argparse
 import ast
+import importlib
 import pathlib
 import posixpath
 import re
@@ -18,6 +20,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 # Packages whose names are public elsewhere.
 _SHOWN_ELSEWHERE = ("prompted_t5",)
+# What `dpt_jax` exports, too.
+_METHODS = ("dpt_jax.prompts.", "dpt_jax.prefixes.")
+_COMMANDS = "<!-- the help of every command: docs/hooks.py -->"
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -43,6 +48,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     folder = posixpath.dirname(page.file.src_uri)
     if page.file.src_uri.removesuffix(".md") + ".ipynb" in files.src_uris:
         return markdown
+    if _COMMANDS in markdown:
+        markdown = markdown.replace(_COMMANDS, "\n".join(helps()))
 
     def replaced(link: re.Match[str]) -> str:
         text, target, anchor = link[1], link[2], link[3] or ""
@@ -65,8 +72,24 @@ def on_post_build(config: Any) -> None:
     inventory = (pathlib.Path(config.site_dir) / "objects.inv").read_bytes()
     lines = zlib.decompress(inventory.split(b"\n", 4)[4]).decode().splitlines()
     shown = {line.split(" ", 1)[0] for line in lines}
+    shown |= {name.replace(room, "dpt_jax.") for name in shown for room in _METHODS}
     if missing := [name for name in public_names() if name not in shown]:
         raise PluginError(f"docs/reference/ does not show {', '.join(missing)}.")
+
+
+def helps() -> Iterator[str]:
+    """What every command says of itself, in Markdown."""
+    from dpt_jax.cli.main import COMMANDS
+
+    for name in COMMANDS:
+        command = importlib.import_module(f"dpt_jax.cli.{name}")
+        parser = argparse.ArgumentParser(
+            prog=f"dpt {name}",
+            description=command.__doc__,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=88),
+        )
+        command.add_arguments(parser)
+        yield f"## dpt {name}\n\n```text\n{parser.format_help().strip()}\n```\n"
 
 
 def public_names() -> Iterator[str]:

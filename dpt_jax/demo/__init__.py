@@ -8,12 +8,14 @@ import pathlib
 
 from dpt_jax.demo.superglue import TASKS, majority_class
 
-#: The pretrained backbone's folder, with its vocabulary in it.
 BACKBONE_DIR = pathlib.Path(__file__).parent / "backbone"
-#: The SentencePiece model that the backbone was pretrained with.
+"""The pretrained backbone's folder, with its vocabulary in it."""
+
 VOCABULARY = BACKBONE_DIR / "sentencepiece.model"
-#: All tasks of the demo at once, mixed at equal rates.
+"""The SentencePiece model that the backbone was pretrained with."""
+
 MIXTURE = "demo_superglue"
+"""All tasks of the demo at once, mixed at equal rates."""
 
 
 def backbone_dir() -> str:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def build(configurable: Callable[..., T], **overrides: Any) -> T:
-    """Calls `configurable` with the arguments that gin binds to it.
+    """Calls `configurable` with the arguments that gin binds to it, and with `overrides`.
 
     Raises:
       InputError: when a required argument is bound nowhere, or a value is refused.

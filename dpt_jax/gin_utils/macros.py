@@ -9,7 +9,7 @@ import gin
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.gin_utils.retired import GONE
 
-# The macros that our gin files know; a typing error in one of them must not pass in silence.
+# A typing error in one of them must not pass in silence.
 MACROS = (
     "ATTENTION AUGMENTATION BALANCED_BATCHES BATCH_SIZE BEST_METRIC BOTTLENECK CLASS_LABELS "
     "CLIP_NORM DATA DRAW_SEED DROPOUT_RATE DTYPE EARLY_STOPPING_PATIENCE EMBED_DIM EPOCHS "
@@ -20,6 +20,7 @@ MACROS = (
     "PROMPT_DROPOUT PROMPT_FILE PROMPT_LENGTH PROMPT_PLACEMENT RANDOM_SEED REMAT_POLICY RESIZE "
     "SCORING SHARED_A SHOTS TASK_FEATURE_LENGTHS TRAIN_STEPS"
 ).split()
+"""The names of the macros that our gin files know."""
 
 # The files that set a macro which has no value without them.
 _A_MODEL = " or add a models/*.gin file"

@@ -88,7 +88,11 @@ def parse_part(file: Any, root: str, gin_bindings: Sequence[str] = ()) -> None:
 
 
 def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) -> set[str]:
-    """The macros that gin files set or use; replaces the parsed configuration.
+    """The macros that `gin_files` set or use; replaces the parsed configuration.
+
+    Args:
+      gin_files: files, as in `parse`.
+      gin_search_paths: further folders to look in.
 
     Raises:
       InputError: for a file that does not exist or cannot be parsed.

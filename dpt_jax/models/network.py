@@ -379,7 +379,12 @@ class Transformer(nn.Module):
     def encode(
         self, encoder_input_tokens: Int[Array, "batch length"], enable_dropout: bool = True
     ) -> Float[Array, "batch prompt+length embed"]:
-        """The encoder's output for prompt and text together."""
+        """The encoder's output for prompt and text together.
+
+        Args:
+          encoder_input_tokens: the text, int32, 0 where there is none.
+          enable_dropout: whether dropout is applied; it then needs an rng `dropout`.
+        """
         mask = self.source_mask(encoder_input_tokens)
         embedded = self.encoder_embedder(encoder_input_tokens)
         prefix = self.compute_prefix("encoder")
@@ -393,7 +398,15 @@ class Transformer(nn.Module):
         decoder_target_tokens: Int[Array, "rows target"],
         enable_dropout: bool = True,
     ) -> Float[Array, "rows target vocab"]:
-        """Logits for whole targets; `rows` may be a multiple of `batch`, several an input."""
+        """Logits for whole targets; `rows` may be a multiple of `batch`, several an input.
+
+        Args:
+          encoded: the encoder's output.
+          encoder_input_tokens: the text, for its mask.
+          decoder_input_tokens: the targets, shifted by one to the right.
+          decoder_target_tokens: the targets, for their mask.
+          enable_dropout: as in `encode`.
+        """
         target_valid = decoder_target_tokens > 0
         logits, _ = self.decoder(
             self.token_embedder,
@@ -409,7 +422,14 @@ class Transformer(nn.Module):
         return logits
 
     def project_encoded(self, encoded) -> list[KeysValues]:
-        """Every decoder layer's cross-attention keys and values, to decode many tokens with."""
+        """Every decoder layer's cross-attention keys and values, to decode many tokens with.
+
+        Args:
+          encoded: the encoder's output, `[batch, prompt + length, embed]`.
+
+        Returns:
+          A pair for each layer, each `[batch, heads, prompt + length, head_dim]`.
+        """
         return self.decoder.project_encoded(encoded, self.compute_prefix("cross"))
 
     def empty_caches(self, rows: int, max_length: int) -> list[KeysValues]:
@@ -418,6 +438,9 @@ class Transformer(nn.Module):
         Args:
           rows: sequences to decode.
           max_length: tokens to decode at most.
+
+        Returns:
+          A pair for each layer, each `[rows, heads, max_length, head_dim]` behind a prefix.
         """
         cfg = self.config
         zeros: Any = jnp.zeros((rows, cfg.num_heads, max_length, cfg.head_dim), cfg.dtype)
@@ -444,6 +467,9 @@ class Transformer(nn.Module):
           caches: self-attention caches, from `empty_caches` or an earlier step.
           index: position of `tokens`, counted from 0.
           projected: from `project_encoded`, where more tokens will be decoded than a head is wide.
+
+        Returns:
+          Logits, and caches `[rows, heads, max_length, head_dim]` that hold the token, too.
         """
         prefix = self.compute_prefix("decoder")
         length = caches[0][0].shape[2] - (0 if prefix is None else prefix.length)
