@@ -103,7 +103,7 @@ IMAGES = [f"--gin_file={name}" for name in ("runs/image_train.gin", "models/demo
 @pytest.mark.slow
 def test_a_run_on_images_is_compiled_for_a_tpu(capfd):
     status, out, _ = run(
-        *(capfd, "--topology=v5e:1x1", *IMAGES, "--gin_file=prompts/vpt.gin", "--json"),
+        *(capfd, "--topology=v5e:1x1", *IMAGES, "--gin_file=prompts/vanilla_vpt.gin", "--json"),
         *("--gin.PROMPT_PLACEMENT='deep'", "--gin.BATCH_SIZE=8"),
     )
     made = json.loads(out)
