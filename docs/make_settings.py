@@ -22,6 +22,7 @@ PAGE = pathlib.Path(__file__).with_name("settings.md")
 
 # Of several files that set a macro, the first one's value is shown.
 RUN = ("runs/prompt_train.gin",)
+IMAGE_RUN = ("runs/image_train.gin",)
 MODEL = ("models/t5_1_1.gin",)
 PROMPTS = tuple(
     f"prompts/{name}.gin"
@@ -157,6 +158,7 @@ def page() -> str:
         run=macro_table(RUN, MODEL_OR_PROMPT),
         prompt=macro_table(PROMPTS, MODELS),
         model=macro_table(MODEL, MODELS),
+        images=macro_table(IMAGE_RUN, MODEL_OR_PROMPT),
         fields=field_table(RunConfig, tuple(bound)),
         example=examples(Sweep),
         sweep=field_table(Sweep),
@@ -200,6 +202,13 @@ each sets `PROMPT_LENGTH`, and the last one counts. [t5x.md](t5x.md) has the mac
 Set by `--gin.RunConfig.NAME=value`.
 
 {fields}
+
+## Runs on images (`runs/image_train.gin`)
+
+[images.md](images.md) tells what they are. Fields without a macro are set by
+`--gin.ImageRunConfig.NAME=value`; beside those above there is `train_split`.
+
+{images}
 
 ## A sweep's gin file
 

@@ -15,13 +15,13 @@ from dpt_jax.cli.console import print_table
 # Method -> gin files and bindings of its own.
 METHODS: dict[str, tuple[list[str], list[str]]] = {
     "probe": ([], []),
-    "shallow": (["prompts/vpt.gin"], []),
-    "deep": (["prompts/vpt.gin"], ["PROMPT_PLACEMENT = 'deep'"]),
+    "shallow": (["prompts/vanilla_vpt.gin"], []),
+    "deep": (["prompts/vanilla_vpt.gin"], ["PROMPT_PLACEMENT = 'deep'"]),
     "deep_decomposed": (
-        ["prompts/vpt_decomposed.gin"],
+        ["prompts/decomposed_vpt.gin"],
         ["PROMPT_PLACEMENT = 'deep'", "SHARED_A = True", "BOTTLENECK = 2"],
     ),
-    "hidden": (["prompts/vpt.gin"], ["PROMPT_PLACEMENT = 'hidden'"]),
+    "hidden": (["prompts/vanilla_vpt.gin"], ["PROMPT_PLACEMENT = 'hidden'"]),
     "prefix": (["prefixes/simple_shared.gin"], ["PREFIX_LENGTH = 5"]),
     "fine_tuning": ([], ["FINE_TUNE = 'all'", "LEARNING_RATE_PEAK = 0.02"]),
 }

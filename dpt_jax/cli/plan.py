@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
     unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
     unset += ["TRAIN_STEPS = 1000"]
     bindings = [*unset, *short.bindings, *args.gin_bindings]
+    from dpt_jax.problems.image_config import ImageRunConfig
+
     gin_utils.parse(files, bindings, paths, of_run=True)
 
     import jax
@@ -64,10 +66,16 @@ def run(args: argparse.Namespace) -> int:
     # A machine's own accelerators have no part in this.
     jax.config.update("jax_platforms", "cpu")
     from dpt_jax.planning import plan
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.problems import kinds
 
-    config = gin_utils.build(RunConfig)
-    decoding = config.eval_period != 0 and config.scoring == "generation"
+    if gin_utils.bound_run() == ImageRunConfig.KIND:
+        if args.search:
+            raise InputError("--search takes runs on text; name a MESH and a BATCH_SIZE instead.")
+        # Whose images they are does not matter.
+        gin_utils.parse(files, ["DATA = @images.Digits()", *bindings], paths, of_run=True)
+    config = kinds.build()
+    of_text = not isinstance(config, ImageRunConfig)
+    decoding = of_text and config.eval_period != 0 and config.scoring == "generation"
     if args.search:
         made, candidates = plan.search(config, where, say, decoding)
     else:
@@ -109,12 +117,15 @@ def _amount(nbytes: float) -> str:
 
 def _print(made: Any) -> None:
     config, where = made.config, made.where
-    lengths = config.task_feature_lengths
     prompt = 0 if config.prompt is None else config.prompt.length
+    if hasattr(config, "task_feature_lengths"):
+        lengths = config.task_feature_lengths
+        row = f"source {lengths['inputs']}, prompt {prompt}, target {lengths['targets']}"
+    else:
+        row = f"{config.model.image_size} x {config.model.image_size} pixels, prompt {prompt}"
     print(
         f"{where.name}, {where.chips} chips; MESH = {made.mesh} (data, fsdp, model); "
-        f"BATCH_SIZE = {config.batch_size}, source {lengths['inputs']}, prompt {prompt}, "
-        f"target {lengths['targets']}"
+        f"BATCH_SIZE = {config.batch_size}, {row}"
     )
     limit = where.chip.usable_hbm_bytes
     for name, program in (("training step", made.train), ("decoding", made.decoding)):
@@ -138,7 +149,8 @@ def _print(made: Any) -> None:
             print(f"    {kind:<22}{moved:>13}     {total['count']:.0f} times")
         print(f"  {'estimated time':<24}{seconds.total:>10.3g} s")
     if made.train is not None:
+        tokens = made.tokens_per_second
         print(
-            f"\nestimate: {made.examples_per_second:,.1f} examples/s, "
-            f"{made.tokens_per_second:,.0f} tokens/s"
+            f"\nestimate: {made.examples_per_second:,.1f} examples/s"
+            + (f", {tokens:,.0f} tokens/s" if tokens else "")
         )

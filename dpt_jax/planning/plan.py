@@ -86,7 +86,9 @@ class Plan:
     @property
     def tokens_per_second(self) -> float | None:
         """The same in tokens of text, sources and targets, the prompt not counted."""
-        lengths = self.config.task_feature_lengths
+        lengths = getattr(self.config, "task_feature_lengths", None)
+        if lengths is None:
+            return None  # Images have none.
         examples = self.examples_per_second
         return examples and examples * (lengths["inputs"] + lengths["targets"])
 

@@ -86,7 +86,7 @@ def test_the_command_measures_and_draws(tmp_path, capsys):
     path.write_text(path.read_text().replace("DATA = @images.Digits()", "") + data)
     run = tmp_path / "run"
     arguments = image_runs.arguments(
-        run, vit, "prompts/vpt.gin", PROMPT_PLACEMENT="hidden", TRAIN_STEPS=2, EVAL_PERIOD=2
+        run, vit, "prompts/vanilla_vpt.gin", PROMPT_PLACEMENT="hidden", TRAIN_STEPS=2, EVAL_PERIOD=2
     )
     assert main(arguments) == 0
     capsys.readouterr()

@@ -33,7 +33,7 @@ def vit(tmp_path_factory):
 def run(vit, tmp_path_factory):
     """A finished run of a deep decomposed prompt, by the command."""
     folder = tmp_path_factory.mktemp("runs") / "deep"
-    files = ("prompts/vpt_decomposed.gin",)
+    files = ("prompts/decomposed_vpt.gin",)
     macros = {"PROMPT_PLACEMENT": "deep", "BOTTLENECK": 2, "SHARED_A": True}
     arguments = image_runs.arguments(folder, vit, *files, **macros)
     assert main(arguments) == 0

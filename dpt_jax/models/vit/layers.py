@@ -12,7 +12,8 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float
 
-from dpt_jax.models.layers import KeysValues, attend
+from dpt_jax.models.attention import attend
+from dpt_jax.models.layers import KeysValues
 from dpt_jax.models.vit.config import ViTConfig
 
 # The collection into which attention's weights go where a caller asks for it.
@@ -135,7 +136,7 @@ class Attention(nn.Module):
         if self.is_mutable_collection(ATTENTION) and not self.is_initializing():
             scores = jnp.einsum("bhqd,bhkd->bhqk", queries, keys).astype(jnp.float32)
             self.sow(ATTENTION, kind, jax.nn.softmax(scores))
-        y = attend(queries, keys, values, None, None).swapaxes(1, 2)
+        y = attend(queries, keys, values).swapaxes(1, 2)
         return self.out(y.reshape(*y.shape[:2], -1))
 
 
