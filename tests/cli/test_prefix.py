@@ -25,33 +25,27 @@ def refused(capfd, *arguments):
 
 @pytest.mark.slow
 def test_a_sweep_of_runs_is_measured_on_its_task_and_drawn(backbone, tmp_path, capfd):
-    sweep = tmp_path / "few.gin"
-    sweep.write_text(f"""
-from __gin__ import dynamic_registration
-from dpt_jax import sweeps
-sweeps.Sweep:
-  name = "few"
-  gin_files = ["runs/prompt_train.gin", "{backbone.parent / "tiny.gin"}"]
-  bindings = {{
-      "INITIAL_CHECKPOINT_PATH": "{backbone}", "MIXTURE_OR_TASK_NAME": "toy_x",
-      "MIXTURE_OR_TASK_MODULE": "tests.support.toy_tasks", "NUM_BUCKETS": 2,
-      "TASK_FEATURE_LENGTHS": {{"inputs": 64, "targets": 6}}, "TRAIN_STEPS": 2, "EVAL_PERIOD": 2,
-      "PREFIX_LENGTH": 6, "RANDOM_SEED": "{{seed}}",
-  }}
-  cases = {{"method": {{
-      "free": {{"gin_files": ["prefixes/free.gin"]}},
-      "deep": {{"gin_files": ["prefixes/deep_shared.gin"]}},
-  }}}}
-  grid = {{"method": ["free", "deep"], "seed": [0, 1]}}
-""")
-    out = tmp_path / "out"
-    assert main(["sweep", str(sweep), f"--output={out}"]) == 0
-    layers = measured(capfd, out / "few", f"--output={tmp_path / 'drawn'}")
+    folder, rows = tmp_path / "few", []
+    for line, method, seed in (("A", "free", 0), ("B", "deep_shared", 1)):
+        point = f"{method}{seed}"
+        changes = {"TRAIN_STEPS": 1, "EVAL_PERIOD": 1, "NUM_BUCKETS": 1, "RANDOM_SEED": seed}
+        argv = runs.arguments(folder / "points" / point, backbone, f"prefixes/{method}.gin")
+        kept = [text for text in argv if "PROMPT" not in text and "BOTTLENECK" not in text]
+        changed = [
+            f"--gin.{name}={value}" for name, value in (changes | {"PREFIX_LENGTH": 6}).items()
+        ]
+        assert main([*kept, *changed]) == 0
+        axes = {"method": line, "seed": seed}
+        rows.append({"sweep": "few", "point": point, "axes": axes, "status": "done"})
+    report = {"seeds": ["seed"], "names": {"A": "free", "B": "deep"}, "title": "Few"}
+    (folder / "sweep.json").write_text(json.dumps({"report": report}))
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    layers = measured(capfd, folder, f"--output={tmp_path / 'drawn'}")
     assert [(one["line"], one["stack"], one["layer"]) for one in layers] == [
-        (line, "encoder", 0) for line in ("free", "free", "deep", "deep")
+        (line, "encoder", 0) for line in ("free", "deep")
     ]
-    [run] = (out / "few" / "points").glob("method=deep,seed=1")
-    arrays = runs.exported(run, 2)
+    run = folder / "points" / "deep_shared1"
+    arrays = runs.exported(run, 1)
     keys, values = arrays["encoder_keys"], arrays["encoder_values"]
     cosine = np.mean(
         [
@@ -59,17 +53,17 @@ sweeps.Sweep:
             for k, v in zip(keys[0].reshape(6, -1), values[0].reshape(6, -1), strict=True)
         ]
     )
-    assert layers[3]["cosine"] == pytest.approx(cosine, rel=1e-5)
+    assert layers[1]["cosine"] == pytest.approx(cosine, rel=1e-5)
     expected = likeness.canonical_correlation(keys, values, 1)[0]
-    assert layers[3]["canonical_correlation"] == pytest.approx(expected)
+    assert layers[1]["canonical_correlation"] == pytest.approx(expected)
     assert all(0 < one["mass"] < 1 for one in layers)
     for name in ("attention", "likeness"):
         assert (tmp_path / "drawn" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
-    assert len(measured(capfd, out / "few", "--only=method=free", "--no_attention")) == 2
+    assert len(measured(capfd, folder, "--only=method=A", "--no_attention")) == 1
     # A run alone gives what it gives among others, and its file as much without a model.
     [alone] = measured(capfd, run)
-    assert alone | {"line": "deep"} == layers[3]
-    file = run / "numpy_checkpoints" / "checkpoint_2" / "prefix.npz"
+    assert alone | {"line": "deep"} == layers[1]
+    file = run / "numpy_checkpoints" / "checkpoint_1" / "prefix.npz"
     [bare] = measured(capfd, file)
     assert bare == alone | {"line": str(file), "mass": None}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dpt_jax.errors import InputError
-from dpt_jax.sweeps import chosen_points
+from dpt_jax.sweeps import chosen_points, loading
 
 
 def write(folder, *rows):
@@ -60,3 +60,11 @@ def test_an_axis_that_the_sweep_lacks_is_said(tmp_path):
     folder = write(tmp_path, ("PT", 0.1, 0, "done", 0.5))
     with pytest.raises(InputError, match="a sweep without the axis BOTTLENECK"):
         chosen_points(folder, axis="BOTTLENECK")
+
+
+def test_a_sweep_takes_its_points_from_anothers_results(tmp_path):
+    write(tmp_path, *(("deep share", rate, 0, "done", rate) for rate in (0.1, 0.2)))
+    bindings = ["RATES = @sweeps.chosen_points()", f"chosen_points.folder = {str(tmp_path)!r}"]
+    sweep, others = loading.load(["sweeps/demo_sharing.gin"], bindings, [])
+    assert not others
+    assert sweep.axes["method"] == ["deep share"] and sweep.axes["LEARNING_RATE_PEAK"] == [0.2]

@@ -18,7 +18,7 @@ from dpt_jax import run_files
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
-from dpt_jax.prefixes import DeepSharedPrefix, FreePrefix, SimpleSharedPrefix
+from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import text
 from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
@@ -205,21 +205,19 @@ def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microb
         np.testing.assert_allclose(runs.prompt(found, 4), runs.prompt(expected, 4), atol=1e-5)
 
 
-# What each member adds to the same prompt, or has instead of it; one shape when it is folded.
+# One shape when they are folded.
 PREFIXES = {
     "free": {"prefix": FreePrefix(3, ("encoder", "cross")), "random_seed": 2},
     # Its gradient goes through the frozen projections.
     "simple": {"prefix": SimpleSharedPrefix(3, ("encoder", "cross"))},
-    "deep": {"prefix": DeepSharedPrefix(3, ("encoder", "cross"), hidden_dim=2)},
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("prompt", [None, DecomposedPrompt(runs.PROMPT_LENGTH, runs.WIDTH, 1)])
-def test_prefixes_of_one_folded_shape_train_together(backbone, tmp_path, prompt):
+def test_prefixes_of_one_folded_shape_train_together_beside_a_prompt(backbone, tmp_path):
     def config_of(where, point):
         folder = tmp_path / where / point
-        changes = {"train_steps": 4, "eval_period": 2, "prompt": prompt}
+        changes = {"train_steps": 4, "eval_period": 2, "num_buckets": 1}
         return runs.run_config(folder, backbone, **changes | PREFIXES[point])
 
     texts = [f"# {point}" for point in PREFIXES]
