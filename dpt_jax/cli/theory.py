@@ -5,9 +5,9 @@
   dpt theory sharing-rates --full         # at larger sizes, for an evening
   dpt theory three-steps --set repeats=5 --set "heads=(0.3, 0.5)" --output=runs/mine
 
-Every experiment writes results.jsonl (a line for each cell of its grid), settings.json, table.md and
-figure.png (and .pdf) to its own folder under --output. One that was stopped is continued by the same
-command. docs/theory.md tells what the experiments are about.
+Every experiment has a folder of its own under --output, with results.jsonl (a line for each cell of
+its grid), settings.json, table.md and figure.png (and .pdf). One that was stopped is continued by
+the same command. docs/theory.md tells what the experiments are about.
 """
 
 import argparse

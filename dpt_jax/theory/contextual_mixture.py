@@ -133,9 +133,7 @@ def draw_labels(key: Array, count: int, balanced: bool) -> Float[Array, "count"]
     return jnp.tile(jnp.asarray([1.0, -1.0]), count // 2)
 
 
-def relevant_token(
-    mixture: ContextualMixture, labels: Float[Array, "n"]
-) -> Float[Array, "n d"]:
+def relevant_token(mixture: ContextualMixture, labels: Float[Array, "n"]) -> Float[Array, "n d"]:
     """What every relevant token of an example is: r = q* + y w*."""
     return mixture.context + labels[:, None] * mixture.head
 

@@ -30,9 +30,7 @@ def predicted_error(signal: float, ratio: float) -> float:
     return float(norm.sf(signal**2 * math.sqrt(ratio - 1) / math.sqrt(ratio * signal**2 + 1)))
 
 
-def least_squares_head(
-    read: Float[Array, "n d"], labels: Float[Array, "n"]
-) -> Float[Array, "d"]:
+def least_squares_head(read: Float[Array, "n d"], labels: Float[Array, "n"]) -> Float[Array, "d"]:
     """The w that minimizes Σ (y - wᵀu)², by a QR decomposition."""
     q, r = jnp.linalg.qr(read)
     return jnp.linalg.solve(r, q.T @ labels)

@@ -81,9 +81,7 @@ def mean_and_covariance_times(
     count, sigma = mixture.length - mixture.relevant, mixture.noise
     read = sigma * jax.random.normal(read_key, (labels.shape[0], count), sigma.dtype)
     first, second = read.sum(axis=1), (read**2).sum(axis=1)
-    one, two = (
-        across(sigma * jax.random.normal(k, r.shape, sigma.dtype), along) for k in keys
-    )
+    one, two = (across(sigma * jax.random.normal(k, r.shape, sigma.dtype), along) for k in keys)
     # Sums over the tokens of the noise z, and of z times what w's direction reads of it.
     z = first[:, None] * along + jnp.sqrt(count) * one
     rest = jnp.sqrt(jnp.maximum(second - first**2 / count, 0))

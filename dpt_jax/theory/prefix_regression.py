@@ -97,9 +97,7 @@ def draw_experts(key: Array, count: int, dim: int) -> Experts:
     )
 
 
-def draw_params(
-    key: Array, structure: str, count: int, dim: int, scale: float
-) -> dict[str, Array]:
+def draw_params(key: Array, structure: str, count: int, dim: int, scale: float) -> dict[str, Array]:
     """Parameters of a structure at random, every vector about `scale` √d long, biases small."""
     *keys, bias_key = jax.random.split(key, len(STRUCTURES[structure]) + 1)
     drawn = {
@@ -171,5 +169,5 @@ def check_sizes(true: int, fitted: int, count: int) -> None:
         raise InputError(f"{fitted} prompts are fitted to {true}; fit as many at least.")
     if fitted > count:
         raise InputError(
-            f"{fitted} prompts are fitted to {count} points; fit fewer prompts, or draw more points."
+            f"{fitted} prompts are fitted to {count} points; fit fewer, or draw more points."
         )

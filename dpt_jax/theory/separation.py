@@ -98,9 +98,7 @@ def oracle_prompt(
 def oracle_margin(mixture: ContextualMixture, size: float) -> float:
     """A (1 + δq) - log((1-ζ) δw / ζ), the least over the shifts; the oracle is right above 0."""
     odds = (1 - mixture.share) / mixture.share
-    margins = [
-        size * (1 + q) - math.log(odds * w) for q, w in np.asarray(mixture.shifts) if w > 0
-    ]
+    margins = [size * (1 + q) - math.log(odds * w) for q, w in np.asarray(mixture.shifts) if w > 0]
     return min(margins, default=math.inf)
 
 

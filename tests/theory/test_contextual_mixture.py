@@ -1,7 +1,5 @@
 """The contextual mixture, its models and their gradients, against NumPy and autodiff."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,11 +113,11 @@ def test_what_is_drawn_in_law_has_the_moments_of_the_tokens(what):
 def test_a_test_error_in_law_is_that_of_drawn_tokens():
     mixture = contextual_mixture.core(3, **SIZES, noise=2.0)
     w, q = jnp.asarray([0.2, 1.0, 0.3]), jnp.asarray([0.6, 0.2, 0.3])
-    labels = contextual_mixture.draw_labels(jax.random.key(0), 40_000, balanced=True)
+    labels = contextual_mixture.draw_labels(jax.random.key(0), 20_000, balanced=True)
     tokens = jax.jit(contextual_mixture.sample)(mixture, jax.random.key(1), labels)
-    outputs = jax.vmap(functools.partial(prompt_attention.prompt_attention, w=w, q=q))(tokens)
+    outputs = jax.jit(jax.vmap(prompt_attention.prompt_attention, (0, None, None)))(tokens, w, q)
     counted = float((labels * (outputs - 0.1) <= 0).mean())
     found = float(in_law.test_error(mixture, jax.random.key(2), w, q, 0.1, 4000))
-    assert abs(found - counted) < 0.012
+    assert abs(found - counted) < 0.015
     attention = prompt_attention.attention_on(tokens, q, mixture.relevant).mean()
     assert abs(in_law.relevant_attention(mixture, jax.random.key(3), q) - attention) < 0.01

@@ -25,19 +25,19 @@ def mixture_of(dim=3, **changes):
     return contextual_mixture.general(dim, **{**CORE, **changes})
 
 
-def steps(**settings):
-    return jax.jit(functools.partial(three_steps.three_steps, **settings))
-
-
-@functools.cache
-def many(**settings):
-    return steps(**{"batch": 2000, "draws": "in law", **settings})
+# One program for every test that runs the steps in law on tokens of one shape.
+@functools.partial(jax.jit, static_argnames=("batch", "balanced", "draws", "loss"))
+def steps(mixture, key, count, batch=500, **settings):
+    return three_steps.three_steps(
+        mixture, key, count=count, batch=batch, **{"draws": "in law", **settings}
+    )
 
 
 @pytest.mark.parametrize("loss", sorted(prompt_attention.LOSSES))
 def test_the_steps_are_gradient_steps_on_three_splits(loss):
     mixture, key, count, batch = mixture_of(noise=0.5), jax.random.key(3), 10, 4
-    found = steps(batch=batch, step_w=0.7, step_q=2.0, loss=loss)(mixture, key, count=count)
+    sizes = {"batch": batch, "step_w": 0.7, "step_q": 2.0}
+    found = steps(mixture, key, count, **sizes, loss=loss, draws="tokens")
     splits = []
     for split in jax.random.split(key, 4)[:3]:
         parts = []
@@ -70,44 +70,41 @@ def test_the_readings_of_debiasing():
 
 def test_the_first_head_has_its_expectation_for_every_mixture():
     mixture = mixture_of(correlation=0.4, shifts=((0, 0), (0.5, 0.2)), spread=(0.1, 0.2))
-    w1 = many(step_w=2.0, step_q=1.0)(mixture, jax.random.key(0), count=100_000).w1
+    w1 = steps(mixture, jax.random.key(0), 50_000, step_w=2.0, step_q=1.0).w1
     expected = population.expected_w1(mixture, 2.0)
     # 2 (1/4 - 3/4 · (0.1 + 0.1)) of w*.
     np.testing.assert_allclose(expected, 0.2 * mixture.head, rtol=1e-5)
-    np.testing.assert_allclose(w1, expected, atol=0.008)
+    np.testing.assert_allclose(w1, expected, atol=0.012)
 
 
 @pytest.mark.parametrize("step_w", [0.5, 6.0])
 def test_the_query_and_the_second_head_have_their_expectations(step_w):
     mixture = mixture_of(noise=0.8)
-    found = many(step_w=step_w, step_q=1.0)(mixture, jax.random.key(1), count=400_000)
+    found = steps(mixture, jax.random.key(1), 100_000, step_w=step_w, step_q=1.0)
     expected = population.expected_q1(mixture, step_w)
     size = float(jnp.linalg.norm(expected))
-    np.testing.assert_allclose(found.q1, expected, atol=0.03 * size)
+    np.testing.assert_allclose(found.q1, expected, atol=0.05 * size)
     # Many tokens, for the second head.
     mixture = mixture_of(length=800, noise=0.8)
-    found = many(step_w=step_w, query_norm=0.8, batch=200)(
-        mixture, jax.random.key(2), count=2000
-    )
+    found = steps(mixture, jax.random.key(2), 1000, 100, step_w=step_w, query_norm=0.8)
     expected = population.expected_w2(mixture, step_w, 0.8)
-    np.testing.assert_allclose(found.w2, expected, atol=0.02 * float(jnp.linalg.norm(expected)))
+    np.testing.assert_allclose(found.w2, expected, atol=0.03 * float(jnp.linalg.norm(expected)))
 
 
 def test_with_a_correlation_small_steps_give_the_predicted_direction():
     mixture = mixture_of(correlation=0.5, noise=0.5)
-    q1 = many(step_w=0.01, query_norm=1.0)(mixture, jax.random.key(1), count=400_000).q1
+    q1 = steps(mixture, jax.random.key(1), 100_000, step_w=0.01, step_q=1.0).q1
+    q1, _ = in_law.direction_of(q1)
     direction, _ = in_law.direction_of(population.small_step_direction(mixture))
-    np.testing.assert_allclose(q1, direction, atol=0.02)
+    np.testing.assert_allclose(q1, direction, atol=0.03)
 
 
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_angles_with_few_examples_are_the_predicted_ones(balanced):
-    mixture = mixture_of(40, context_norm=2.0, head_norm=0.3, share=0.1, length=200)
-    run = steps(
-        batch=100, step_w=1.0, query_norm=1.0, draws="in law", balanced=balanced
-    )
-    keys = jax.random.split(jax.random.key(0), 200)
-    found = jax.jit(jax.vmap(lambda key: run(mixture, key, count=600)))(keys)
+    mixture = mixture_of(20, context_norm=2.0, head_norm=0.3, share=0.2, length=50)
+    keys = jax.random.split(jax.random.key(0), 100)
+    sizes = {"step_w": 1.0, "query_norm": 1.0, "balanced": balanced}
+    found = jax.vmap(lambda key: steps(mixture, key, 300, 100, **sizes))(keys)
     scales = population.scales_of(mixture)
     for name, true, predicted in (
         ("w1", mixture.head, population.w1_miss),
@@ -118,7 +115,7 @@ def test_the_angles_with_few_examples_are_the_predicted_ones(balanced):
         along = vectors @ np.asarray(in_law.direction_of(true)[0])
         across = (vectors**2).sum(1) - along**2
         miss = across.mean() / along.mean() ** 2
-        assert np.isclose(miss, predicted(scales, 40, 600, balanced), rtol=0.12), name
+        assert np.isclose(miss, predicted(scales, 20, 300, balanced), rtol=0.25), name
 
 
 def test_the_signal_that_a_query_reads_and_its_attention():
@@ -157,18 +154,19 @@ def test_splits_that_cannot_be_drawn_are_refused(count, batch, said):
 @pytest.mark.parametrize("ratio", [1.5, 4.0])
 def test_the_exact_error_is_the_measured_one(ratio):
     dim, signal = 60, 1.2
+    fit = jax.jit(exact_error.least_squares_head)
     rng = np.random.default_rng(0)
     mean = np.zeros(dim)
     mean[0] = signal
     errors = []
-    for _ in range(40):
+    for _ in range(25):
         labels = rng.choice([-1.0, 1.0], round(ratio * dim))
         read = labels[:, None] * mean + rng.normal(size=(len(labels), dim))
-        w = np.asarray(exact_error.least_squares_head(jnp.asarray(read), jnp.asarray(labels)))
+        w = np.asarray(fit(read, labels))
         np.testing.assert_allclose(w, np.linalg.lstsq(read, labels)[0], atol=2e-4)
         errors.append(0.5 * math.erfc(w @ mean / np.linalg.norm(w) / math.sqrt(2)))
     predicted = exact_error.predicted_error(signal, ratio)
-    assert abs(np.mean(errors) - predicted) < 3 * np.std(errors) / math.sqrt(40) + 0.004
+    assert abs(np.mean(errors) - predicted) < 3 * np.std(errors) / math.sqrt(25) + 0.004
     assert np.isclose(exact_error.predicted_error(signal, math.inf), 0.11507, atol=1e-5)
     with pytest.raises(InputError, match="more examples than dimensions"):
         exact_error.predicted_error(signal, 1.0)
