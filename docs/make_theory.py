@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 
+from dpt_jax.cli import theory_bridge
 from dpt_jax.theory.experiments import EXPERIMENTS
 from dpt_jax.theory.experiments.base import FIGURE, RESULTS, SETTINGS, read_rows
 
@@ -26,6 +27,15 @@ def take(runs: pathlib.Path) -> None:
             shutil.copyfile(runs / name / RESULTS, KEPT / f"{name}.jsonl")
             shutil.copyfile(runs / name / SETTINGS, KEPT / f"{name}.json")
             shutil.copyfile(runs / name / f"{FIGURE}.png", KEPT / f"{name}.png")
+    if (runs / theory_bridge.NAME / RESULTS).exists():
+        shutil.copyfile(runs / theory_bridge.NAME / RESULTS, KEPT / "bridge.jsonl")
+
+
+def bridge() -> str:
+    """The table of the bridge, or that it is not run yet."""
+    if not (KEPT / "bridge.jsonl").exists():
+        return "Not run yet: `dpt theory bridge`.\n"
+    return theory_bridge.table(read_rows(KEPT / "bridge.jsonl")).markdown()
 
 
 def block(name: str) -> str:
@@ -52,10 +62,11 @@ def block(name: str) -> str:
 
 def make(page: str) -> str:
     """The page with its blocks made anew; they stand between two comments each."""
-    for name in EXPERIMENTS:
+    made = {name: block(name) for name in EXPERIMENTS} | {theory_bridge.NAME: bridge()}
+    for name, text in made.items():
         page = re.sub(
             rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda found, name=name: found[1] + block(name) + found[2],
+            lambda found, text=text: found[1] + text + found[2],
             page,
             count=1,
             flags=re.DOTALL,
