@@ -129,6 +129,35 @@ BREAKS = [
         "u * sigma",
         "tests/prompts/test_prompt_modules.py",
     ),
+    # the theory
+    Break(
+        "attention without its own mean",
+        "dpt_jax/theory/prompt_attention.py",
+        "return tokens.T @ (weights * (read - weights @ read))",
+        "return tokens.T @ (weights * read)",
+        "tests/theory/test_contextual_mixture.py -k closed_form",
+    ),
+    Break(
+        "the noise across without what was read",
+        "dpt_jax/theory/in_law.py",
+        "zz = second[:, None] * along + (first / jnp.sqrt(count))[:, None] * one",
+        "zz = second[:, None] * along + 0 * (first / jnp.sqrt(count))[:, None] * one",
+        "tests/theory/test_contextual_mixture.py -k in_law_has",
+    ),
+    Break(
+        "the rest of a batch counts",
+        "dpt_jax/theory/three_steps.py",
+        "counts = (number * batch + jnp.arange(batch) < count).astype(labels.dtype)",
+        "counts = (number * batch + jnp.arange(batch) >= 0).astype(labels.dtype)",
+        "tests/theory/test_three_steps.py -k gradient_steps",
+    ),
+    Break(
+        "half a line of results is kept",
+        "dpt_jax/theory/experiments/base.py",
+        "    if whole != text:",
+        "    if whole == text:",
+        "tests/theory/test_experiments.py -k killed",
+    ),
     # the network
     Break(
         "scores scaled",

@@ -81,6 +81,14 @@ def test_training_knows_nothing_of_text(room):
     assert not outside & {"seqio", "tensorflow", "tensorflow_datasets", "sentencepiece", "gin"}
 
 
+def test_the_theory_is_functions_of_jax_and_optax():
+    pure = list((PACKAGE / "theory").glob("*.py"))
+    outside = {name.split(".")[0] for path in pure for name in imported(path)} - {"dpt_jax"}
+    known = {"jax", "jaxtyping", "numpy", "optax", "collections", "dataclasses", "math", "typing"}
+    assert outside <= known
+    assert {room_of(name) for path in pure for name in imported(path)} <= {None, "theory", "errors"}
+
+
 def test_only_t5x_imports_t5x_and_tasks_import_nothing_of_the_package():
     users = {
         path.parent.name for path in FILES for name in imported(path) if name.split(".")[0] == "t5x"

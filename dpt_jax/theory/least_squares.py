@@ -63,9 +63,7 @@ def minimize(
     Returns:
       The parameters of the least loss seen, and that loss.
     """
-    search = optax.scale_by_zoom_linesearch(
-        max_linesearch_steps=10, initial_guess_strategy="one"
-    )
+    search = optax.scale_by_zoom_linesearch(max_linesearch_steps=10, initial_guess_strategy="one")
     optimizer = optax.lbfgs(linesearch=search)
     value_and_grad = optax.value_and_grad_from_state(loss)
 

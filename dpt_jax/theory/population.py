@@ -85,7 +85,7 @@ def expected_w2(mixture: ContextualMixture, step_w: float, query: float) -> Floa
 
 
 def signal_to_noise(s: Scales, query: float, error: float = 0.0) -> float:
-    """r = r0 exp(τ Q - (τ² + ε²) σ²), of what the query reads across q*.
+    """Signal to noise of what the query reads across q*: r = r0 exp(τ Q - (τ² + ε²) σ²).
 
     Args:
       s: the scales.

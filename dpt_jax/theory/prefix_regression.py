@@ -169,5 +169,5 @@ def check_sizes(true: int, fitted: int, count: int) -> None:
         raise InputError(f"{fitted} prompts are fitted to {true}; fit as many at least.")
     if fitted > count:
         raise InputError(
-            f"{fitted} prompts are fitted to {count} points; fit fewer prompts, or draw more points."
+            f"{fitted} prompts are fitted to {count} points; fit fewer, or draw more points."
         )

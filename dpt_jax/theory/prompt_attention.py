@@ -8,7 +8,6 @@ matter.
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 Tokens = Float[Array, "T d"]
@@ -44,7 +43,7 @@ def fine_tuned_prompt(
 
 
 def pooled(tokens: Tokens, q: Vector) -> Vector:
-    """u = Xᵀ softmax(X q), what the head reads."""
+    """What the head reads, u = Xᵀ softmax(X q)."""
     return tokens.T @ jax.nn.softmax(tokens @ q)
 
 

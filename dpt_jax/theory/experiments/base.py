@@ -145,9 +145,7 @@ def _check_settings(experiment: Experiment, settings: Any, folder: pathlib.Path)
     path = folder / SETTINGS
     if path.exists() and (folder / RESULTS).exists():
         found = json.loads(path.read_text())
-        changed = sorted(
-            name for name in {*wanted, *found} if wanted.get(name) != found.get(name)
-        )
+        changed = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
         if changed:
             name = changed[0]
             raise InputError(

@@ -50,9 +50,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
     """Signals, queries and ratios; without a query all signals are alike, so only one is taken."""
     return [
         cell
-        for cell in grid(
-            context=settings.contexts, query=settings.queries, ratio=settings.ratios
-        )
+        for cell in grid(context=settings.contexts, query=settings.queries, ratio=settings.ratios)
         if cell["query"] > 0 or cell["context"] == settings.contexts[0]
     ]
 

@@ -118,8 +118,7 @@ def table(rows: Sequence[Row]) -> Table:
         spread = max(
             max(means) / min(means)
             for ratio in ratios
-            if ratio >= FROM
-            and (means := [np.mean(r[name]) for r in where(rows, ratio=ratio)])
+            if ratio >= FROM and (means := [np.mean(r[name]) for r in where(rows, ratio=ratio)])
         )
         notes.append(
             f"{name}: over n/d from {FROM:g} on, the largest mean of a dimension is at most "

@@ -76,9 +76,7 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
     train = _trainer(cell["model"], settings.restarts, settings.steps, settings.rate)
     errors = train(tokens, labels, jax.random.key(settings.seed))
     found = {
-        "floor": separation.floor(
-            cell["model"], cell["shifts"], cell["size"], settings.share
-        ),
+        "floor": separation.floor(cell["model"], cell["shifts"], cell["size"], settings.share),
         "errors": errors,
         "best": errors.min(),
         "solved": (errors == 0).mean(),
@@ -109,9 +107,7 @@ def table(rows: Sequence[Row]) -> Table:
                 line = [shifts, model, f"{rho:g}"]
                 for size in chosen:
                     [row] = where(rows, shifts=shifts, model=model, correlation=rho, size=size)
-                    line += [
-                        f"{row['floor']:.3f}", f"{row['best']:.3f}", f"{row['solved']:.0%}"
-                    ]
+                    line += [f"{row['floor']:.3f}", f"{row['best']:.3f}", f"{row['solved']:.0%}"]
                 lines.append(line)
     under = sum(row["best"] < row["floor"] - 1e-9 for row in rows)
     oracle = [row for row in rows if "oracle" in row]

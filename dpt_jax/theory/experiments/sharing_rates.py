@@ -1,4 +1,4 @@
-"""`sharing-rates`: how fast a prefix is estimated, with and without sharing, with prompts to spare."""
+"""`sharing-rates`: how fast a prefix is estimated, by what it shares and prompts to spare."""
 
 import dataclasses
 import functools
@@ -67,9 +67,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
     """Truth, model, fitted prompts and points."""
     for fitted in settings.fitted:
         prefix_regression.check_sizes(settings.true, fitted, min(settings.sizes))
-    return grid(
-        truth=STRUCTURES, model=STRUCTURES, fitted=settings.fitted, n=settings.sizes
-    )
+    return grid(truth=STRUCTURES, model=STRUCTURES, fitted=settings.fitted, n=settings.sizes)
 
 
 class _World:
@@ -82,9 +80,7 @@ class _World:
         self.experts = prefix_regression.draw_experts(expert_key, settings.experts, dim)
         self.truths = {}
         for structure in STRUCTURES:
-            params = prefix_regression.draw_params(
-                truth_key, structure, settings.true, dim, _SCALE
-            )
+            params = prefix_regression.draw_params(truth_key, structure, settings.true, dim, _SCALE)
             prompts = prefix_regression.prompts_of(structure, params, self.experts)
             self.truths[structure] = (params, prompts)
         self.most = -(-max(settings.sizes) // _CHUNK) * _CHUNK
@@ -184,9 +180,9 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
     if cell["model"] == cell["truth"] == "simple":
         # Both are p; D2 is of p alone.
         true = world.truths["simple"][1]
-        measured["d2"] = jax.vmap(
-            lambda p: voronoi.d2(p.keys, p.biases, true.keys, true.biases)
-        )(prompts)
+        measured["d2"] = jax.vmap(lambda p: voronoi.d2(p.keys, p.biases, true.keys, true.biases))(
+            prompts
+        )
     return {**measured, "loss": loss}
 
 
@@ -211,7 +207,9 @@ def table(rows: Sequence[Row]) -> Table:
         header += [f"{WHAT[name]}: slope", "at the largest n"]
     lines, notes = [], []
     for cell in grid(
-        truth=distinct(rows, "truth"), model=distinct(rows, "model"), fitted=distinct(rows, "fitted")
+        truth=distinct(rows, "truth"),
+        model=distinct(rows, "model"),
+        fitted=distinct(rows, "fitted"),
     ):
         found = where(rows, **cell)
         line = [cell["truth"], cell["model"], f"{cell['fitted']}"]

@@ -109,9 +109,7 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
         for one, key in zip(found, keys, strict=True):
             one["error_full"] = train(mixture, key)
     scales = population.scales_of(mixture)
-    across = norm * np.sqrt(
-        population.q1_miss(scales, settings.dim, settings.count, balanced)
-    )
+    across = norm * np.sqrt(population.q1_miss(scales, settings.dim, settings.count, balanced))
     predicted = {
         "miss_w1": population.w1_miss(scales, settings.dim, settings.count, balanced),
         "miss_q1": population.q1_miss(scales, settings.dim, settings.count, balanced),
@@ -150,9 +148,7 @@ def _measure(settings: Settings, balanced: bool, draws: str):
         return {
             "cos_w1": _cosine(est.w1, mixture.head),
             "cos_q1": _cosine(est.q1, mixture.context),
-            "attention": in_law.relevant_attention(
-                mixture, test_key, est.q1, settings.test_count
-            ),
+            "attention": in_law.relevant_attention(mixture, test_key, est.q1, settings.test_count),
             "error_w1": error(est.w1, zero),
             "error_w2": error(est.w2, est.q1),
             "error_debiased": error(est.w2, est.q1, est.debiased("mean").offset),
@@ -184,9 +180,7 @@ def _full_training(settings: Settings):
             gradients = prompt_attention.loss_gradients(
                 tokens[rows], labels[rows], params["w"], params["q"], "logistic"
             )
-            updates, state = optimizer.update(
-                dict(zip(("w", "q"), gradients, strict=True)), state
-            )
+            updates, state = optimizer.update(dict(zip(("w", "q"), gradients, strict=True)), state)
             return (optax.apply_updates(params, updates), state), None
 
         keys = jax.random.split(order_key, settings.train_steps)
@@ -265,14 +259,14 @@ def figure(rows: Sequence[Row]) -> Any:
     names = ("w1", "w2", "debiased", "full", "oracle")
     looks = panels.looks([(n,) for n in names])
     for axis, part, x in (
-        (axes[2], "signals", "context"), (axes[4], "query", "factor"), (axes[5], "step", "step_w")
+        (axes[2], "signals", "context"),
+        (axes[4], "query", "factor"),
+        (axes[5], "step", "step_w"),
     ):
         found = where(rows, part=part, head=head, labels="balanced")
         for name, look in zip(names, looks, strict=True):
             of = where(rows, part="tokens") if name == "full" and part == "signals" else found
-            points = [
-                (r[x], *interval(r[f"error_{name}"])) for r in of if f"error_{name}" in r
-            ]
+            points = [(r[x], *interval(r[f"error_{name}"])) for r in of if f"error_{name}" in r]
             if points:
                 panels.line(axis, points, look, f"error, {name}")
         if part == "signals":
