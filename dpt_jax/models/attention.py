@@ -190,8 +190,9 @@ def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float3
 
     def local(queries, keys, values, bias, key_mask, query_mask):
         rows, heads, query, kv = queries.shape
+        bias_rows = 0 if bias is None else bias.shape[0]
         sizes = tpu_attention.Sizes(
-            rows, query, keys.shape[2], heads, kv, causal, 0 if bias is None else bias.shape[0]
+            rows, query, keys.shape[2], heads, kv, values.dtype.itemsize, causal, bias_rows
         )
 
         # As the projections made them: the compiler cancels this against `_split_heads`.
@@ -274,7 +275,7 @@ def _platforms() -> tuple[str, ...]:
 def _choice(platform: str, queries: Queries, keys: Keys) -> Callable[..., Array]:
     """What `auto` means on a platform, for many scores."""
     kv = queries.shape[3]
-    if platform == "tpu" and tpu_attention.takes(keys.shape[2], kv) is None:
+    if platform == "tpu" and tpu_attention.takes(keys.shape[2], kv, keys.dtype.itemsize) is None:
         return _pallas
     if platform == "gpu" and cudnn_takes(queries.dtype, kv) is None:
         return _cudnn

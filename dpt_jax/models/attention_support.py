@@ -30,12 +30,12 @@ def with_attention(config: T5Config, device: Any, length: int) -> T5Config:
     Raises:
       InputError: when the attention that the configuration names cannot be had.
     """
-    if reason := why_not(config, device.platform):
+    if reason := why_not(config, device.platform, length):
         raise InputError(f"ATTENTION = {config.attention!r} {reason}. Set --gin.ATTENTION.")
     kernel = {platform: name for name, platform in _PLATFORM.items()}.get(device.platform)
     if config.attention != "auto" or kernel is None:
         return config
-    if why_not(dataclasses.replace(config, attention=kernel), device.platform):
+    if why_not(dataclasses.replace(config, attention=kernel), device.platform, length):
         return config
     sizes = config.num_heads, length, config.head_dim
     if _compiles(kernel, device, config.dtype.name, sizes):
@@ -43,8 +43,14 @@ def with_attention(config: T5Config, device: Any, length: int) -> T5Config:
     return dataclasses.replace(config, attention="plain")
 
 
-def why_not(config: T5Config, platform: str) -> str | None:
-    """Why a platform, `cpu`, `gpu` or `tpu`, does not have a model's attention; None if it does."""
+def why_not(config: T5Config, platform: str, length: int = 1) -> str | None:
+    """Why a platform, `cpu`, `gpu` or `tpu`, does not have a model's attention; None if it does.
+
+    Args:
+      config: the model, which names the attention.
+      platform: the devices'.
+      length: positions of the longest source, the prompt included.
+    """
     name = config.attention
     others = [n for n in ATTENTIONS if _PLATFORM.get(n, platform) == platform and n != name]
     instead = f"there are {', '.join(map(repr, others))}"
@@ -52,7 +58,7 @@ def why_not(config: T5Config, platform: str) -> str | None:
         return f"needs a {_PLATFORM[name].upper()}, and this is a {platform.upper()}: {instead}"
     reason = None
     if name == "pallas":
-        reason = tpu_attention.takes(1, config.head_dim)
+        reason = tpu_attention.takes(length, config.head_dim, config.dtype.itemsize)
     elif name == "cudnn":
         reason = attention.cudnn_takes(config.dtype, config.head_dim)
     return reason and f"does not take this model: {reason}; {instead}"

@@ -27,11 +27,15 @@ from jaxtyping import Array, Bool, Float
 MASKED_SCORE = -1e10
 
 _LANES = 128
-# What a step's scores and their like may take of the 16 MiB that a kernel has on every TPU.
-_SCORE_BYTES = 24 * 2**20
-# Arrays of the scores' size that are alive at once, in bytes of a score: float32 scores and
-# weights, and the weights in the values' dtype; in the backward pass also their gradients.
-_FORWARD_BYTES, _BACKWARD_BYTES = 10, 18
+# Of the 16 MiB of fast memory that a kernel has on every TPU.
+_FAST_BYTES = 15 * 2**20
+# What a kernel has there at once: bytes a score (float32 scores, weights and their gradients, and
+# what the products take of them), and numbers a key of the block's width (keys, values, and their
+# gradients, two blocks of each, one being copied).
+_SCORE_BYTES = {"forward": 10, "backward": 18}
+_KEY_NUMBERS = {"forward": 4, "backward": 8}
+# Bytes a key of the block's width for the sums of their gradients.
+_SUM_BYTES = {"forward": 0, "backward": 16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Sizes:
       key: keys of a row.
       heads: heads, on one device.
       kv: width of a head.
+      itemsize: bytes of a number.
       causal: whether a query sees no key behind its own place; the last query stands at the last
         key.
       bias_rows: rows of the bias, 1 where all rows share it; 0 without a bias.
@@ -54,6 +59,7 @@ class Sizes:
     key: int
     heads: int
     kv: int
+    itemsize: int
     causal: bool
     bias_rows: int
 
@@ -68,21 +74,29 @@ class Sizes:
         """Numbers of a position in a block."""
         return self.block_heads * self.kv
 
-    def block_query(self, score_bytes: int) -> int:
+    def fitting(self, which: str) -> int:
+        """Queries that fit fast memory with all keys, in the `forward` or the `backward` pass."""
+        of_score = _SCORE_BYTES[which]
+        if self.bias_rows:
+            of_score += 2 * self.itemsize * self.block_heads
+        of_key = (_KEY_NUMBERS[which] * self.itemsize + _SUM_BYTES[which]) * self.width
+        return (_FAST_BYTES - of_key * self.key) // (of_score * self.key)
+
+    def block_query(self, which: str) -> int:
         """Queries in a block; all of them, or a multiple of 128, as the layout of sums wants it."""
-        bias = 8 * self.block_heads if self.bias_rows else 0
-        fitting = _SCORE_BYTES // ((score_bytes + bias) * self.key)
-        if self.query <= max(fitting, _LANES):
+        most = max(self.fitting(which), _LANES)
+        if self.query <= most:
             return self.query
-        blocks = -(-self.query // (fitting // _LANES * _LANES or _LANES))
+        blocks = -(-self.query // (most // _LANES * _LANES))
         return -(-self.query // (blocks * _LANES)) * _LANES
 
 
-def takes(key: int, kv: int) -> str | None:
+def takes(key: int, kv: int, itemsize: int) -> str | None:
     """Why the kernels do not take an attention of this size; None where they do."""
     if kv % 8 or (kv > _LANES and kv % _LANES):
         return f"heads are {kv} wide, and the kernels take multiples of 8 up to 128, or of 128"
-    if key * _LANES * (_BACKWARD_BYTES + 8) > 2 * _SCORE_BYTES:
+    heads = math.lcm(kv, _LANES) // kv
+    if Sizes(1, _LANES, key, heads, kv, itemsize, False, 1).fitting("backward") < _LANES:
         return f"{key} keys do not fit a TPU's fast memory"
     return None
 
@@ -337,7 +351,7 @@ def _call(
     """Runs a kernel over heads, queries and rows; arrays have the names by which it knows them."""
     inputs = {name: x for name, x in inputs.items() if x is not None}
     heads, width = sizes.block_heads, sizes.width
-    block = sizes.block_query(_FORWARD_BYTES if kernel is _forward_kernel else _BACKWARD_BYTES)
+    block = sizes.block_query("forward" if kernel is _forward_kernel else "backward")
     grid = {"heads": sizes.heads // heads, "rows": sizes.rows, "queries": -(-sizes.query // block)}
 
     def spec(name: str, rows: int) -> pl.BlockSpec:

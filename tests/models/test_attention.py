@@ -1,11 +1,13 @@
 """`attend` against JAX's own attention, below and above the size at which heads go alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpt_jax.models.attention import attend
+from dpt_jax.models.attention import attend, plain
 
 BATCH, HEADS, KV = 2, 3, 4
 
@@ -81,3 +83,43 @@ def test_gradients_of_attention_equal_jax(length):
 
     for ours, theirs in zip(gradients(attend), gradients(_reference), strict=True):
         _close(ours, theirs, rtol=1e-4)
+
+
+def _gradient(attention, target, *args):
+    return jax.jit(jax.grad(lambda q, k, v, b: jnp.sum(attention(q, k, v, b, *args) * target)))
+
+
+@pytest.mark.slow
+def test_blocked_attention_equals_plain_and_holds_the_scores_of_one_head():
+    queries, keys, values, bias, key_mask = _operands(33, 35)
+    target = np.random.default_rng(1).normal(size=queries.shape).astype(np.float32)
+    blocked = functools.partial(attend, implementation="blocked")
+    found, expected = (
+        _gradient(f, target, key_mask, True).lower(queries, keys, values, bias).compile()
+        for f in (blocked, plain)
+    )
+    operands = (queries, keys, values, bias)
+    np.testing.assert_allclose(found(*operands), expected(*operands), rtol=1e-4, atol=1e-5)
+    assert "[2,3,33,35]" in expected.as_text() and "[2,3,33,35]" not in found.as_text()
+
+
+def test_a_gpus_attention_is_given_what_it_needs(monkeypatch):
+    """cuDNN cannot run here; JAX's own attention, which takes the same arguments, can."""
+    given = []
+
+    def dot_product_attention(*args, implementation, **kwargs):
+        given.append(implementation)
+        return original(*args, **kwargs)
+
+    original = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
+    operands = _operands(6, 8)
+    query_mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    found, expected = (
+        jax.jit(lambda *args, f=f: f(*args, True, query_mask))(*operands)
+        for f in (functools.partial(attend, implementation="cudnn"), plain)
+    )
+    assert given == ["cudnn"]
+    # What a masked query sees is cuDNN's own affair.
+    real = query_mask[:, None, :, None]
+    _close(found * real, expected * real)

@@ -72,7 +72,7 @@ def test_values_and_gradients_equal_attention_written_down(case, kernels, monkey
         masks["key_mask"] = (rng.random((2, key)) < 0.7) & [[True], [False]]
         masks["query_mask"] = rng.random((2, query)) < 0.7
     if case == "blocks":
-        monkeypatch.setattr(tpu_attention, "_SCORE_BYTES", 1)
+        monkeypatch.setattr(tpu_attention, "_FAST_BYTES", 0)
     target = rng.normal(size=operands[0].shape).astype(np.float32)
     found, expected = (
         _value_and_gradients(functools.partial(f, causal=causal, **masks), operands, target)
@@ -114,6 +114,6 @@ def test_devices_of_a_mesh_take_their_own_rows_and_heads():
 
 
 def test_what_the_kernels_do_not_take_is_told():
-    assert tpu_attention.takes(612, 64) is None
-    assert "12 wide" in tpu_attention.takes(612, 12)
-    assert "100000 keys" in tpu_attention.takes(100_000, 64)
+    assert tpu_attention.takes(612, 64, 2) is None
+    assert "12 wide" in tpu_attention.takes(612, 12, 2)
+    assert "100000 keys" in tpu_attention.takes(100_000, 64, 2)
