@@ -3,10 +3,12 @@
     python benchmarks/recipes.py run --stage tune --recipes adam,lion --tasks entailment --seeds 0,1
     python benchmarks/recipes.py run --stage confirm --recipes fast --seeds 100-109
     python benchmarks/recipes.py table
+    python benchmarks/recipes.py compare
+    python benchmarks/recipes.py draw
 
 Trains prompts on the demo's tasks, all seeds of a setting as one population, and appends a line for
 each run to docs/recipes/runs.jsonl. A run that is there already is not made again, so that the
-command may be stopped at any time. `table` prints Markdown of what is there. A run's score is exact
+command may be stopped at any time. The others show what is there. A run's score is exact
 match of the generated answers to 200 validation rows, every 20 steps; it has reached 0.9 or 0.98
 at the first evaluation from which on it stays there.
 
@@ -203,6 +205,70 @@ def table(_: argparse.Namespace) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Prints the differences of one recipe from each other one, paired over tasks and seeds.
+
+    A run that never reaches a score counts as if it did at the first evaluation after its end,
+    which is in favour of the recipe that has more of them.
+    """
+    from dpt_jax.analysis.claims import bootstrap_interval
+
+    by_recipe: dict[str, dict[tuple, dict[str, Any]]] = {}
+    for one in read():
+        if one["stage"] == "confirm" and one["backbone"] == args.name:
+            key = one["task"], one["seed"], str(one["sizes"])
+            by_recipe.setdefault(one["recipe"], {})[key] = one
+
+    def number(run: dict[str, Any], threshold: float | None) -> float:
+        if threshold is None:
+            return 100 * run["scores"][-1]
+        return min(steps_to(run, threshold), run["steps"] + EVAL_PERIOD)
+
+    mine = by_recipe.pop(args.recipe)
+    titles = [f"{args.recipe} less", "runs", "steps to 0.9", "steps to 0.98", "points at the end"]
+    print("| " + " | ".join(titles) + " |")
+    print("| --- " * len(titles) + "|")
+    for other, theirs in by_recipe.items():
+        shared = [key for key in mine if key in theirs]
+        cells = [other, str(len(shared))]
+        for threshold in (*THRESHOLDS, None):
+            found = [number(mine[k], threshold) - number(theirs[k], threshold) for k in shared]
+            if len(found) < 2:
+                cells.append("–")
+                continue
+            low, high = bootstrap_interval(found)
+            cells.append(f"{statistics.fmean(found):.0f} ({low:.0f} to {high:.0f})")
+        print("| " + " | ".join(cells) + " |")
+
+
+def draw(_: argparse.Namespace) -> None:
+    """Draws the learning curves of the confirming runs, a panel per task."""
+    from dpt_jax.analysis import figures, panels
+    from dpt_jax.analysis.report import Report
+
+    rows = [
+        {
+            "axes": {"recipe": one["recipe"], "task": one["task"], "seed": one["seed"]},
+            "curves": {
+                "score": [
+                    [EVAL_PERIOD * (i + 1) for i in range(len(one["scores"]))],
+                    one["scores"],
+                ]
+            },
+        }
+        for one in read()
+        if one["stage"] == "confirm" and one["scores"]
+    ]
+    report = Report(
+        title="Recipes on the demo, seeds that chose nothing",
+        score="exact match on validation, %",
+        scale=100,
+        names={"wordsense": "word sense", "fast_random_tokens": "fast, n of random tokens"},
+    ).resolved(["recipe", "task", "seed"])
+    figure = figures.curves(rows, dataclasses.asdict(report), {})
+    panels.save(figure, RUNS.with_name("curves.png"))
+
+
 def shown(steps: float) -> str:
     """Steps as text."""
     return "–" if steps == math.inf else f"{steps:g}"
@@ -224,6 +290,11 @@ def main() -> None:
     one.add_argument("--backbone", help="a backbone folder; the demo's without")
     one.add_argument("--name", default="demo", help="what the backbone is called")
     commands.add_parser("table").set_defaults(call=table)
+    commands.add_parser("draw").set_defaults(call=draw)
+    two = commands.add_parser("compare")
+    two.set_defaults(call=compare)
+    two.add_argument("--recipe", default="fast", help="the one that is compared with all others")
+    two.add_argument("--name", default="demo", help="the backbone")
     args = parser.parse_args()
     args.call(args)
 

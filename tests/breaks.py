@@ -542,6 +542,35 @@ BREAKS = [
         ", crc)",
         "tests/training/test_backbone.py tests/training/test_resume.py -k 'backbone'",
     ),
+    # the fast recipe
+    Break(
+        "steps not relative",
+        "dpt_jax/training/optimizers.py",
+        "moved = matrix - rate * norm / min(matrix.shape) ** 0.5 * direction",
+        "moved = matrix - rate / min(matrix.shape) ** 0.5 * direction",
+        "tests/training/test_optimizers.py -k exact_polar",
+    ),
+    Break(
+        "factors too large",
+        "dpt_jax/prompts/measured.py",
+        "(norm**2 / (bottleneck * width)) ** 0.25",
+        "(norm**2 / width) ** 0.25",
+        "tests/prompts/test_measured.py -k start_at_the_norm",
+    ),
+    Break(
+        "padding measured",
+        "dpt_jax/models/residual_norm.py",
+        "axis=-1)[seen].mean()",
+        "axis=-1).mean()",
+        "tests/models/test_residual_norm.py -k hugging",
+    ),
+    Break(
+        "balance across buckets",
+        "dpt_jax/data/batching.py",
+        "groups = self.targets * (self.bucket_ids.max() + 1) + self.bucket_ids",
+        "groups = self.bucket_ids",
+        "tests/data/test_batching.py -k balanced",
+    ),
     # what results show
     Break(
         "claims unpaired",
