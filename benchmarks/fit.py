@@ -12,8 +12,11 @@ The last line is a JSON object, of medians over the turns:
                  tokens, compilation, the step. Nothing is kept from one process to the next.
   fit_warm_start_seconds, train_warm_start_seconds
                  the same with JAX's programs kept (JAX_COMPILATION_CACHE_DIR).
+  the same names with processor_seconds
+                 what the whole process took of the cores, its end included. On a machine that
+                 others use, too, this says more.
   fit_start_ratio, train_start_ratio
-                 peft_start_seconds over ours.
+                 peft_start_processor_seconds over ours.
   fit_seconds, train_seconds
                  `--steps` steps as both report them, their programs kept.
   ratio          the median over the turns of train_seconds over fit_seconds.
@@ -104,8 +107,13 @@ def train(model_dir: pathlib.Path, steps: int) -> list[str]:
     return ["-m", "dpt_jax", "train", *short, *flags]
 
 
-def start(folder: pathlib.Path, argv: Sequence[str], cache: str = "") -> tuple[float, str]:
-    """Runs Python; seconds until it says that the first step is done, and its whole output."""
+def start(folder: pathlib.Path, argv: Sequence[str], cache: str = "") -> tuple[float, float, str]:
+    """Runs Python to its end.
+
+    Returns:
+      Seconds until it says that the first step is done; the processor's seconds, user's and
+      system's, of all threads; and what it printed.
+    """
     environment = {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": cache,
@@ -129,9 +137,11 @@ def start(folder: pathlib.Path, argv: Sequence[str], cache: str = "") -> tuple[f
         if line.startswith(_FIRST_STEP):
             seconds = time.perf_counter() - began
     output = process.stdout.read()
-    if process.wait():
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
         raise RuntimeError(f"{argv[:4]} ended with {process.returncode}: {''.join(said)[-2000:]}")
-    return seconds, output
+    return seconds, used.ru_utime + used.ru_stime, output
 
 
 def main() -> None:
@@ -148,9 +158,14 @@ def main() -> None:
         prepare(folder)
         cache, runs = str(folder / "programs"), iter(range(10**6))
 
-        def note(name: str, seconds: float) -> None:
-            found.setdefault(name, []).append(seconds)
-            print(name, round(seconds, 3), file=sys.stderr, flush=True)
+        def note(name: str, number: float) -> None:
+            found.setdefault(name, []).append(number)
+            print(name, round(number, 3), file=sys.stderr, flush=True)
+
+        def measure(name: str, argv: Sequence[str], cache: str = "") -> None:
+            seconds, processor, _ = start(folder, argv, cache)
+            note(f"{name}_seconds", seconds)
+            note(f"{name}_processor_seconds", processor)
 
         def training(count: int) -> list[str]:
             return train(folder / f"run{next(runs)}", count)
@@ -159,25 +174,23 @@ def main() -> None:
         for argv in (["-c", PEFT], ["-c", FIT, "1"], training(1)):
             start(folder, argv, cache)
         for _ in range(turns):
-            note("fit_start", start(folder, ["-c", FIT, "1"])[0])
-            note("train_start", start(folder, training(1))[0])
-            note("peft_start", start(folder, ["-c", PEFT])[0])
-            note("fit_warm_start", start(folder, ["-c", FIT, "1"], cache)[0])
-            note("train_warm_start", start(folder, training(1), cache)[0])
+            measure("fit_start", ["-c", FIT, "1"])
+            measure("train_start", training(1))
+            measure("peft_start", ["-c", PEFT])
+            measure("fit_warm_start", ["-c", FIT, "1"], cache)
+            measure("train_warm_start", training(1), cache)
         for turn in range(turns + (not args.tiny)):
-            by_fit = float(start(folder, ["-c", FIT, str(steps)], cache)[1])
-            by_train = json.loads(start(folder, training(steps), cache)[1])["train_seconds"]
+            by_fit = float(start(folder, ["-c", FIT, str(steps)], cache)[2])
+            by_train = json.loads(start(folder, training(steps), cache)[2])["train_seconds"]
             if turn or args.tiny:  # The first one compiles.
-                note("fit", by_fit)
-                note("train", by_train)
+                note("fit_seconds", by_fit)
+                note("train_seconds", by_train)
                 note("ratio", by_train / by_fit)
-    medians = {
-        name if name == "ratio" else f"{name}_seconds": round(statistics.median(values), 3)
-        for name, values in found.items()
-    }
-    peft = medians["peft_start_seconds"]
+    medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
+    peft = medians["peft_start_processor_seconds"]
     for side in ("fit", "train"):
-        medians[f"{side}_start_ratio"] = round(peft / medians[f"{side}_start_seconds"], 3)
+        ours = medians[f"{side}_start_processor_seconds"]
+        medians[f"{side}_start_ratio"] = round(peft / ours, 3)
     print(json.dumps({"turns": turns, "steps": steps, "cores": os.cpu_count(), **medians}))
 
 

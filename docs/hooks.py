@@ -67,6 +67,11 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return _LINK.sub(replaced, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Docstrings end in two colons where code follows; a reader sees one."""
+    return html.replace("::</p>", ":</p>")
+
+
 def on_post_build(config: Any) -> None:
     """Refuses a site whose reference lacks a public name."""
     inventory = (pathlib.Path(config.site_dir) / "objects.inv").read_bytes()
@@ -86,7 +91,7 @@ def helps() -> Iterator[str]:
         parser = argparse.ArgumentParser(
             prog=f"dpt {name}",
             description=command.__doc__,
-            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=88),
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=78),
         )
         command.add_arguments(parser)
         yield f"## dpt {name}\n\n```text\n{parser.format_help().strip()}\n```\n"

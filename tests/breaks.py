@@ -643,6 +643,35 @@ BREAKS = [
         "missed = squares[rank + 1 :].sum()",
         "tests/analysis/test_truncation.py",
     ),
+    # the front door
+    Break(
+        "the recipe's prompt beside a prefix",
+        "dpt_jax/cli/short_flags.py",
+        'bindings.append("PROMPT = None")',
+        'bindings.append("BOTTLENECK = 10")',
+        "tests/cli/test_short_flags.py -k long_form",
+    ),
+    Break(
+        "a bare text for any value",
+        "dpt_jax/gin_utils/flags.py",
+        "    return False\n\n\ndef _parameters",
+        "    return True\n\n\ndef _parameters",
+        "tests/cli/test_short_flags.py -k bare",
+    ),
+    Break(
+        "all rows with the first prompt",
+        "dpt_jax/prompted_t5/requests.py",
+        "return [loaded[name] for name in names]",
+        "return [loaded[names[0]] for name in names]",
+        "tests/test_prompted_t5.py -k several_prompts",
+    ),
+    Break(
+        "a loaded prefix starts anew",
+        "dpt_jax/interop/prefix_file.py",
+        "return jnp.asarray(array, dtype)",
+        "return jnp.zeros(shape, dtype)",
+        "tests/test_prompted_t5.py -k prefix_is_trained",
+    ),
 ]
 
 

@@ -352,6 +352,16 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
         opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
 
 
+# From a folder of transformers' to generated text.
+STRANGER = """
+import dpt_jax
+pairs = [("is the cup red ?", "yes"), ("is the dog big ?", "no")]
+t5 = dpt_jax.PromptedT5.from_pretrained({folder!r}, dpt_jax.DecomposedPrompt(4, bottleneck=2))
+t5.fit(pairs, steps=1, batch_size=2)
+answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2)
+"""
+
+
 @pytest.mark.interop
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["spiece.model", "tokenizer.json"])
@@ -390,6 +400,9 @@ def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
     if kept == "tokenizer.json":
         decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     assert ours.generate(texts) == decoded
+    if kept == "spiece.model":
+        exec(STRANGER.format(folder=str(tmp_path)), names := {})
+        assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
     beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
     searched = [tokenizer.decode([i for i in row if i > 1]) for row in beams[:, 1:].tolist()]
     assert ours.generate(texts, max_new_tokens=4, num_beams=3) == searched != decoded
@@ -419,6 +432,7 @@ assert all(sys.modules[name] is None for name in BANNED)
 @pytest.mark.slow
 def test_the_readmes_block_runs_as_printed_without_seqio_tensorflow_and_gin(tmp_path):
     (block,) = re.findall(r"```python\n(import dpt_jax.*?)```", README.read_text(), re.DOTALL)
+    assert len(block.strip().splitlines()) - 1 <= 8  # One of them is empty.
     done = subprocess.run(
         [sys.executable, "-c", ALONE, block],
         capture_output=True,

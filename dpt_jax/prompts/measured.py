@@ -12,12 +12,12 @@ from jaxtyping import Array
 
 from dpt_jax.prompts.initializers import Initializer
 
-#: Said where there is nothing to measure.
 NO_MODEL = (
     "The prompt starts at the norm of the pretrained T5's residual stream, but "
     "INITIAL_CHECKPOINT_PATH is None. Set --gin.INITIAL_CHECKPOINT_PATH, or use a prompt gin file "
     "without _measured."
 )
+"""What is said where there is nothing to measure."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
