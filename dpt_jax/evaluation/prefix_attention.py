@@ -10,7 +10,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from dpt_jax.models import Transformer
-from dpt_jax.models.layers import MultiHeadAttention, attend
+from dpt_jax.models.attention import attend
+from dpt_jax.models.layers import KeysValues, MultiHeadAttention
 from dpt_jax.models.prefixed import prepend
 from dpt_jax.training.state import Params
 from dpt_jax.training.step import Batch
@@ -52,7 +53,8 @@ def attention_mass(
             *_, layer, attention = module.path
             stack = _STACKS[attention]
             if stack in prefix.stacks and (prefix.layers == "all" or layer == "layers_0"):
-                found.setdefault(stack, []).append(_mass_of(module, name, prefix.length, *args))
+                mass = _mass_of(module, name, prefix.length, *args, **kwargs)
+                found.setdefault(stack, []).append(mass)
         return next_function(*args, **kwargs)
 
     inputs, targets = batch["encoder_input_tokens"], batch["decoder_target_tokens"]
@@ -69,15 +71,24 @@ def attention_mass(
 
 
 def _mass_of(
-    module: MultiHeadAttention, method: str, length: int, x: Array, *args: Any
+    module: MultiHeadAttention,
+    method: str,
+    length: int,
+    x: Array,
+    *args: Any,
+    causal: bool = False,
+    query_mask: Array | None = None,
+    prefix: KeysValues | None = None,
 ) -> Float[Array, "batch heads query"]:
     """The sum of the attention weights over a prefix of that length, in a call of an attention."""
     if method == "__call__":
-        keys, _, mask, bias, _ = args
+        keys, _, key_mask, bias, _ = args
     else:
-        memory, mask, _, prefix = args
+        memory, key_mask, _ = args
         (keys, _), bias = prepend(prefix, module.project_memory(memory)), None
     queries = module._split_heads(module.query(x)).astype(jnp.float32)
     on_prefix = (jnp.arange(keys.shape[2]) < length).astype(jnp.float32)
     values = jnp.broadcast_to(on_prefix[:, None], (*keys.shape[:3], 1))
-    return attend(queries, keys.astype(jnp.float32), values, mask, bias)[..., 0]
+    return attend(queries, keys.astype(jnp.float32), values, bias, key_mask, causal, query_mask)[
+        ..., 0
+    ]
