@@ -25,6 +25,7 @@ from dpt_jax.demo import VOCABULARY
 from dpt_jax.errors import InputError, Stopped
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prompts import VanillaPrompt
 from tests.support import runs, toy_tasks
 
@@ -224,6 +225,21 @@ def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
         np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_fast_recipe_measures_the_pairs_and_keeps_the_norm(backbone, tmp_path):
+    t5 = opened(backbone, METHOD(), max_source_length=64)
+    t5.fit(rows("train"), recipe="fast", steps=2, model_dir=tmp_path)
+    texts = [text for text, _ in rows("train")[:16]]
+    tokens = np.concatenate([encoded(text, 64) for text in texts])
+    norm = residual_norm(runs.T5, runs.random_parameters(), tokens)
+    assert json.loads((tmp_path / "start.json").read_text()) == {"residual_norm": norm}
+    factors = load_factors(tmp_path)
+    size = np.sqrt(norm / np.sqrt(runs.BOTTLENECK * runs.WIDTH))
+    for factor in factors.values():
+        # Few numbers were drawn, and two steps keep their norm.
+        assert np.sqrt(np.mean(np.square(factor))) == pytest.approx(size, rel=0.5)
+
+
 def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
     t5 = opened(backbone, METHOD())
     with caplog.at_level(logging.WARNING):
@@ -299,7 +315,7 @@ REFUSED = [
     ({"max_target_length": 2}, r"2 of 2 rows of pairs .*max_target_length"),
     ({"metric": "exact_mach"}, "no metric 'exact_mach'.*Nearest: exact_match"),
     ({"metric": 3}, "metric is 3"),
-    ({"recipe": "papers"}, "no recipe 'papers'; there are paper, released"),
+    ({"recipe": "papers"}, "no recipe 'papers'; there are fast, paper, released"),
     ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
     ({"learning_rate": "high"}, "learning_rate is 'high'"),
     ({"dtype": "float16"}, "dtype is 'float16'"),

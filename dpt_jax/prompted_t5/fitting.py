@@ -13,6 +13,7 @@ from dpt_jax.evaluation.text_metrics import TextMetrics
 from dpt_jax.problems.pairs import PreparedPairs, prepare_pairs
 from dpt_jax.problems.text import Prepared
 from dpt_jax.prompted_t5.opening import check_positive
+from dpt_jax.prompts import at_residual_norm
 from dpt_jax.training import recipes
 from dpt_jax.training.recipes import Optimizer, Rate
 
@@ -110,6 +111,8 @@ def prepare_run(
     """
     longest = longest_target(base.vocabulary, [*rows, *(held_out or ())])
     settings, trained_by = training.settings(longest, held_out is not None)
+    if base.config.prompt is not None and recipes.starts_measured(training.recipe):
+        settings["prompt"] = at_residual_norm(base.config.prompt)
     config = dataclasses.replace(base.config, model_dir=folder, **settings)
     return prepare_pairs(base, config, rows, held_out, metrics, trained_by)
 

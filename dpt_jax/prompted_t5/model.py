@@ -168,7 +168,8 @@ class PromptedT5:
           steps: updates; takes precedence over `epochs`.
           eval_pairs: pairs to evaluate on by generation; without them the last step is kept.
           recipe: where what is not given comes from: "paper", or another file of
-            `gin_configs/recipes`, such as "released".
+            `gin_configs/recipes`, "released" or "fast". With "fast", first values that were left at
+            the method's defaults start at a norm that is measured on the T5.
           optimizer: a function of a learning rate, such as `optax.adamw`, or what one has made,
             such as `optax.adamw(0.1)`, whose rate the log cannot show and has as 0.
           learning_rate: the peak of the recipe's schedule, or an optax schedule.

@@ -19,7 +19,13 @@ from dpt_jax.prompts.initializers import (
     truncated_svd,
     uniform,
 )
-from dpt_jax.prompts.measured import NO_MODEL, ResidualNorm, bind_residual_norm, needs_residual_norm
+from dpt_jax.prompts.measured import (
+    NO_MODEL,
+    ResidualNorm,
+    at_residual_norm,
+    bind_residual_norm,
+    needs_residual_norm,
+)
 from dpt_jax.prompts.per_row import PromptPerRow
 from dpt_jax.prompts.residual import ResidualPrompt
 from dpt_jax.prompts.spectral import SpectralPrompt
@@ -38,6 +44,7 @@ __all__ = [
     "SpectralPrompt",
     "VanillaPrompt",
     "VocabularyInitializer",
+    "at_residual_norm",
     "bind_residual_norm",
     "bind_vocabulary",
     "declare_parameter",

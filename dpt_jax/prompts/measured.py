@@ -19,6 +19,13 @@ NO_MODEL = (
 )
 """What is said where there is nothing to measure."""
 
+# The fields of our methods that decide their prompt's norm, and which factor each is.
+_FACTORS: dict[str, Literal["A", "B"] | None] = {
+    "a_init": "A",
+    "b_init": "B",
+    "prompt_init": None,
+    "v_init": None,
+}
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -120,6 +127,19 @@ def bind_residual_norm(prompt: _Module, norm: Callable[[], float]) -> _Module:
     measured, width = norm(), prompt.embed_dim
     bound: dict[str, Any] = {name: init.bind(measured, width) for name, init in found.items()}
     return prompt.clone(parent=None, **bound)
+
+
+def at_residual_norm(prompt: _Module) -> _Module:
+    """A prompt that starts at the measured norm where its first values were left at their default.
+
+    Those that were chosen, and methods of which nothing is known, stay as they are.
+    """
+    left = {
+        field.name: ResidualNorm(_FACTORS[field.name])
+        for field in dataclasses.fields(prompt)  # type: ignore[arg-type]
+        if field.name in _FACTORS and getattr(prompt, field.name) is field.default
+    }
+    return prompt.clone(parent=None, **left) if left else prompt  # type: ignore[arg-type]
 
 
 def _measured(prompt: nn.Module | None) -> dict[str, ResidualNorm]:

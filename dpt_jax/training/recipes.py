@@ -86,6 +86,12 @@ def read(name: str, learning_rate_peak: float | None = None) -> dict[str, Any]:
     return {field: _value(bound[field.upper()], bound, modules) for field in FIELDS}
 
 
+def starts_measured(name: str) -> bool:
+    """Whether a recipe's prompt starts at a norm that is measured on the model."""
+    file = importlib.resources.files("dpt_jax.gin_configs") / f"{_FOLDER}/{name}.gin"
+    return "_measured.gin" in file.read_text()
+
+
 def _value(text: str, bound: Mapping[str, str], modules: Mapping[str, str]) -> Any:
     """What a gin value stands for: a literal, a macro, or a function with its bindings."""
     if text.startswith("%"):

@@ -11,6 +11,7 @@ from dpt_jax.prompts import (
     ResidualNorm,
     SpectralPrompt,
     VanillaPrompt,
+    at_residual_norm,
     bind_residual_norm,
     gaussian,
     needs_residual_norm,
@@ -51,6 +52,15 @@ def test_a_multiple_is_one_of_the_norm():
     )
     key = jax.random.key(0)
     np.testing.assert_allclose(2 * once.initialize(key)["prompt"], twice.initialize(key)["prompt"])
+
+
+def test_only_first_values_that_nobody_chose_are_replaced():
+    found = at_residual_norm(DecomposedPrompt(5, 8, 2))
+    assert (found.a_init, found.b_init) == (ResidualNorm("A"), ResidualNorm("B"))
+    assert at_residual_norm(SpectralPrompt(5, 8)).v_init == ResidualNorm()
+    chosen = DecomposedPrompt(5, 8, 2, a_init=gaussian(2.0))
+    assert at_residual_norm(chosen).a_init is chosen.a_init
+    assert at_residual_norm(PROMPTS["vanilla"]) is PROMPTS["vanilla"]
 
 
 def test_nothing_is_measured_for_another_start():
