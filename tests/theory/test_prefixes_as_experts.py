@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from dpt_jax.errors import InputError
 from dpt_jax.theory import least_squares, voronoi
+from dpt_jax.theory.experiments import sharing_rates
 from dpt_jax.theory.prefix_regression import (
     STRUCTURES,
     Prompts,
@@ -136,6 +137,20 @@ def test_least_squares_finds_the_prompts_of_data_without_noise(structure):
         found, value = find(starts)
         assert float(value) < 1e-10
         assert float(voronoi.d1(prompts_of(structure, unravel(found), EXPERTS), true)) < 1e-3
+
+
+@pytest.mark.parametrize("fitted", [2, 4])
+def test_the_start_near_the_truth_is_the_same_function(fitted):
+    settings = sharing_rates.Settings(sizes=(8,), repeats=1)
+    world = sharing_rates._world(settings)
+    params = sharing_rates._near_truth(settings, {"truth": "tanh", "fitted": fitted})
+    near = prompts_of("tanh", params, world.experts)
+    assert len(near.keys) == fitted
+    found, true = (
+        predict(world.experts, world.test_known, prompts, world.test_x)
+        for prompts in (near, world.truths["tanh"][1])
+    )
+    np.testing.assert_allclose(found, true, atol=1e-5)
 
 
 def test_more_prompts_than_points_are_refused():

@@ -89,7 +89,7 @@ def test_floors_are_those_of_the_table():
 
 def test_training_finds_a_prompt_where_the_linear_head_cannot_be_right():
     _, tokens, labels = examples("(0,0), (D,D)", 5.0)
-    settings = {"restarts": 4, "steps": 150, "rate": 0.1}
+    settings = {"restarts": 24, "steps": 200, "rate": 0.1}
     train = jax.jit(
         lambda model: separation.train(model, tokens, labels, jax.random.key(0), **settings),
         static_argnums=0,

@@ -1,4 +1,4 @@
-"""How the figures of experiments look: panels in rows, one legend below."""
+"""How the figures of experiments look: panels in rows, one legend."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,19 +33,20 @@ def panels_of(titles: Sequence[str], ylabel: str, across: int = 0) -> tuple[Any,
 
 def finish(figure: Any, title: str, caption: str) -> Any:
     """Adds the title, a legend of all panels and a caption; returns the figure."""
-    figure.suptitle(title, fontsize=11)
     figure.supxlabel(caption, fontsize=8, color=panels.GREY)
     entries: dict[str, Any] = {}
     for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
-    if entries:
-        figure.legend(
-            entries.values(),
-            entries.keys(),
-            loc="outside lower center",
-            ncols=min(len(entries), 2 * len(figure.axes), 5),
-            frameon=False,
-            fontsize=8,
-        )
+    # The title is the legend's, since constrained layout would put both in one place.
+    figure.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside upper center",
+        ncols=min(len(entries), 5),
+        frameon=False,
+        fontsize=8,
+        title=title,
+        title_fontsize=11,
+    )
     return figure

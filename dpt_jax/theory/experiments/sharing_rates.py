@@ -141,7 +141,7 @@ def _near_truth(settings: Settings, cell: dict[str, Any]) -> dict[str, jax.Array
     """The truth, its first prompt as often as there are prompts to spare, weights shared out."""
     params = dict(_world(settings).truths[cell["truth"]][0])
     spare = cell["fitted"] - settings.true
-    rows = np.r_[0 : settings.true, [0] * spare]
+    rows = np.asarray([*range(settings.true), *[0] * spare])
     near = {name: leaf[rows] for name, leaf in params.items()}
     weight = jnp.where(jnp.asarray(rows) == 0, jnp.log(1.0 + spare), 0.0)
     near["biases"] -= weight
