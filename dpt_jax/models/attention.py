@@ -50,7 +50,7 @@ def attend(
     Args:
       queries: what attends, `[batch, heads, query, kv]`.
       keys: what is attended to, `[batch, heads, key, kv]`.
-      values: what is mixed, of the keys' shape and dtype.
+      values: what is mixed; of the keys' shape and dtype where a kernel is to take them.
       bias: what is added to the scores, for all rows or for each; None adds nothing.
       key_mask: which keys of a row are seen; None shows all.
       causal: whether a query sees no key behind its own place. The last query stands at the last
@@ -74,7 +74,7 @@ def attend(
     if queries.shape[2] * keys.shape[2] < _MANY_SCORES:
         return _plain(*operands, **static)
     platforms = _platforms()
-    chosen = {p: functools.partial(_choice(p, queries, keys), **static) for p in platforms}
+    chosen = {p: functools.partial(_choice(p, queries, keys, values), **static) for p in platforms}
     if len(chosen) == 1:
         return chosen[platforms[0]](*operands)
     return jax.lax.platform_dependent(*operands, **{_LOWERING[p]: f for p, f in chosen.items()})
@@ -272,11 +272,14 @@ def _platforms() -> tuple[str, ...]:
     return ("cpu",) if default == "cpu" else ("cpu", default)
 
 
-def _choice(platform: str, queries: Queries, keys: Keys) -> Callable[..., Array]:
+def _choice(platform: str, queries: Array, keys: Array, values: Array) -> Callable[..., Array]:
     """What `auto` means on a platform, for many scores."""
-    kv = queries.shape[3]
-    if platform == "tpu" and tpu_attention.takes(keys.shape[2], kv, keys.dtype.itemsize) is None:
-        return _pallas
-    if platform == "gpu" and cudnn_takes(queries.dtype, kv) is None:
+    kv, dtype = queries.shape[3], values.dtype
+    # Of one shape and dtype, as kernels want them; those of a measurement may differ.
+    alike = keys.shape == values.shape and queries.dtype == keys.dtype == dtype
+    if platform == "tpu" and alike:
+        if tpu_attention.takes(keys.shape[2], kv, dtype.itemsize) is None:
+            return _pallas
+    if platform == "gpu" and alike and cudnn_takes(dtype, kv) is None:
         return _cudnn
     return _on_cpu if platform == "cpu" else _plain

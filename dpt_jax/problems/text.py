@@ -133,7 +133,10 @@ class Prepared:
             return self.config.model
         prompt_length = 0 if self.config.prompt is None else self.config.prompt.length
         length = self.config.task_feature_lengths["inputs"] + prompt_length
-        return with_attention(self.config.model, self.mesh.devices.flat[0], length)
+        devices = list(self.mesh.devices.flat)
+        # A process compiles for its own; one that plans has none of them.
+        own = [d for d in devices if d.process_index == jax.process_index()]
+        return with_attention(self.config.model, (own or devices)[0], length)
 
     @functools.cached_property
     def folded_model(self) -> Transformer:
