@@ -27,7 +27,7 @@ from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prompts import VanillaPrompt
-from tests.support import runs, toy_tasks
+from tests.support import processes, runs, toy_tasks
 
 METHOD = functools.partial(
     dpt_jax.DecomposedPrompt, length=runs.PROMPT_LENGTH, bottleneck=runs.BOTTLENECK
@@ -274,6 +274,26 @@ def test_a_prefix_is_trained_saved_and_read_again(backbone, tmp_path):
         names = [name for name in started if name.startswith(("encoder", "cross"))]
         assert len(names) == 4
         assert all(np.array_equal(started[x], ended[x]) is not moves for x in names)
+
+
+ON_A_MESH = """
+import sys
+import dpt_jax
+method = dpt_jax.VanillaPrompt(length=2)
+t5 = dpt_jax.PromptedT5.from_pretrained(sys.argv[1], method, tokenizer="bytes", mesh=(1, 1, 2))
+placed = t5._prepared.placed
+t5.fit([("abc", "yes"), ("d", "no")], steps=1, batch_size=2)
+assert t5._prepared.placed is placed
+kernel = placed["encoder"]["layers_0"]["attention"]["query"]["kernel"]
+print(kernel.shape, kernel.sharding.shard_shape(kernel.shape), len(t5.generate(["abc"])))
+"""
+
+
+@pytest.mark.slow
+def test_frozen_weights_are_placed_once_and_split_over_a_mesh(backbone):
+    done = processes.run("-c", ON_A_MESH, backbone, devices=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(16, 32) (16, 16) 1"
 
 
 class Frame:
