@@ -29,7 +29,7 @@ def augment(pixels: Pixels, size: int, how: str, rng: np.random.Generator) -> Pi
     count, height, width, _ = pixels.shape
     rows = rng.integers(0, height - size + 1, count)
     columns = rng.integers(0, width - size + 1, count)
-    flips = rng.random(count) < 0.5
+    flips = rng.integers(0, 2, count)
     made = np.empty((count, size, size, pixels.shape[-1]), pixels.dtype)
     for i, (row, column, flip) in enumerate(zip(rows, columns, flips, strict=True)):
         crop = pixels[i, row : row + size, column : column + size]
