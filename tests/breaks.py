@@ -43,6 +43,35 @@ class Break:
 
 
 BREAKS = [
+    # images
+    Break(
+        "scores of a vit not scaled",
+        "dpt_jax/models/vit/layers.py",
+        "queries = self._split_heads(self.query(x)) * self.config.head_dim**-0.5",
+        "queries = self._split_heads(self.query(x))",
+        "tests/models/vit -k 'numpy and bare'",
+    ),
+    Break(
+        "position of CLS counted twice",
+        "dpt_jax/interop/vit/npz.py",
+        "return np.concatenate([np.zeros_like(array[:1]), patches])",
+        "return np.concatenate([array[:1], patches])",
+        "tests/interop/vit -k 'one_tree and linen'",
+    ),
+    Break(
+        "irrelevant tile in the mask",
+        "dpt_jax/data/contextual/tiling.py",
+        "mask[part] = False",
+        "mask[part] = True",
+        "tests/data/test_contextual.py -k 'keeps_the_digit and zeros'",
+    ),
+    Break(
+        "share of a draw rounded down",
+        "dpt_jax/data/images/draw.py",
+        "math.ceil(len(members) * self.percent / 100)",
+        "math.floor(len(members) * self.percent / 100)",
+        "tests/data/test_images.py -k draws_are_nested",
+    ),
     # prompts and their place
     Break(
         "prompt behind the text",

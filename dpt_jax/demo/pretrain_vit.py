@@ -2,8 +2,9 @@
 
 Trains every parameter on FULL-TILED digits (scikit-learn's, nine times the same digit) by AdamW
 with linear warm-up and cosine decay. A tiled image goes on beyond its edges, so that rolling it
-gives another view of the same: each training image is rolled anew. The weights become
-`DIR/vit` only when the accuracy on validation images reaches the threshold.
+gives another view of the same: each training image is rolled anew. Each evaluation writes the
+weights to `DIR/step_N`; the last become `DIR/vit` only when the accuracy on validation images
+reaches the threshold.
 """
 
 import argparse
@@ -103,9 +104,10 @@ def pretrain(
     *,
     steps: int,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int = 48,
     learning_rate: float = 3e-3,
-    threshold: float = 0.95,
+    evaluation_period: int = 100,
+    threshold: float = 0.9,
 ) -> dict[str, float]:
     """Pretrains and writes the ViT; see the module's docstring.
 
@@ -126,12 +128,12 @@ def pretrain(
         chosen = rng.choice(len(train), batch_size)
         images = normalized(rolled(train.pixels[chosen], rng))
         params, state, loss = train_step(model, tx, params, state, images, train.labels[chosen])
-        if step % 100 == 0 or step == steps:
+        if step % evaluation_period == 0 or step == steps:
             held_out = accuracy(model, params, splits["validation"])
             seconds = time.perf_counter() - began
-            print(
-                f"step {step} loss {loss:.4f} held out {held_out:.3f} {seconds:.0f} s", flush=True
-            )
+            shown = f"step {step} loss {loss:.4f} held out {held_out:.3f} {seconds:.0f} s"
+            print(shown, flush=True)
+            save(output / f"step_{step}", params)
     found = {name: accuracy(model, params, images) for name, images in splits.items()}
     if found["validation"] >= threshold:
         save(output / "vit", params)
@@ -144,11 +146,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m dpt_jax.demo.pretrain_vit", description=__doc__
     )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
-    parser.add_argument("--steps", type=int, default=1_200)
+    parser.add_argument("--steps", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--threshold", type=float, default=0.95)
+    parser.add_argument("--evaluation-period", type=int, default=100)
+    parser.add_argument("--threshold", type=float, default=0.9)
     args = vars(parser.parse_args(argv))
     found = pretrain(**args)
     print(" ".join(f"{name} {value:.3f}" for name, value in found.items()))

@@ -515,11 +515,11 @@ class Transformer(nn.Module):
         )
 
 
-def fold_prefix(model: Transformer, params: Params) -> dict[str, Array]:
+def fold_prefix(model: Any, params: Params) -> dict[str, Array]:
     """The plain arrays that a prefix's parameters stand for.
 
     Args:
-      model: the network, with its prefix.
+      model: the network, with its prefix: a `Transformer`, or a `vit.VisionTransformer`.
       params: its parameters; the frozen ones are read where the prefix goes through them.
 
     Returns:

@@ -19,7 +19,7 @@ from dpt_jax.problems import images
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import merge_params
-from tests.support import image_runs, runs, vits
+from tests.support import image_runs, processes, runs, vits
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +95,17 @@ def test_a_run_that_goes_on_is_an_unbroken_one(run, vit, tmp_path, monkeypatch):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
     for ours, theirs in zip(runs.metrics(tmp_path / "again"), runs.metrics(folder), strict=True):
         assert ours == theirs
+
+
+def test_a_mesh_of_eight_devices_trains_the_same(run, tmp_path):
+    """Data, fsdp and model axes of two each."""
+    folder, arguments = run
+    meshed = [a.replace(str(folder), str(tmp_path / "meshed")) for a in arguments]
+    done = processes.run("dpt_jax", *meshed, "--gin.MESH=(2, 2, 2)", devices=8)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for ours, theirs in zip(runs.metrics(tmp_path / "meshed"), runs.metrics(folder), strict=True):
+        for name in ("loss", "accuracy", "cross_entropy"):
+            assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-4)
 
 
 def test_another_run_in_the_folder_is_refused(run, capsys):

@@ -27,11 +27,10 @@ def augment(pixels: Pixels, size: int, how: str, rng: np.random.Generator) -> Pi
         around = ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0))
         pixels = np.pad(pixels, around)
     count, height, width, _ = pixels.shape
-    rows = rng.integers(0, height - size + 1, count)
-    columns = rng.integers(0, width - size + 1, count)
-    flips = rng.random(count) < 0.5
+    most = (height - size + 1, width - size + 1, 2)
+    drawn = np.asarray(rng.integers(0, most, (count, 3)))
     made = np.empty((count, size, size, pixels.shape[-1]), pixels.dtype)
-    for i, (row, column, flip) in enumerate(zip(rows, columns, flips, strict=True)):
+    for i, (row, column, flip) in enumerate(drawn.tolist()):
         crop = pixels[i, row : row + size, column : column + size]
         made[i] = crop[:, ::-1] if flip else crop
     return made

@@ -63,7 +63,7 @@ class Draw:
                     f"SHOTS = {self.shots} images of class {name!r} cannot be drawn: there are "
                     f"only {len(members)}. Lower --gin.SHOTS."
                 )
-            chosen += sorted(members, key=lambda i: self._place(images.ids[i]))[:count]
+            chosen += sorted(members.tolist(), key=lambda i: self._place(images.ids[i]))[:count]
         return images.take(sorted(chosen))
 
     def _place(self, name: str) -> bytes:

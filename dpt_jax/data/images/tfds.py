@@ -167,7 +167,7 @@ class Tfds:
                 f"{', '.join(builder.info.features)}. Set --gin.Tfds.dataset to a set of images "
                 "with one label each."
             )
-        pixels, labels, ids, bad = [], [], [], []
+        pixels, labels, ids = [], [], []
         rows = builder.as_dataset(split=known.splits[split], decoders=None)
         for i, row in enumerate(tfds.as_numpy(rows)):
             image = row["image"]
@@ -193,8 +193,6 @@ class Tfds:
             np.asarray(labels, np.int32),
             classes,
             tuple(ids),
-            None,
-            tuple(bad),
         )
 
     def _builder(self, tfds: Any) -> Any:

@@ -15,7 +15,7 @@ from dpt_jax.interop.new_folder import new_folder
 from dpt_jax.interop.safetensors_file import write_safetensors
 from dpt_jax.interop.vit.parameters import HEAD, check_parameters, mapped, reshaped
 from dpt_jax.models.vit import ViTConfig
-from dpt_jax.tensors import Tensor
+from dpt_jax.tensors import Tensor, in_memory
 
 _GELUS = {"gelu": "exact", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 # Of other heads and of masked modelling; no classifier reads them.
@@ -101,8 +101,7 @@ def open_folder(folder: Path) -> tuple[ViTConfig, dict[str, Tensor], dict[str, A
         if theirs in weights:
             tensors[ours] = _ours(ours, weights[theirs])
         elif not raw.get("qkv_bias", True) and re.search(r"(query|key|value)/bias$", ours):
-            zeros = np.zeros(config.emb_dim, np.float32)
-            tensors[ours] = Tensor(zeros.shape, zeros.dtype, lambda zeros=zeros: zeros)
+            tensors[ours] = in_memory(np.zeros(config.emb_dim, np.float32))
     if unknown := sorted(set(weights) - set(names.values())):
         raise InputError(
             f"{folder} holds {len(unknown)} tensor(s) that its config.json does not account for, "
@@ -154,8 +153,8 @@ def _ours(name: str, tensor: Tensor) -> Tensor:
     rank = len(tensor.shape)
     if name == "patch_embedding/kernel" and rank == 4:
         out, channels, height, width = tensor.shape
-        shape = (height, width, channels, out)
-        return mapped(tensor, shape, lambda array: array.transpose(2, 3, 1, 0))
+        own = (height, width, channels, out)
+        return mapped(tensor, own, lambda array: array.transpose(2, 3, 1, 0))
     if name in ("cls_token", "position_embedding") and rank == 3 and tensor.shape[0] == 1:
         shape = tensor.shape[2:] if name == "cls_token" else tensor.shape[1:]
         return reshaped(tensor, *shape)
@@ -166,8 +165,8 @@ def _theirs(name: str, tensor: Tensor) -> Tensor:
     """The other way round."""
     if name == "patch_embedding/kernel":
         height, width, channels, out = tensor.shape
-        shape = (out, channels, height, width)
-        return mapped(tensor, shape, lambda array: array.transpose(3, 2, 0, 1))
+        theirs = (out, channels, height, width)
+        return mapped(tensor, theirs, lambda array: array.transpose(3, 2, 0, 1))
     if name == "cls_token":
         return reshaped(tensor, 1, 1, *tensor.shape)
     if name == "position_embedding":

@@ -6,6 +6,7 @@ them: the position of CLS is zero, and what the network computes stays the same.
 """
 
 import math
+import operator
 import re
 import zipfile
 from collections.abc import Mapping
@@ -136,7 +137,7 @@ def _split_layers(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
             split[name] = tensor
             continue
         for i in range(tensor.shape[0]):
-            layer = mapped(tensor, tensor.shape[1:], lambda array, i=i: array[i])
+            layer = mapped(tensor, tensor.shape[1:], operator.itemgetter(i))
             split[f"{_BLOCK}{i}/{name.removeprefix(scanned)}"] = layer
     return split
 
