@@ -60,8 +60,20 @@ def run(args: argparse.Namespace) -> None:
     if args.output:
         folder = as_path(args.output)
         write_json(folder / "prefix.json", found)
-        for path in plot_prefixes(folder, layers, args.path):
+        for path in plot_prefixes(folder, layers, _title(args.path)):
             say(f"Written: {path}")
+
+
+def _title(path: str) -> str:
+    """The figures' heading: a sweep's own, or the path."""
+    from dpt_jax import run_files
+    from dpt_jax.analysis.results import SWEEP
+    from dpt_jax.paths import as_path
+
+    sweep = as_path(path) / SWEEP
+    if not sweep.is_file():
+        return path
+    return run_files.read_json(sweep, "Run the sweep again.")["report"]["title"]
 
 
 def _measured(args: argparse.Namespace) -> Iterator["LayerOfPrefix"]:
@@ -121,10 +133,12 @@ def _of_sweep(args: argparse.Namespace) -> Iterator[tuple[str, Any, str | None]]
     if not points:
         raise InputError(f"{folder} has no points that are done.")
     chosen = select(points, args.only)
+    # Earlier versions had no implied axes.
+    unnamed = {*report["seeds"], *report.get("implied", ())}
     differing = [
         axis
         for axis in chosen[0].axes
-        if axis not in report["seeds"] and len({str(point.axes[axis]) for point in chosen}) > 1
+        if axis not in unnamed and len({str(point.axes[axis]) for point in chosen}) > 1
     ]
     name = tables.namer(report)
     for point in chosen:

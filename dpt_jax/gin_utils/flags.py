@@ -18,6 +18,7 @@ import optax
 from dpt_jax import models
 from dpt_jax import prompts
 from dpt_jax import prefixes
+from dpt_jax import sweeps
 from dpt_jax.prompts import initializers
 from dpt_jax.training import config
 from dpt_jax.training import schedules
