@@ -303,7 +303,7 @@ BREAKS = [
     Break(
         "a draw that forgets its seed",
         "tasks/few_shot_draw.py",
-        "(benchmark, shots.seed, *idx)",
+        "(benchmark, seed, *idx)",
         "(benchmark, *idx)",
         "tests/tasks/test_few_shot.py -k documented_hash",
     ),
