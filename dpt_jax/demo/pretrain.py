@@ -122,7 +122,8 @@ def initial_params(model: Transformer, seed: int) -> dict[str, Any]:
     cfg = model.config
     blank = jnp.zeros((1, SOURCE_LENGTH), jnp.int32)
     target = jnp.zeros((1, TARGET_LENGTH), jnp.int32)
-    variables = model.init(jax.random.PRNGKey(seed), blank, target, target, enable_dropout=False)
+    init = jax.jit(functools.partial(model.init, enable_dropout=False))
+    variables = init(jax.random.PRNGKey(seed), blank, target, target)
     params = jax.tree.map(np.array, variables["params"])
     encoder = params["encoder"]
     matchers = slice(0, 3 * cfg.head_dim)
@@ -266,7 +267,7 @@ def pretrain(
 
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), load_backbone(start, config)[1])
     params = jax.device_put(params, everywhere)
-    state = jax.device_put(tx.init(params), everywhere)
+    state = jax.device_put(jax.jit(tx.init)(params), everywhere)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count:,} parameters, {steps} steps of {batch_size} examples, seed {seed}", flush=True)
 

@@ -62,8 +62,7 @@ def residual_norm(
 
     @jax.jit
     def apply(layer, x, bias):
-        mask = seen[:, None, :, None] & seen[:, None, None, :]
-        return EncoderLayer(config).apply({"params": layer}, x, mask, bias, True)
+        return EncoderLayer(config).apply({"params": layer}, x, seen, bias, True, seen)
 
     with jax.default_matmul_precision("highest"):
         for i in range(config.num_encoder_layers):

@@ -101,6 +101,7 @@ def test_convert_benchmark_prints_positive_measurements(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_startup_benchmark_measures_commands():
     # Those of a run, which it has to train before.
     result = last_line("startup.py", "--commands=help,export,predict")

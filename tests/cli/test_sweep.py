@@ -153,7 +153,7 @@ def test_printed_commands_run_the_points_that_are_left(backbone, tmp_path, capfd
 
 
 @pytest.mark.slow
-def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_path):
+def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_path, monkeypatch):
     file = toy_sweeps.write(
         tmp_path / "long.gin",
         backbone,
@@ -176,6 +176,7 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
         time.sleep(0.5)
     saved = json.loads((run / "summary.json").read_text())["last_step"]
     assert 0 < saved < 200
+    monkeypatch.setattr(local, "subprocess", processes.ForkedWorkers)
     assert main(argv) == 0
     row = results(folder)["RANDOM_SEED=0"]
     assert (row["status"], row["last_step"]) == ("done", 200)

@@ -5,7 +5,7 @@
 It ends with the costliest files and phases of tests (fixtures count as the setup of the first test
 that asks for them): seconds of this process, of the processes it waited for and of those of
 `tests.support.processes`, and how many programs this process asked XLA for. `--processor-time=0`
-shows all. The table is also written, in full, to the file that `--processor-time-file` names.
+shows all. `--processor-time-file` names a file that has a line for each as soon as it is known.
 """
 
 import collections
@@ -55,6 +55,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 _start = (0.0, 0)
+_file = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _file
+    name = config.getoption("--processor-time-file")
+    if name and not hasattr(config, "workerinput"):  # xdist's processes send what they measure.
+        _file = open(name, "w", buffering=1)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -74,6 +82,15 @@ def pytest_runtest_makereport():
     return report
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if _file and hasattr(report, "processor_time"):
+        _file.write(_line(*report.processor_time, report.when, report.nodeid) + "\n")
+
+
+def _line(seconds: float, programs: int, *rest: str) -> str:
+    return f"{seconds:8.2f} s {programs:6d}  {'  '.join(rest)}"
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     phases = [
         (*report.processor_time, report.when, report.nodeid)
@@ -87,12 +104,10 @@ def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
         files[test.partition("::")[0]][1] += programs
     by_file = sorted(((*cost, file) for file, cost in files.items()), reverse=True)
     phases.sort(reverse=True)
-    lines = [f"{seconds:8.2f} s {programs:6d}  {file}" for seconds, programs, file in by_file]
-    tests = [f"{s:8.2f} s {programs:6d}  {when:8s} {test}" for s, programs, when, test in phases]
-    if name := config.getoption("--processor-time-file"):
-        pathlib.Path(name).write_text("\n".join([*lines, "", *tests]) + "\n")
     total = sum(phase[0] for phase in phases)
     terminalreporter.section(f"processor time: {total:.0f} s, programs asked for")
     shown = config.getoption("--processor-time") or None
-    for line in [*lines[:shown], "", *tests[:shown]]:
-        terminalreporter.write_line(line)
+    for costs in (by_file[:shown], phases[:shown]):
+        for cost in costs:
+            terminalreporter.write_line(_line(*cost))
+        terminalreporter.write_line("")

@@ -107,15 +107,16 @@ def test_prompt_and_prefix_start_where_dpt_train_starts_them(pretrained, tmp_pat
 def test_only_what_is_trained_has_slots_and_is_updated(parts, optimizer):
     drawn = first_values(*parts)
     # Adding even a zero update would lose the sign of -0.0.
-    params = {"encoder": {"scale": jnp.asarray([-0.0, 1.0])}, **jax.tree.map(jnp.asarray, drawn)}
-    grads = jax.tree.map(jnp.ones_like, params)
-    wrapped = PromptOptimizer(optimizer).create(params)
-    alone = optimizer(0.2).init(drawn)
+    params = {"encoder": {"scale": np.asarray([-0.0, 1.0], np.float32)}, **drawn}
+    grads = jax.tree.map(np.ones_like, params)
+    wrapped = jax.jit(PromptOptimizer(optimizer).create)(params)
+    alone = jax.jit(optimizer(0.2).init)(drawn)
     shapes = [leaf.shape for leaf in jax.tree.leaves(alone)]
     assert sorted(x.shape for x in jax.tree.leaves(wrapped.state.param_states)) == sorted(shapes)
 
-    found = wrapped.apply_gradient(grads, learning_rate=0.2).target
-    updates, _ = optimizer(0.2).update({part: grads[part] for part in drawn}, alone, drawn)
+    update = jax.jit(lambda o, g: o.apply_gradient(g, learning_rate=0.2))
+    found = update(wrapped, grads).target
+    updates, _ = jax.jit(optimizer(0.2).update)({p: grads[p] for p in drawn}, alone, drawn)
     for name, array in flatten_dict(optax.apply_updates(drawn, updates)).items():
         np.testing.assert_allclose(flatten_dict(found)[name], array, rtol=1e-6)
     assert np.asarray(found["encoder"]["scale"]).tobytes() == np.float32([-0.0, 1.0]).tobytes()

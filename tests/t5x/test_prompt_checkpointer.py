@@ -75,15 +75,17 @@ def checkpointer(
     )
 
 
+@jax.jit
+def added(tree, number):
+    """The tree with the number added to everything in it."""
+    return jax.tree.map(lambda x: x + number.astype(x.dtype), tree)
+
+
 def moved(state, step):
     """The state at a later step: something else trained, and slots that are not zero."""
-
-    def by(x):
-        return x + jnp.asarray(step, x.dtype)
-
-    trained = {name: jax.tree.map(by, own) for name, own in trained_of(state.params).items()}
-    params = freeze({**state.params, **trained})
-    slots = jax.tree.map(by, state._optimizer.state.param_states)
+    number = np.int32(step)
+    params = freeze({**state.params, **added(trained_of(state.params), number)})
+    slots = added(state._optimizer.state.param_states, number)
     optimizer = OptimizerState(jnp.asarray(step, jnp.int32), slots)
     return state.replace(_optimizer=state._optimizer.replace(state=optimizer, target=params))
 

@@ -37,9 +37,9 @@ def updates_of(config, steps, gradient=1.0):
     """How far the configuration's optimizer moves one number, which starts at 2, at each step."""
     optimizer = config.optimizer(config.learning_rate(steps))
     params, moved = {"A": jnp.float32(2.0)}, []
-    state = optimizer.init(params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for _ in range(steps):
-        updates, state = optimizer.update({"A": jnp.float32(gradient)}, state, params)
+        updates, state = update({"A": jnp.float32(gradient)}, state, params)
         params = optax.apply_updates(params, updates)
         moved.append(float(updates["A"]))
     return moved
@@ -226,6 +226,7 @@ def test_config_gin_says_the_same_again(tmp_path, monkeypatch, backbone, files, 
     assert again == first
 
 
+@pytest.mark.slow
 def test_a_runs_config_is_read_by_another_process_from_another_folder(tmp_path, backbone):
     """Nothing that this process has registered by the way may be needed."""
     tiny = str(backbone.parent / "tiny.gin")

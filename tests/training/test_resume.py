@@ -141,6 +141,7 @@ def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
             eval_period=0,
             checkpoint_period=6,
             **recipe,
+            num_buckets=2,
         )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -220,7 +221,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
 @pytest.fixture(scope="module")
 def finished(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    text.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0, num_buckets=2))
+    text.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0))
     return folder
 
 
