@@ -44,7 +44,7 @@ def residual_norm(
     Raises:
       InputError: when the norm is 0 or not finite, so that no prompt can start there.
     """
-    config = dataclasses.replace(config, dtype=jnp.float32, remat_policy="none")
+    config = dataclasses.replace(config, dtype=jnp.float32, remat_policy="none", attention="plain")
     if tokens is None:
         tokens = sample_tokens(config.vocab_size)
     seen = tokens > 0
