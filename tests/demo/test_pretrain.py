@@ -130,3 +130,16 @@ def test_exact_matches_agree_with_greedy_decoding():
     )
     same = ((generated == targets) | (targets == 0)).all(axis=1)
     np.testing.assert_array_equal(pretrain.exact_matches(model, params, batch), same)
+
+
+@pytest.mark.parametrize("shape", pretrain.SHAPES)
+def test_every_shape_has_the_heads_that_start_as_parts(shape):
+    config = dataclasses.replace(pretrain.CONFIG, **pretrain.SHAPES[shape])
+    # Three matchers and four neighbours.
+    assert config.num_heads >= 7 and config.vocab_size == 256
+    if shape == "t5_1_0":
+        assert config.logits_via_embedding and config.mlp_activations == ("relu",)
+    if shape == "double":
+        sizes = ("emb_dim", "num_encoder_layers", "num_decoder_layers")
+        # The fixture has made the demo's own narrow.
+        assert [getattr(config, name) for name in sizes] == [256, 6, 4]
