@@ -222,7 +222,7 @@ def table(rows: Sequence[Row]) -> Table:
         )
     caption = (
         "Means over repeats, errors with 95 % intervals. tan² is that of the root mean square "
-        "angle. All tokens relevant to the label are a tenth; part tokens draws every token."
+        "angle. The part `tokens` draws every token, the others what the tokens come to."
     )
     return Table(header, lines, 2, caption, [])
 
