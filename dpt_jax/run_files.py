@@ -61,6 +61,10 @@ PREFIX_FACTORS = "prefix_params.npz"
 # The linear heads of a run on images.
 HEAD = "head.npz"
 
+# Where `dpt attention` puts what it finds of a run on images, and the pictures among it.
+ATTENTION = "attention"
+ATTENTION_PICTURES = ("attention.png", "selection.png")
+
 # The split under which metrics.jsonl has what a prompt says of itself (`SoftPrompt.diagnostics`).
 PROMPT_SPLIT = "prompt"
 

@@ -111,7 +111,15 @@ def read_runs(paths: Sequence[pathlib.Path], pictures: pathlib.Path) -> Section:
     if any("positive_entries" in (row.get("curves") or {}) for row in rows):
         shown["rank"] = {}
     report = Report(title="Runs", score="score", figures=shown).resolved(["run", "task"])
-    return section("runs", rows, dataclasses.asdict(report), pictures)
+    made = section("runs", rows, dataclasses.asdict(report), pictures)
+    # What `dpt attention` has drawn of runs on images.
+    drawn = {
+        f"{path.name}_{name.removesuffix('.png')}": (path / run_files.ATTENTION / name).read_bytes()
+        for path in paths
+        for name in run_files.ATTENTION_PICTURES
+        if (path / run_files.ATTENTION / name).exists()
+    }
+    return dataclasses.replace(made, pictures=made.pictures | drawn)
 
 
 def gather(paths: Sequence[pathlib.Path]) -> list[Section]:

@@ -121,9 +121,10 @@ def _singular_values(folder: Any, step: int | None) -> list[float] | None:
     saved = run_files.numpy_checkpoints(folder)
     if step not in saved or not (saved[step] / run_files.PROMPT).exists():
         return None
-    values = spectrum(
-        np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))
-    ).singular_values
+    prompt = np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))
+    if prompt.ndim != 2:
+        return None  # One for each layer of a vision transformer.
+    values = spectrum(prompt).singular_values
     return [float(f"{value:.6g}") for value in values]
 
 

@@ -7,8 +7,9 @@ For every layer: the share of attention on the patches that are relevant, over t
 area; 1 is no selection. Beside the trained prompts stand the same prompts before training, CLS of
 the run and CLS of the frozen ViT without prompts, each with its 95 % bootstrap interval over images
 and with the masks of other images in the place of its own (what position alone gives).
-attention.json has every head; attention.png lays the attention over examples, layer by layer, and
-selection.png draws the table. A run with a prefix has CLS alone: a prefix does not ask.
+attention.json has every head. attention.png lays the attention over examples, layer by layer, and
+selection.png draws the table; dpt report shows both. A run with a prefix has CLS alone: a prefix
+does not ask.
 """
 
 import argparse
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures, draws and prints."""
+    from dpt_jax import run_files
     from dpt_jax.cli import runs
     from dpt_jax.errors import InputError
     from dpt_jax.paths import as_path
@@ -53,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.model_dir} is a run on text; dpt attention takes runs on images "
             "(runs/image_train.gin)."
         )
-    output = args.output or as_path(args.model_dir) / "attention"
+    output = args.output or as_path(args.model_dir) / run_files.ATTENTION
     folder = outputs.require_folder(str(output), "--output")
     step = trained_images.step_of(args.model_dir, args.step)
     prepared, params = trained_images.load(config, args.model_dir, step)

@@ -24,6 +24,7 @@ from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
 from dpt_jax.paths import absolute, as_path
 from dpt_jax.prefixes import Prefix
+from dpt_jax.problems.image_config import ImageRunConfig
 from dpt_jax.problems.text import folded_model_of, prepare
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
@@ -118,6 +119,8 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
     if agreement.process_count() > 1:
         return "a population is trained by one process"
     first = configs[0]
+    if any(isinstance(config, ImageRunConfig) for config in configs):
+        return "runs on images are trained one by one"
     for config in configs:
         if config.prompt is None and config.prefix is None or config.trainable is not None:
             return f"{config.model_dir} trains more than a prompt or a prefix"

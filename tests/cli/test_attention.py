@@ -101,5 +101,8 @@ def test_the_command_measures_and_draws(tmp_path, capsys):
     assert "untrained prompts, shuffled masks" in shown
     for name in ("attention.png", "selection.png"):
         assert (run / "attention" / name).read_bytes()[:4] == b"\x89PNG"
+    # A report has the pictures, and a prompt for each layer has no spectrum of its own.
+    assert main(["report", str(run), f"--output={tmp_path / 'report.md'}"]) == 0
+    assert "report/runs_run_attention.png" in (tmp_path / "report.md").read_text()
     assert main(["attention", str(run), "--images=1"]) == 2
     assert main(["attention", str(tmp_path)]) == 2

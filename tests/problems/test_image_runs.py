@@ -1,5 +1,6 @@
 """Images are another problem for the same trainer."""
 
+import ast
 import dataclasses
 import json
 import signal
@@ -264,3 +265,20 @@ def test_draws_do_not_depend_on_the_method_or_the_runs_seed(vit, tmp_path):
     other = images.prepare(image_runs.config(tmp_path, vit, draw_seed=1)).data.images.ids
     assert other != drawn[0]
     assert Digits().load("train", None, 3).ids[0].startswith("digits/")
+
+
+def test_a_sweep_trains_points_on_images_one_by_one(vit, tmp_path, capsys):
+    """With a prompt for each layer, which has no spectrum."""
+    arguments = image_runs.arguments("unused", vit, "prompts/vanilla_vpt.gin", TRAIN_STEPS=2)
+    files = [a.removeprefix("--gin_file=") for a in arguments if a.startswith("--gin_file=")]
+    bound = [a.removeprefix("--gin.").split("=", 1) for a in arguments if a.startswith("--gin.")]
+    bindings = {name: ast.literal_eval(value) for name, value in bound if name != "MODEL_DIR"}
+    bindings |= {"PROMPT_PLACEMENT": "deep", "EVAL_PERIOD": 2}
+    (tmp_path / "two.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom dpt_jax import sweeps\n"
+        f"sweeps.Sweep:\n  name = 'two'\n  gin_files = {files!r}\n  bindings = {bindings!r}\n"
+        "  grid = {'RANDOM_SEED': (0, 1)}\n"
+    )
+    assert main(["sweep", str(tmp_path / "two.gin"), f"--output={tmp_path}"]) == 0
+    lines = (tmp_path / "two" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["done", "done"]
