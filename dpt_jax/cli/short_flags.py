@@ -19,7 +19,14 @@ DEFAULT_RECIPE = "paper"
 _SUPERGLUE = "dpt_"
 _MODULES = {"demo_": "dpt_jax.demo.tasks"}
 # What the files of `models/` say: a macro has the width, and the rest is a run's choice.
-_NOT_OF_A_MODEL = ("emb_dim", "dtype", "dropout_rate", "float32_attention_logits", "remat_policy")
+_NOT_OF_A_MODEL = (
+    "emb_dim",
+    "attention",
+    "dtype",
+    "dropout_rate",
+    "float32_attention_logits",
+    "remat_policy",
+)
 
 
 class Given(NamedTuple):

@@ -128,7 +128,7 @@ NEEDED = ["--model=demo", "--task=demo_questions", "--output=never"]
         ([*NEEDED, "--recipe=papr"], "Nearest: paper."),
         ([*NEEDED, "--prompt=decompsed"], "Nearest: decomposed,"),
         ([*NEEDED, "--prefix=zzz"], "There are decomposed, deep_shared, free,"),
-        ([*NEEDED, "--model=dmo"], "it takes a folder, or one of models/*.gin. Nearest: demo."),
+        ([*NEEDED, "--model=dmo"], "it takes a folder, or one of models/*.gin. Nearest: demo"),
         ([*NEEDED, "--model=no/t5"], "There is no folder no/t5. Set --model to the folder"),
         (NEEDED[1:], "--model is missing"),
         (NEEDED[::2], "--task is missing"),
