@@ -17,7 +17,7 @@ INPUTS := pyproject.toml setup.py
 # Exists only while pip writes. Found at the start, it tells of an install that was cut short.
 BUSY   := $(VENV)/.installing
 
-.PHONY: help demo test test-fast lint bench interpreter
+.PHONY: help demo test test-fast lint bench docs dist interpreter
 .NOTPARALLEL:
 
 help:
@@ -27,6 +27,8 @@ help:
 	@echo "make test-fast   without the slow ones, for the loop before a commit; takes the same"
 	@echo "make lint        check format, style and types"
 	@echo "make bench       measure against PEFT and print one JSON object each"
+	@echo "make docs        build the documentation into site/, without network; ARGS=serve shows it"
+	@echo "make dist        build the wheel and the source distribution into dist/, and check both"
 	@echo
 	@echo "PYTHON=python3.12   the interpreter a new environment is made with (3.11 or newer)"
 	@echo "VENV=.venv-312      the environment's folder"
@@ -53,6 +55,17 @@ bench: $(FULL)
 	$(PY) benchmarks/epoch.py $(ARGS)
 	$(PY) benchmarks/convert.py
 	$(PY) benchmarks/startup.py
+	$(PY) benchmarks/fit.py
+
+# Warnings are errors. `make docs ARGS=serve` builds again when a page changes.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs $(or $(ARGS),build) --strict
+
+dist: $(VENV)/.installed-release
+	rm -rf dist
+	$(PY) -m build
+	$(PY) .ci/check_dist.py dist
+	$(PY) -m twine check --strict dist/*
 
 # Checked on every call, because a stamp cannot know that PYTHON changed.
 interpreter:
@@ -93,6 +106,12 @@ endef
 
 $(FULL): $(INPUTS) | interpreter
 	$(call install,.[$(EXTRAS)])
+
+$(VENV)/.installed-docs: $(INPUTS) | interpreter
+	$(call install,.[docs])
+
+$(VENV)/.installed-release: $(INPUTS) | interpreter
+	$(call install,.[release])
 
 # The rule above also satisfies this one: extras only add to the run-time packages.
 $(BASE): $(INPUTS) | interpreter

@@ -22,13 +22,22 @@ from dpt_jax.training.step import make_train_step
 class Ours:
     """The parts of our trainer, put together without files."""
 
-    def __init__(self, size: Size, dropout: float, stack: str | None = None):
+    def __init__(
+        self,
+        size: Size,
+        dropout: float,
+        stack: str | None = None,
+        dtype: str = "float32",
+        attention: str = "auto",
+    ):
         """Takes a decomposed prompt, or a free prefix in all layers of one stack.
 
         Args:
           size: the T5, the prompt and the batch.
           dropout: the dropout rate.
           stack: the prefix's stack; None takes the prompt.
+          dtype: of the activations and the frozen weights.
+          attention: what computes attention (`ATTENTION`).
         """
         config = T5Config(
             vocab_size=size.vocab_size,
@@ -41,6 +50,8 @@ class Ours:
             mlp_activations=("relu",),
             logits_via_embedding=True,
             dropout_rate=dropout,
+            dtype=dtype,
+            attention=attention,
         )
         if stack is None:
             prompt = DecomposedPrompt(size.prompt_length, size.emb_dim, size.bottleneck)
@@ -58,7 +69,9 @@ class Ours:
         # From the host, as in training: the devices of a CPU then share one copy.
         params = jax.tree.map(np.asarray, params)
         params = jax.device_put(params, partitioning.replicated(self._mesh))
-        trainable, self._frozen = split_params(params, "(prompt|prefix)/.*")
+        trainable, frozen = split_params(params, "(prompt|prefix)/.*")
+        # Those that are of this dtype already stay the devices' one copy.
+        self._frozen = jax.tree.map(lambda x: x if x.dtype == dtype else x.astype(dtype), frozen)
         optimizer = optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         self._state = jax.device_put(
             TrainState.create(trainable, optimizer, seed=0), partitioning.replicated(self._mesh)

@@ -36,12 +36,16 @@ class Side:
 
 
 @contextlib.contextmanager
-def start(script: str, arguments: list[str], threads: int) -> Iterator[Side]:
-    """Starts `script` with `arguments` on `threads` cores; ended on leaving the context."""
+def start(script: str, arguments: list[str], threads: int, platform: str = "cpu") -> Iterator[Side]:
+    """Starts `script` with `arguments` on `threads` cores; ended on leaving the context.
+
+    `platform` is JAX's; of a GPU's memory, JAX then takes only what it needs.
+    """
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC"):
         environment[name] = str(threads)
-    environment["JAX_PLATFORMS"] = "cpu"
+    environment["JAX_PLATFORMS"] = platform
+    environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     root = str(pathlib.Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(
         [root, *filter(None, [environment.get("PYTHONPATH")])]

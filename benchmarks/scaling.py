@@ -1,10 +1,13 @@
 """The table of docs/scaling.md: T5s compiled for TPU slices from 1 to 256 chips.
 
     python benchmarks/scaling.py --output docs/scaling.jsonl    # compiles what the file lacks
+    python benchmarks/scaling.py --output docs/scaling.jsonl --only small large --limit 1
     python benchmarks/scaling.py --table docs/scaling.jsonl     # prints it as Markdown
 
 Every line of the file is what `dpt plan --json` says of one row, for the setting of the DPT paper
-(P = 100, b = 10, source 512, target 16) in bfloat16. A row takes a minute or two; no TPU is needed.
+(P = 100, b = 10, source 512, target 16) in bfloat16, with attention that holds its scores
+(`ATTENTION = "plain"`) or with a TPU's default, which does not. A row takes some minutes; no TPU is
+needed. The table has both side by side where the file has both.
 """
 
 import argparse
@@ -42,6 +45,12 @@ ROWS = (
     ("t5_1_0_11b", "v6e:16x16", (64, 1, 4), 1024),
     ("t5_1_0_11b", "v5p:4x8x8", (64, 1, 4), 3072),
 )
+# What fits with attention that does not hold its scores.
+LARGER = (
+    ("t5_1_0_large", "v5e:1x1", (1, 1, 1), 32),
+    ("t5_1_0_11b", "v5e:4x4", (4, 1, 4), 64),
+)
+ATTENTIONS = ("plain", "auto")
 BINDINGS = (
     "MODEL_DIR = ''",
     "INITIAL_CHECKPOINT_PATH = None",
@@ -58,7 +67,9 @@ NAMES = {
 }
 
 
-def compile_row(model: str, topology: str, mesh: tuple[int, ...], batch: int) -> dict:
+def compile_row(
+    model: str, topology: str, mesh: tuple[int, ...], batch: int, attention: str
+) -> dict:
     """What `dpt plan --json` says of a row, decoding left out."""
     from dpt_jax import gin_utils
     from dpt_jax.planning.plan import make_plan
@@ -67,14 +78,16 @@ def compile_row(model: str, topology: str, mesh: tuple[int, ...], batch: int) ->
 
     files = ["runs/prompt_train.gin", f"models/{model}.gin", "recipes/paper.gin"]
     bindings = [*BINDINGS, f"MESH = {mesh}", f"BATCH_SIZE = {batch}"]
+    bindings.append(f"ATTENTION = {attention!r}")
     gin_utils.parse([*files, "recipes/tpu.gin"], bindings)
     plan = make_plan(gin_utils.build(RunConfig), parse_topology(topology), decoding=False)
     return {"model": model} | plan.to_json()
 
 
 def key(row: dict) -> tuple:
-    """What tells rows apart."""
-    return row["model"], row["topology"], tuple(row["mesh"]), row["batch_size"]
+    """What tells rows apart; the oldest are from when there was one attention."""
+    place = row["model"], row["topology"], tuple(row["mesh"]), row["batch_size"]
+    return *place, row.get("attention", "plain")
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -83,37 +96,46 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """The rows as Markdown, by model and slice."""
+    """The rows as Markdown, by model and slice; numbers are those of plain attention, and ours."""
+    found = {key(row): row for row in rows}
     lines = [
-        "| T5 | slice | chips | mesh | batch | memory per chip, GiB | step, ms | of it collectives "
-        "| examples/s | examples/s per chip | of peak |",
+        "| T5 | slice | chips | mesh | batch | temporaries per chip, GiB | memory per chip, GiB "
+        "| step, ms | examples/s | examples/s per chip | of peak |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for row in sorted(rows, key=lambda r: (list(NAMES).index(r["model"]), r["topology"])):
-        limit = row["hbm_limit_bytes"] / 2**30
+    places = sorted({k[:-1] for k in found}, key=lambda k: (list(NAMES).index(k[0]), *k[1:]))
+    for place in places:
+        both = [found.get((*place, name)) for name in ATTENTIONS]
+        row = next(row for row in both if row)
         mesh = " x ".join(map(str, row["mesh"]))
         cells = [NAMES[row["model"]], row["topology"], row["chips"], mesh, row["batch_size"]]
-        if row["fits"]:
-            seconds = row["estimated_seconds"]
-            step = row["estimated_step_seconds"]
-            cells += [
-                f"{row['hbm_bytes_per_chip'] / 2**30:.2f} of {limit:.2f}",
-                f"{step * 1e3:.0f}",
-                f"{seconds['collectives'] / step:.0%}",
-                f"{row['examples_per_second']:,.0f}",
-                f"{row['examples_per_second'] / row['chips']:.1f}",
-                f"{seconds['compute'] / step:.0%}",
-            ]
-        else:
-            cells += [f"does not fit {limit:.2f}", *("" for _ in range(5))]
+        cells += [" → ".join(parts) for parts in zip(*map(_numbers, both), strict=True)]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
+
+
+def _numbers(row: dict | None) -> list[str]:
+    """The numbers of a row that the table shows; a dash where it was not compiled."""
+    if row is None:
+        return ["-"] * 6
+    if not row["fits"]:
+        return ["too much"] * 2 + ["-"] * 4
+    step = row["estimated_step_seconds"]
+    return [
+        f"{row['memory_bytes_per_chip']['temporaries'] / 2**30:.2f}",
+        f"{row['hbm_bytes_per_chip'] / 2**30:.2f}",
+        f"{step * 1e3:.0f}",
+        f"{row['examples_per_second']:,.0f}",
+        f"{row['examples_per_second'] / row['chips']:.1f}",
+        f"{row['estimated_seconds']['compute'] / step:.0%}",
+    ]
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help="file that rows are added to")
+    parser.add_argument("--only", nargs="+", choices=NAMES.values(), help="these models alone")
     parser.add_argument("--limit", type=int, help="compile at most so many rows")
     parser.add_argument("--table", type=pathlib.Path, help="print the rows of a file")
     options = parser.parse_args()
@@ -126,7 +148,9 @@ def main() -> None:
 
     jax.config.update("jax_platforms", "cpu")
     done = {key(row) for row in read(options.output)}
-    missing = [r for r in ROWS if (*r[:2], tuple(r[2]), r[3]) not in done]
+    wanted = [(*place, "auto") for place in (*LARGER, *ROWS)] + [(*r, "plain") for r in ROWS]
+    only = options.only or NAMES.values()
+    missing = [row for row in wanted if row not in done and NAMES[row[0]] in only]
     for row in missing[: options.limit]:
         found = compile_row(*row)
         with options.output.open("a") as file:

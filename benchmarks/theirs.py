@@ -9,7 +9,15 @@ from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 class Theirs:
     """PEFT as its documentation sets it up: a prompt in the encoder, or a prefix in the decoder."""
 
-    def __init__(self, size: Size, dropout: float, threads: int, prefix: bool = False):
+    def __init__(
+        self,
+        size: Size,
+        dropout: float,
+        threads: int,
+        prefix: bool = False,
+        dtype: str = "float32",
+        device: str = "cpu",
+    ):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         config = transformers.T5Config(
@@ -44,7 +52,10 @@ class Theirs:
                 # The default, 2, would also put a prompt in front of the decoder's input.
                 num_transformer_submodules=1,
             )
-        self._model = peft.get_peft_model(backbone, method)
+        self._device = device
+        # The prompt stays in float32, as ours does.
+        backbone = backbone.to(device, getattr(torch, dtype))
+        self._model = peft.get_peft_model(backbone, method).to(device)
         trainable = [p for p in self._model.parameters() if p.requires_grad]
         assert sum(p.numel() for p in trainable) == trained
         self._optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
@@ -52,8 +63,8 @@ class Theirs:
     def train(self, batch) -> float:
         """One step; returns the loss."""
         self._model.train()
-        tokens = torch.as_tensor(batch["encoder_input_tokens"], dtype=torch.long)
-        targets = torch.as_tensor(batch["decoder_target_tokens"], dtype=torch.long)
+        tokens = self._tokens(batch["encoder_input_tokens"])
+        targets = self._tokens(batch["decoder_target_tokens"])
         loss = self._model(
             input_ids=tokens,
             attention_mask=(tokens > 0).long(),
@@ -68,7 +79,7 @@ class Theirs:
     def generate(self, tokens, length: int):
         """Greedy decoding of exactly `length` tokens per row."""
         self._model.eval()
-        tokens = torch.as_tensor(tokens, dtype=torch.long)
+        tokens = self._tokens(tokens)
         generated = self._model.generate(
             input_ids=tokens,
             attention_mask=(tokens > 0).long(),
@@ -77,7 +88,10 @@ class Theirs:
             do_sample=False,
         )
         assert generated.shape == (len(tokens), length + 1), generated.shape
-        return generated[:, 1:].numpy()
+        return generated[:, 1:].cpu().numpy()
+
+    def _tokens(self, tokens):
+        return torch.as_tensor(tokens, dtype=torch.long, device=self._device)
 
 
 def matmul_gflop_per_second(n: int) -> float:

@@ -22,6 +22,7 @@ PAGE = pathlib.Path(__file__).with_name("settings.md")
 
 # Of several files that set a macro, the first one's value is shown.
 RUN = ("runs/prompt_train.gin",)
+IMAGE_RUN = ("runs/image_train.gin",)
 MODEL = ("models/t5_1_1.gin",)
 PROMPTS = tuple(
     f"prompts/{name}.gin"
@@ -157,6 +158,7 @@ def page() -> str:
         run=macro_table(RUN, MODEL_OR_PROMPT),
         prompt=macro_table(PROMPTS, MODELS),
         model=macro_table(MODEL, MODELS),
+        images=macro_table(IMAGE_RUN, MODEL_OR_PROMPT),
         fields=field_table(RunConfig, tuple(bound)),
         example=examples(Sweep),
         sweep=field_table(Sweep),
@@ -173,11 +175,15 @@ Made from the code by `python docs/make_settings.py`; a test compares the two.
 
 ## Macros of `dpt train`
 
+The short flags stand for some of these: `--model` for `INITIAL_CHECKPOINT_PATH` and the sizes of
+the network, `--task` for `MIXTURE_OR_TASK_NAME`, `--output` for `MODEL_DIR`, and `--recipe`,
+`--prompt` and `--prefix` for a file of that folder.
+
 A gin file sets a macro by `NAME = value`, and a flag by `--gin.NAME=value`. Later files override
-earlier ones, flags override files. A text needs quotes that the shell leaves:
-`--gin.MODEL_DIR="'runs/rte'"`. Recipes (`recipes/*.gin`) and `runs/demo.gin` set some of these. A
-prompt file goes before `runs/demo.gin` and after a recipe: each sets `PROMPT_LENGTH`, and the last
-one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.
+earlier ones, flags override files. A text in a flag needs no quotes of its own, as in
+`--gin.MODEL_DIR=runs/rte`, unless it holds one of `'"@%()[]{{}},#`. Recipes (`recipes/*.gin`) and
+`runs/demo.gin` set some of these. A prompt file goes before `runs/demo.gin` and after a recipe:
+each sets `PROMPT_LENGTH`, and the last one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.
 
 ### The run (`runs/prompt_train.gin`)
 
@@ -196,6 +202,13 @@ one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.
 Set by `--gin.RunConfig.NAME=value`.
 
 {fields}
+
+## Runs on images (`runs/image_train.gin`)
+
+[images.md](images.md) tells what they are. Fields without a macro are set by
+`--gin.ImageRunConfig.NAME=value`; beside those above there is `train_split`.
+
+{images}
 
 ## A sweep's gin file
 

@@ -20,6 +20,7 @@ from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation import rank_classification
 from dpt_jax.evaluation.adapted import AdaptedGenerator
 from dpt_jax.evaluation.evaluator import decode_text
+from dpt_jax.evaluation.prefix_attention import attention_mass
 from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config
@@ -56,18 +57,21 @@ def step_of_run(model_dir: str | os.PathLike, step: str = "best") -> int:
     return int(step)
 
 
-def prepare_for(config: RunConfig, model_dir: str | os.PathLike | None) -> Prepared:
+def prepare_for(
+    config: RunConfig, model_dir: str | os.PathLike | None, like: Prepared | None = None
+) -> Prepared:
     """Prepares a configuration; of a run, on the backbone that it was trained on.
 
     Args:
       config: the model and the task.
       model_dir: the folder of the run whose prompt, or whose configuration, is used; None where
         there is no run.
+      like: as for `prepare`.
 
     Raises:
       InputError: when another backbone stands where the run's was.
     """
-    prepared = prepare(config)
+    prepared = prepare(config, like=like)
     if model_dir is None:
         return prepared
     try:
@@ -126,6 +130,42 @@ def evaluate(
     if prefix is not None:
         params["prefix"] = dict(prefix.arrays)
     return evaluator(params, scored)
+
+
+def prefix_attention(
+    prepared: Prepared, adapter: Adapter, most_batches: int = 8
+) -> dict[str, Float[np.ndarray, "layers heads"]]:
+    """How much of its attention the model gives to a prefix, on the evaluation split's rows.
+
+    Args:
+      prepared: the model and the task.
+      adapter: the prefix, and the prompt beside it where there is one.
+      most_batches: how many batches of rows are looked at, at most.
+
+    Returns:
+      `attention_mass` of each stack, averaged over the batches.
+    """
+    prompt, prefix = adapter.prompt, adapter.prefix
+    assert prefix is not None
+    config = dataclasses.replace(
+        prepared.config,
+        train_split=prepared.config.eval_split,
+        prompt=None if prompt is None else VanillaPrompt(*prompt.shape),
+        prefix=prefix.module(prepared.config.model),
+    )
+    looked_at = prepare(config, like=prepared)
+    data, params = looked_at.data, prepared.placed | {"prefix": dict(prefix.arrays)}
+    if prompt is not None:
+        params |= {"prompt": {"prompt": prompt}}
+    rows = np.arange(config.batch_size)
+    with partitioning.activate(prepared.mesh):
+        batches = (
+            partitioning.put_batch(data.batch(i, rows), prepared.mesh)
+            for i in range(min(most_batches, data.steps_per_epoch))
+        )
+        model = looked_at.folded_model
+        found = [jax.device_get(attention_mass(model, params, batch)) for batch in batches]
+    return jax.tree.map(lambda *batches: np.mean(batches, axis=0), *found)
 
 
 class Answerer:

@@ -5,11 +5,13 @@
     config.gin            the operative configuration
     run.json              the run's identity, the last of the files that a run starts with
     few_shot.json         the drawn examples of few-shot tasks
+    start.json            what was measured on the frozen model for the first values
+    images.json           of a run on images: the classes, and the drawn images
     vocabulary.json       what tokenizing needs, and sentencepiece.model the pieces, or
                           tokenizer.json
     checkpoints/<step>/   what training changes, for a restart
     numpy_checkpoints/checkpoint_<step>/   prompt.npy [P, D], prompt_params.npz (the factors);
-                          of a prefix prefix.npz and prefix_params.npz
+                          of a prefix prefix.npz and prefix_params.npz; for images head.npz
     metrics.jsonl         one JSON object per line, and TensorBoard events beside it
     predictions/<task>_<step>.jsonl
     summary.json          the best step and its metrics
@@ -30,6 +32,10 @@ CONFIG = "config.gin"
 IDENTITY = "run.json"
 # {"dpt_rte_k8_s0": [[12], [40], ...]}: the drawn examples' `idx`.
 FEW_SHOT = "few_shot.json"
+# {"residual_norm": 66.0}: where a prompt that starts at a measured norm has started.
+START = "start.json"
+# {"classes": [...], "drawn": [...]}
+IMAGES = "images.json"
 # How the task's vocabulary turns text into ids, and the pieces of one that has pieces.
 VOCABULARY = "vocabulary.json"
 PIECES = "sentencepiece.model"
@@ -51,6 +57,13 @@ FACTORS = "prompt_params.npz"
 # The same of a prefix.
 PREFIX = "prefix.npz"
 PREFIX_FACTORS = "prefix_params.npz"
+
+# The linear heads of a run on images.
+HEAD = "head.npz"
+
+# Where `dpt attention` puts what it finds of a run on images, and the pictures among it.
+ATTENTION = "attention"
+ATTENTION_PICTURES = ("attention.png", "selection.png")
 
 # The split under which metrics.jsonl has what a prompt says of itself (`SoftPrompt.diagnostics`).
 PROMPT_SPLIT = "prompt"

@@ -6,6 +6,7 @@ Importing this package registers
   in T5's text format, and the same with `_digits` in that of DPT's released code
   (`preprocessors` shows both);
 - `<task>_k<k>_s<seed>`, few-shot training sets (`few_shot` for any k and seed);
+  `<task>_p<percent>_s<seed>`, shares of the training rows (`share`), by their names;
 - the mixtures `dpt_superglue` (in proportion to the numbers of examples), `dpt_superglue_equal`,
   `dpt_superglue_digits` and `dpt_superglue_equal_digits`.
 
@@ -21,7 +22,7 @@ if __name__ != "dpt_jax.tasks":
 
 from dpt_jax.tasks.errors import TaskError
 from dpt_jax.tasks.metrics import superglue_average
-from dpt_jax.tasks.registry import TASKS, few_shot, few_shot_ids, register, register_by_name
+from dpt_jax.tasks.registry import TASKS, few_shot, few_shot_ids, register, register_by_name, share
 
 __all__ = [
     "TASKS",
@@ -30,6 +31,7 @@ __all__ = [
     "few_shot_ids",
     "register",
     "register_by_name",
+    "share",
     "superglue_average",
 ]
 

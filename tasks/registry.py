@@ -10,11 +10,11 @@ import seqio
 from dpt_jax.tasks import metrics, postprocessors, preprocessors
 from dpt_jax.tasks.benchmark import BENCHMARKS
 from dpt_jax.tasks.errors import TaskError
-from dpt_jax.tasks.few_shot_draw import Shots
+from dpt_jax.tasks.few_shot_draw import Share, Shots
 from dpt_jax.tasks.sources import SuperGlueSource
 from dpt_jax.tasks.vocabulary import FEATURES
 
-# Registered on import; `few_shot` registers any other.
+# Registered on import; `few_shot` and `share` register any other.
 FEW_SHOT_K = (8, 16, 32)
 FEW_SHOT_SEEDS = (0, 1, 2)
 
@@ -23,7 +23,7 @@ FEW_SHOT_SEEDS = (0, 1, 2)
 MIXING_CAP = 2**19
 
 _SUFFIX = {preprocessors.CANONICAL: "", preprocessors.DIGITS: "_digits"}
-_FEW_SHOT_NAME = re.compile(r"(.+)_k(\d+)_s(\d+)")
+_DRAWN_NAME = re.compile(r"(.+)_([kp])(\d+)_s(\d+)")
 
 # Task name: short name of the benchmark's task, and the text format.
 TASKS: dict[str, tuple[str, str]] = {
@@ -49,7 +49,7 @@ def _scoring(name: str, text_format: str) -> tuple[Callable[..., Any], list[Call
     return postprocessors.class_of(words), scores
 
 
-def _add_task(task: str, name: str, text_format: str, shots: Shots | None = None) -> None:
+def _add_task(task: str, name: str, text_format: str, shots: Shots | Share | None = None) -> None:
     if task in seqio.TaskRegistry.names():
         return
     postprocess_fn, metric_fns = _scoring(name, text_format)
@@ -107,19 +107,39 @@ def few_shot(task: str, k: int, seed: int) -> str:
     Raises:
       TaskError: when there is no such task, or `k` or `seed` is no such number.
     """
+    return _add_drawn(task, Shots(k, seed))
+
+
+def share(task: str, percent: int, seed: int) -> str:
+    """Registers the task with a share of its training examples, and returns its name.
+
+    As `few_shot`, but `percent` of the rows that are not held out; the split `heldout` of both has
+    the tenth of the training rows that no draw of the seed takes.
+
+    Returns:
+      `<task>_p<percent>_s<seed>`.
+
+    Raises:
+      TaskError: when there is no such task, or `percent` or `seed` is no such number.
+    """
+    return _add_drawn(task, Share(percent, seed))
+
+
+def _add_drawn(task: str, shots: Shots | Share) -> str:
     if task not in TASKS:
         raise TaskError(f"There are no few-shot tasks of {task!r}, but of {', '.join(TASKS)}.")
-    shots = Shots(k, seed)
-    name = f"{task}_k{k}_s{seed}"
+    name = f"{task}_{shots}"
     _add_task(name, *TASKS[task], shots)
     return name
 
 
 def register_by_name(name: str) -> None:
-    """Registers `name` if it is that of a few-shot task, for any k and seed; else does nothing."""
-    match = _FEW_SHOT_NAME.fullmatch(name)
-    if match and match[1] in TASKS and f"{match[1]}_k{int(match[2])}_s{int(match[3])}" == name:
-        few_shot(match[1], int(match[2]), int(match[3]))
+    """Registers `name` if it is that of a drawn task, of any amount and seed; else does nothing."""
+    match = _DRAWN_NAME.fullmatch(name)
+    if match and match[1] in TASKS:
+        task, unit, amount, seed = match[1], match[2], int(match[3]), int(match[4])
+        if f"{task}_{unit}{amount}_s{seed}" == name:
+            (few_shot if unit == "k" else share)(task, amount, seed)
 
 
 def few_shot_ids(task: str) -> list[list[int]] | None:

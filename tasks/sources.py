@@ -8,7 +8,7 @@ import functools
 import logging
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -32,11 +32,16 @@ class SuperGlueSource(seqio.DataSource):
 
     Args:
       benchmark: which of the eight.
-      shots: keep only this drawn part of the training rows.
+      shots: keep only this drawn part of the training rows. The source then has a further split,
+        `heldout`: training rows that are not in the draw, for choosing settings by.
     """
 
-    def __init__(self, benchmark: Benchmark, shots: few_shot_draw.Shots | None = None):
-        super().__init__(splits=SPLITS)
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        shots: few_shot_draw.Shots | few_shot_draw.Share | None = None,
+    ):
+        super().__init__(splits=SPLITS if shots is None else (*SPLITS, few_shot_draw.HELD_OUT))
         self.benchmark = benchmark
         self.shots = shots
 
@@ -69,9 +74,10 @@ class SuperGlueSource(seqio.DataSource):
           TaskError: for an unknown split, data that is missing or wrong, and more shots than rows.
         """
         del shuffle, seed, sequence_length, use_cached, num_epochs
-        dataset = self._complete(split)
-        if split == "train" and self.shots:
-            chosen = self.few_shot_ids()
+        held_out = self.shots is not None and split == few_shot_draw.HELD_OUT
+        dataset = self._complete("train" if held_out else split)
+        if self.shots and (held_out or split == "train"):
+            chosen = self._ids(few_shot_draw.held_out if held_out else few_shot_draw.draw)
             dataset = dataset.filter(lambda row: tf.reduce_any(_equal(chosen, row["idx"])))
         if self.benchmark.name == "record":
             several = split == "train" and not self.shots
@@ -108,10 +114,13 @@ class SuperGlueSource(seqio.DataSource):
         Raises:
           TaskError: when there are fewer training rows.
         """
-        assert self.shots is not None
+        return self._ids(few_shot_draw.draw)
+
+    def _ids(self, choose: Callable[..., list[list[int]]]) -> list[list[int]]:
+        """The ids of the training rows that a function of `few_shot_draw` chooses."""
         batches = self._complete("train").map(lambda row: row["idx"]).batch(1024)
         ids = [idx for batch in batches.as_numpy_iterator() for idx in batch.tolist()]
-        return few_shot_draw.draw(self.benchmark.name, ids, self.shots)
+        return choose(self.benchmark.name, ids, self.shots)
 
     def num_input_examples(self, split: str) -> int | None:
         """Rows of the split before any is left out, or None where that is not known.
@@ -120,8 +129,8 @@ class SuperGlueSource(seqio.DataSource):
         It never loads data from the network: without a prepared TFDS data set, it is the official
         size.
         """
-        if split == "train" and self.shots:
-            return self.shots.k
+        if self.shots and split in ("train", few_shot_draw.HELD_OUT):
+            return self._drawn_count(split)
         folder = settings.superglue_dir()
         if folder:
             try:
@@ -135,13 +144,26 @@ class SuperGlueSource(seqio.DataSource):
         sizes = _prepared_sizes(self.benchmark) or self.benchmark.sizes
         return sizes.get(split)
 
+    def _drawn_count(self, split: str) -> int | None:
+        """Rows of a split that is a part of the training rows, or None where that is not known."""
+        assert self.shots is not None
+        if split == "train" and isinstance(self.shots, few_shot_draw.Shots):
+            return self.shots.k
+        rows = SuperGlueSource(self.benchmark).num_input_examples("train")
+        # Of these two's training rows not all are used.
+        if rows is None or self.benchmark.name in ("record", "wsc"):
+            return None
+        if split == few_shot_draw.HELD_OUT:
+            return few_shot_draw.held_out_count(rows)
+        return self.shots.count(rows)
+
     def num_train_examples(self) -> int:
         """(input, target) pairs of the training split, which T5 mixes in proportion to.
 
         For the official data this is T5's own number; other data is counted.
         """
         if self.shots:
-            return self.shots.k
+            return self._drawn_count("train") or len(self.few_shot_ids())
         official = self.benchmark.sizes["train"]
         if self.num_input_examples("train") == official:
             return self.benchmark.train_examples or official

@@ -7,6 +7,7 @@ import logging
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -19,12 +20,14 @@ import pytest
 import dpt_jax
 from dpt_jax import interop, run_files
 from dpt_jax.cli.main import main
+from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.demo import VOCABULARY
-from dpt_jax.errors import InputError
+from dpt_jax.errors import InputError, Stopped
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prompts import VanillaPrompt
-from tests.support import runs, toy_tasks
+from tests.support import processes, runs, toy_tasks
 
 METHOD = functools.partial(
     dpt_jax.DecomposedPrompt, length=runs.PROMPT_LENGTH, bottleneck=runs.BOTTLENECK
@@ -119,16 +122,28 @@ def test_history_and_callbacks_tell_what_the_log_does(folder, trained, tmp_path)
     assert history.best_value == max(found["accuracy"] for found in evaluated.values())
     assert [(step, split) for step, split, _ in lines] == [(x["step"], x["split"]) for x in log]
     history.plot().savefig(tmp_path / "history.png")
+    # What a notebook asks for.
+    assert history.plot()._repr_png_().startswith(b"\x89PNG")
     drawn = [axis.lines[0].get_xydata().tolist() for axis in history.plot().axes]
     assert drawn[0] == [[step, loss] for step, loss in losses.items()]
     assert [point[0] for point in drawn[1]] == [6, 12]
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_its_folder_and_another_is_refused(backbone, trained, tmp_path):
+def test_an_interrupted_run_goes_on_in_its_folder_and_another_is_refused(
+    backbone, trained, tmp_path
+):
     t5 = opened(backbone, METHOD(), max_source_length=64)
     evaluated = {"eval_pairs": rows("validation"), "metric": toy_tasks.accuracy}
-    t5.fit(rows("train"), steps=6, model_dir=tmp_path, **evaluated)
+
+    def interrupt(step, split, metrics):
+        if split == "validation":
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match="SIGINT after saving step 7"):
+        t5.fit(rows("train"), steps=12, model_dir=tmp_path, callbacks=[interrupt], **evaluated)
+    # The best so far is in use.
+    np.testing.assert_array_equal(t5.prompt, runs.prompt(tmp_path, 6))
     history = t5.fit(rows("train"), steps=12, model_dir=tmp_path, **evaluated)
     np.testing.assert_array_equal(t5.prompt, trained[0].prompt)
     assert history.losses == trained[1].losses
@@ -210,6 +225,21 @@ def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
         np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_the_fast_recipe_measures_the_pairs_and_keeps_the_norm(backbone, tmp_path):
+    t5 = opened(backbone, METHOD(), max_source_length=64)
+    t5.fit(rows("train"), recipe="fast", steps=2, model_dir=tmp_path)
+    texts = [text for text, _ in rows("train")[:16]]
+    tokens = np.concatenate([encoded(text, 64) for text in texts])
+    norm = residual_norm(runs.T5, runs.random_parameters(), tokens)
+    assert json.loads((tmp_path / "start.json").read_text()) == {"residual_norm": norm}
+    factors = load_factors(tmp_path)
+    size = np.sqrt(norm / np.sqrt(runs.BOTTLENECK * runs.WIDTH))
+    for factor in factors.values():
+        # Few numbers were drawn, and two steps keep their norm.
+        assert np.sqrt(np.mean(np.square(factor))) == pytest.approx(size, rel=0.5)
+
+
 def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
     t5 = opened(backbone, METHOD())
     with caplog.at_level(logging.WARNING):
@@ -233,8 +263,37 @@ def test_a_prefix_is_trained_saved_and_read_again(backbone, tmp_path):
         np.concatenate(again.score(texts, ["yes", "no"])),
         np.concatenate(t5.score(texts, ["yes", "no"])),
     )
-    with pytest.raises(InputError, match="nothing to train"):
-        again.fit(rows("train"))
+    # It goes on from there: a step of no length leaves every number, another one does not.
+    assert isinstance(again.method, dpt_jax.FreePrefix)
+    few = {"pairs": rows("train")[:8], "steps": 1, "batch_size": 4}
+    started = np.load(tmp_path / "prefix" / "prefix.npz")
+    for rate, moves in ((0.0, False), (0.1, True)):
+        again.fit(**few, optimizer=optax.sgd(rate))
+        again.save_prompt(tmp_path / "more")
+        ended = np.load(tmp_path / "more" / "prefix.npz")
+        names = [name for name in started if name.startswith(("encoder", "cross"))]
+        assert len(names) == 4
+        assert all(np.array_equal(started[x], ended[x]) is not moves for x in names)
+
+
+ON_A_MESH = """
+import sys
+import dpt_jax
+method = dpt_jax.VanillaPrompt(length=2)
+t5 = dpt_jax.PromptedT5.from_pretrained(sys.argv[1], method, tokenizer="bytes", mesh=(1, 1, 2))
+placed = t5._prepared.placed
+t5.fit([("abc", "yes"), ("d", "no")], steps=1, batch_size=2)
+assert t5._prepared.placed is placed
+kernel = placed["encoder"]["layers_0"]["attention"]["query"]["kernel"]
+print(kernel.shape, kernel.sharding.shard_shape(kernel.shape), len(t5.generate(["abc"])))
+"""
+
+
+@pytest.mark.slow
+def test_frozen_weights_are_placed_once_and_split_over_a_mesh(backbone):
+    done = processes.run("-c", ON_A_MESH, backbone, devices=2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "(16, 32) (16, 16) 1"
 
 
 class Frame:
@@ -276,7 +335,7 @@ REFUSED = [
     ({"max_target_length": 2}, r"2 of 2 rows of pairs .*max_target_length"),
     ({"metric": "exact_mach"}, "no metric 'exact_mach'.*Nearest: exact_match"),
     ({"metric": 3}, "metric is 3"),
-    ({"recipe": "papers"}, "no recipe 'papers'; there are paper, released"),
+    ({"recipe": "papers"}, "no recipe 'papers'; there are fast, paper, released"),
     ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
     ({"learning_rate": "high"}, "learning_rate is 'high'"),
     ({"dtype": "float16"}, "dtype is 'float16'"),
@@ -313,6 +372,8 @@ def test_what_cannot_be_answered_is_refused(backbone):
 
 
 def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
+    with pytest.raises(InputError, match="nothing to train: .* neither a method nor a prompt"):
+        opened(backbone).fit([("a", "b")])
     with pytest.raises(InputError, match="holds no pretrained T5.*from_pretrained"):
         dpt_jax.PromptedT5.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="spiece.model, tokenizer.json.*tokenizer="):
@@ -325,6 +386,16 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
         opened(backbone, VanillaPrompt(2, 17))
     with pytest.raises(InputError, match="Both a method, DecomposedPrompt, and a prompt"):
         opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
+
+
+# From a folder of transformers' to generated text.
+STRANGER = """
+import dpt_jax
+pairs = [("is the cup red ?", "yes"), ("is the dog big ?", "no")]
+t5 = dpt_jax.PromptedT5.from_pretrained({folder!r}, dpt_jax.DecomposedPrompt(4, bottleneck=2))
+t5.fit(pairs, steps=1, batch_size=2)
+answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2)
+"""
 
 
 @pytest.mark.interop
@@ -357,13 +428,20 @@ def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
     texts = ["is the red cup big ?", "a dog is in the box", "xyz"]
     ours = dpt_jax.PromptedT5.from_pretrained(tmp_path)
     batch = tokenizer(texts, padding=True, return_tensors="pt")
+    vocabulary = open_vocabulary(tmp_path, config.vocab_size)
     for text, ids in zip(texts, batch.input_ids.tolist(), strict=True):
-        assert [*ours._vocabulary.encode(text), 1] == [i for i in ids if i]
+        assert [*vocabulary.encode(text), 1] == [i for i in ids if i]
     expected = model.generate(**batch, max_new_tokens=8, do_sample=False)
     decoded = [processor.Decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     if kept == "tokenizer.json":
         decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     assert ours.generate(texts) == decoded
+    if kept == "spiece.model":
+        exec(STRANGER.format(folder=str(tmp_path)), names := {})
+        assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
+    beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
+    searched = [tokenizer.decode([i for i in row if i > 1]) for row in beams[:, 1:].tolist()]
+    assert ours.generate(texts, max_new_tokens=4, num_beams=3) == searched != decoded
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     with pytest.raises(InputError, match="model_type 'bert'"):
@@ -390,6 +468,7 @@ assert all(sys.modules[name] is None for name in BANNED)
 @pytest.mark.slow
 def test_the_readmes_block_runs_as_printed_without_seqio_tensorflow_and_gin(tmp_path):
     (block,) = re.findall(r"```python\n(import dpt_jax.*?)```", README.read_text(), re.DOTALL)
+    assert len(block.strip().splitlines()) - 1 <= 8  # One of them is empty.
     done = subprocess.run(
         [sys.executable, "-c", ALONE, block],
         capture_output=True,

@@ -6,8 +6,11 @@ A claim is a mapping with a `text` and one comparison:
   the points with the second (`by` adds to what it has to exceed, negative to allow for less);
 - `falls`: the named curve, such as `positive_entries`, ends below where it starts.
 
-`where` restricts all to points with these axis values. Nothing here judges significance: both
-numbers and their deviation over seeds are part of the answer.
+`where` restricts all to points with these axis values.
+
+A claim is decided by the difference of its two sides for each seed, and the mean of these. Where
+the 95 % bootstrap interval of that mean (`bootstrap_interval`) is on one side of 0, the claim holds
+or does not hold; otherwise it is undecided, as it is with one seed.
 """
 
 import dataclasses
@@ -15,10 +18,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpt_jax.analysis.tables import Cell, Row, average_of
+import numpy as np
+
+from dpt_jax.analysis.tables import Row, average_of, averages_of, axes_of
 from dpt_jax.errors import InputError
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told"
+HOLDS, FAILS, UNDECIDED, OPEN = "holds", "does not hold", "undecided", "cannot be told"
+
+_LEVEL, _RESAMPLES = 0.95, 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Verdict:
 
     Attributes:
       text: the claim.
-      verdict: "holds", "does not hold" or "cannot be told".
+      verdict: "holds", "does not hold", "undecided", or "cannot be told" where points are missing.
       numbers: what was compared.
     """
 
@@ -56,15 +63,44 @@ def judge(claim: Mapping[str, Any], rows: Sequence[Row], report: Mapping[str, An
         )
     rows = _chosen(rows, claim.get("where", {}))
     if "falls" in claim:
-        return _falls(claim, rows)
-    one, other = (average_of(_chosen(rows, claim[k]), report) for k in ("better", "than"))
-    if one.mean is None or other.mean is None:
+        return _falls(claim, rows, report)
+    sides = [_chosen(rows, claim[k]) for k in ("better", "than")]
+    one, other = (averages_of(side, report) for side in sides)
+    paired = [one[seed] - other[seed] for seed in one if seed in other]
+    if not paired:
         return Verdict(claim["text"], OPEN, "points are missing")
-    holds = one.mean > other.mean + claim.get("by", 0)
-    numbers = f"{one} against {other}"
-    if _overlap(one, other):
-        numbers += ", closer than their deviation over seeds"
-    return Verdict(claim["text"], HOLDS if holds else FAILS, numbers)
+    verdict, shown = _decided(paired, claim.get("by", 0))
+    cells = [average_of(side, report) for side in sides]
+    return Verdict(claim["text"], verdict, f"{cells[0]} against {cells[1]}; difference {shown}")
+
+
+def bootstrap_interval(
+    values: Sequence[float], level: float = _LEVEL, resamples: int = _RESAMPLES
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of a mean.
+
+    Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3. The resamples are
+    the same in every call. With few values the interval is too narrow rather than too wide.
+
+    Args:
+      values: one or more numbers; of a paired comparison, the differences.
+      level: the share of the resampled means that lie inside.
+      resamples: how often the values are drawn anew, with replacement.
+    """
+    array = np.asarray(values, float)
+    drawn = np.random.default_rng(0).integers(len(array), size=(resamples, len(array)))
+    low, high = np.quantile(array[drawn].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _decided(differences: Sequence[float], by: float) -> tuple[str, str]:
+    """Whether the mean of differences is above `by`; and the mean with its interval, as text."""
+    mean = f"{statistics.fmean(differences):.2f}"
+    if len(differences) < 2:
+        return UNDECIDED, f"{mean}, one seed"
+    low, high = bootstrap_interval(differences)
+    verdict = HOLDS if low > by else FAILS if high < by else UNDECIDED
+    return verdict, f"{mean}, from {low:.2f} to {high:.2f} ({len(differences)} seeds)"
 
 
 def _chosen(rows: Sequence[Row], values: Mapping[str, Any]) -> list[Row]:
@@ -76,23 +112,21 @@ def _chosen(rows: Sequence[Row], values: Mapping[str, Any]) -> list[Row]:
     return [row for row in rows if all(row["axes"][k] == v for k, v in values.items())]
 
 
-def _falls(claim: Mapping[str, Any], rows: Sequence[Row]) -> Verdict:
-    named = ((row.get("curves") or {}).get(claim["falls"]) for row in rows)
-    curves = [curve[1] for curve in named if curve and curve[1]]
-    if not curves:
+def _falls(claim: Mapping[str, Any], rows: Sequence[Row], report: Mapping[str, Any]) -> Verdict:
+    seeds: dict[tuple, list[list[float]]] = {}
+    for row in rows:
+        _, values = (row.get("curves") or {}).get(claim["falls"]) or ([], [])
+        if values:
+            seeds.setdefault(axes_of(row, report["seeds"]), []).append(values)
+    if not seeds:
         return Verdict(claim["text"], OPEN, "points are missing")
-    first = statistics.fmean(values[0] for values in curves)
-    last = statistics.fmean(values[-1] for values in curves)
-    numbers = (
-        f"{claim['falls'].replace('_', ' ')}: {first:.1f} at the first evaluation, {last:.1f} "
-    )
+    runs = [curve for of_seed in seeds.values() for curve in of_seed]
+    first, last = (statistics.fmean(values[place] for values in runs) for place in (0, -1))
+    falls = [statistics.fmean(v[0] - v[-1] for v in of_seed) for of_seed in seeds.values()]
+    verdict, shown = _decided(falls, 0)
     return Verdict(
-        claim["text"], HOLDS if last < first else FAILS, f"{numbers}at the last, {len(curves)} runs"
+        claim["text"],
+        verdict,
+        f"{claim['falls'].replace('_', ' ')}: {first:.1f} at the first evaluation, {last:.1f} at "
+        f"the last, {len(runs)} runs; fall {shown}",
     )
-
-
-def _overlap(one: Cell, other: Cell) -> bool:
-    if one.deviation is None or other.deviation is None:
-        return False
-    assert one.mean is not None and other.mean is not None
-    return abs(one.mean - other.mean) < max(one.deviation, other.deviation)

@@ -39,6 +39,15 @@ def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, 
     return drawn.finish(report["score"], tables.ranged(rows, report))
 
 
+def loss(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """The training loss at the end against an axis; options as for `score`.
+
+    Beside the score it tells what a method can fit from what it makes of few examples.
+    """
+    shown = "training loss at the end (nats per token)"
+    return score(rows, {**report, "of": "train_loss", "scale": 1.0, "score": shown}, options)
+
+
 def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """The score, averaged over the columns, against the number of trained parameters (Figure 1).
 
@@ -140,12 +149,13 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
 
 KINDS: dict[str, Callable[..., Any]] = {
     "score": score,
+    "loss": loss,
     "parameters": parameters,
     "curves": curves,
     "rank": probe,
     "spectra": spectra,
 }
-_OPTIONS = {"score": {"x", "lines", "log"}, "rank": set()}
+_OPTIONS = {"score": {"x", "lines", "log"}, "loss": {"x", "lines", "log"}, "rank": set()}
 
 
 def options_of(kind: str) -> set[str]:
@@ -171,8 +181,8 @@ def check(report: Mapping[str, Any], axes: Sequence[str]) -> None:
                 f"The figure {kind!r} has the options {', '.join(sorted(unknown))}; it takes "
                 f"{', '.join(sorted(known)) or 'none'}. Change sweeps.Report.figures."
             )
-        if kind == "score" and "x" not in options:
-            raise InputError("The figure 'score' needs its axis, as in {'x': 'BOTTLENECK'}.")
+        if "x" in known and "x" not in options:
+            raise InputError(f"The figure {kind!r} needs its axis, as in {{'x': 'BOTTLENECK'}}.")
         for option in ("x", "lines"):
             if options.get(option, axes[0]) not in axes:
                 raise InputError(

@@ -1,6 +1,8 @@
 """What a run's log says of its training, as numbers and as a picture."""
 
 import dataclasses
+import functools
+import io
 import json
 import os
 from collections.abc import Mapping
@@ -41,12 +43,13 @@ class History:
         """Draws the loss and, where there were evaluations, every metric over the steps.
 
         Returns:
-          A matplotlib `Figure`; its `savefig` writes a file, and a notebook shows it.
+          A matplotlib `Figure`; its `savefig` writes a file, and a notebook shows it, whether or
+          not pyplot is in use there.
         """
         import matplotlib.figure
 
         count = 2 if self.metrics else 1
-        figure = matplotlib.figure.Figure(figsize=(4 * count, 3), layout="constrained")
+        figure: Any = matplotlib.figure.Figure(figsize=(4 * count, 3), layout="constrained")
         left, *right = figure.subplots(1, count, squeeze=False)[0]
         panels.plain(left)
         left.plot(list(self.losses), list(self.losses.values()))
@@ -62,7 +65,15 @@ class History:
             axis.set_xlabel("step (dotted: the best)")
             axis.set_ylabel("validation")
             axis.legend(frameon=False)
+        # IPython asks for this where pyplot has not told it how to show figures.
+        figure._repr_png_ = functools.partial(_png, figure)
         return figure
+
+
+def _png(figure: Any) -> bytes:
+    written = io.BytesIO()
+    figure.savefig(written, format="png")
+    return written.getvalue()
 
 
 def read_history(model_dir: str | os.PathLike) -> History:

@@ -111,7 +111,15 @@ def read_runs(paths: Sequence[pathlib.Path], pictures: pathlib.Path) -> Section:
     if any("positive_entries" in (row.get("curves") or {}) for row in rows):
         shown["rank"] = {}
     report = Report(title="Runs", score="score", figures=shown).resolved(["run", "task"])
-    return section("runs", rows, dataclasses.asdict(report), pictures)
+    made = section("runs", rows, dataclasses.asdict(report), pictures)
+    # What `dpt attention` has drawn of runs on images.
+    drawn = {
+        f"{path.name}_{name.removesuffix('.png')}": (path / run_files.ATTENTION / name).read_bytes()
+        for path in paths
+        for name in run_files.ATTENTION_PICTURES
+        if (path / run_files.ATTENTION / name).exists()
+    }
+    return dataclasses.replace(made, pictures=made.pictures | drawn)
 
 
 def gather(paths: Sequence[pathlib.Path]) -> list[Section]:
@@ -240,7 +248,12 @@ img { max-width: 100%; height: auto; display: block; margin: 1rem 0; }
 """
 # Figures have 150 dots an inch; a page shows about 96 of them.
 _SHOWN = 0.72
-_CLASSES = {claims.HOLDS: "holds", claims.FAILS: "fails", claims.OPEN: "open"}
+_CLASSES = {
+    claims.HOLDS: "holds",
+    claims.FAILS: "fails",
+    claims.UNDECIDED: "open",
+    claims.OPEN: "open",
+}
 
 
 def to_html(sections: Sequence[Section], title: str, text: str = "") -> str:

@@ -25,6 +25,8 @@ class Report:
       columns: the axis that makes its columns; None is `task` or `MIXTURE_OR_TASK_NAME`, where the
         sweep has one of them.
       seeds: axes whose points are averaged; None is `seed` and `RANDOM_SEED`, where there are any.
+      implied: axes whose values follow from those of others, as a learning rate that was chosen for
+        each method; they are not shown.
       metric: the metric of learning curves; None is each task's first.
       names: what to call an axis or a value, by its own name.
       figures: the figures to draw, by kind (`dpt_jax.analysis.figures.KINDS`), with the options of
@@ -38,6 +40,7 @@ class Report:
     rows: Sequence[str] | None = None
     columns: str | None = None
     seeds: Sequence[str] | None = None
+    implied: Sequence[str] = ()
     metric: str | None = None
     names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     figures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
@@ -57,14 +60,15 @@ class Report:
             columns = next((axis for axis in _COLUMN_AXES if axis in axes), None)
         rows = self.rows
         if rows is None:
-            rows = [axis for axis in axes if axis != columns and axis not in seeds]
-        for axis in [*rows, *seeds, *([columns] if columns else [])]:
+            shown = {columns, *seeds, *self.implied}
+            rows = [axis for axis in axes if axis not in shown]
+        for axis in [*rows, *seeds, *self.implied, *([columns] if columns else [])]:
             if axis not in axes:
                 raise InputError(
                     f"Report names the axis {axis!r}; the sweep has {', '.join(axes)}."
                     f"{nearest_names(axis, axes)} Change sweeps.Report in the sweep's gin file."
                 )
-        left = [axis for axis in axes if axis not in {*rows, *seeds, columns}]
+        left = [axis for axis in axes if axis not in {*rows, *seeds, *self.implied, columns}]
         if left:
             raise InputError(
                 f"Report shows neither as rows, columns nor seeds: {', '.join(left)}. Points that "

@@ -36,8 +36,8 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
     Returns:
       `status` ("done", "unfinished" or "not run"), `value` (the best evaluation's), what
       `summary.json` says, `curves` (name to `[[step, ...], [value, ...]]`: `score`, averaged over
-      the tasks, and what the prompt says of itself at every evaluation) and `singular_values` of
-      the best prompt, largest first.
+      the tasks, and what the prompt says of itself at every evaluation), `train_loss` (of the
+      log's last line) and `singular_values` of the best prompt, largest first.
     """
     folder = as_path(model_dir)
     if t5x_runs.is_run(folder):
@@ -61,6 +61,7 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
         "stopped_early": stopped_early,
     }
     if finished:
+        row["train_loss"] = _last_loss(folder)
         row["curves"] = read_curves(folder, metric)
         row["singular_values"] = _singular_values(folder, summary["best_step"])
     return row
@@ -106,6 +107,12 @@ def read_curves(folder: Any, metric: str | None = None) -> dict[str, list[list[f
     return curves
 
 
+def _last_loss(folder: Any) -> float | None:
+    lines = (folder / run_files.METRICS).read_text().splitlines()
+    losses = [row["loss"] for row in map(json.loads, lines) if row["split"] == "train"]
+    return losses[-1] if losses else None
+
+
 def _metric(row: Mapping[str, Any], metric: str | None) -> float | None:
     return next(iter(row.values()), None) if metric is None else row.get(metric)
 
@@ -114,9 +121,10 @@ def _singular_values(folder: Any, step: int | None) -> list[float] | None:
     saved = run_files.numpy_checkpoints(folder)
     if step not in saved or not (saved[step] / run_files.PROMPT).exists():
         return None
-    values = spectrum(
-        np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))
-    ).singular_values
+    prompt = np.load(io.BytesIO((saved[step] / run_files.PROMPT).read_bytes()))
+    if prompt.ndim != 2:
+        return None  # One for each layer of a vision transformer.
+    values = spectrum(prompt).singular_values
     return [float(f"{value:.6g}") for value in values]
 
 

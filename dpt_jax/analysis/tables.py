@@ -87,10 +87,14 @@ def as_markdown(text: str) -> str:
 
 
 def value_of(row: Row, report: Mapping[str, Any]) -> float | None:
-    """The score of a result, scaled as it is shown; None where it is not done or undefined."""
-    if row["status"] != "done" or row["value"] is None:
+    """The score of a result, scaled as it is shown; None where it is not done or undefined.
+
+    `report` may name another number of the results as its `of`, such as `train_loss`.
+    """
+    value = row.get(report.get("of", "value"))
+    if row["status"] != "done" or value is None:
         return None
-    return row["value"] * report["scale"]
+    return value * report["scale"]
 
 
 def cell_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
@@ -103,19 +107,25 @@ def cell_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
     )
 
 
-def average_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
-    """The average over all else for each seed, of the seeds of which every run is done."""
+def averages_of(rows: Sequence[Row], report: Mapping[str, Any]) -> dict[tuple, float]:
+    """The average over all else for each seed of which every run is done, by the seed."""
     seeds: dict[tuple, list[Row]] = {}
     for row in rows:
         seeds.setdefault(axes_of(row, report["seeds"]), []).append(row)
-    averages = []
-    for of_seed in seeds.values():
+    averages = {}
+    for seed, of_seed in seeds.items():
         values = [value_of(row, report) for row in of_seed]
         known = [value for value in values if value is not None]
         if len(known) == len(of_seed):
-            averages.append(statistics.fmean(known))
-    failed = sum(any(row["status"] == "failed" for row in of_seed) for of_seed in seeds.values())
-    return Cell(tuple(averages), len(seeds), failed)
+            averages[seed] = statistics.fmean(known)
+    return averages
+
+
+def average_of(rows: Sequence[Row], report: Mapping[str, Any]) -> Cell:
+    """The cell of `averages_of`."""
+    failed = {axes_of(row, report["seeds"]) for row in rows if row["status"] == "failed"}
+    seeds = distinct(rows, report["seeds"])
+    return Cell(tuple(averages_of(rows, report).values()), len(seeds), len(failed))
 
 
 def axes_of(row: Row, axes: Sequence[str]) -> tuple:

@@ -1,13 +1,14 @@
-"""Convert a pretrained T5 between formats.
+"""Convert a pretrained T5 or ViT between formats.
 
   dpt convert /models/flan-t5-large /models/flan_t5_large
   dpt convert gs://t5-data/pretrained_models/t5x/t5_1_1_base/checkpoint_1000000 t5_1_1_base
   dpt convert t5_1_1_base t5_1_1_base_hf --to hf --dtype bfloat16
+  dpt convert ViT-B_16.npz vit_b16
 
 SOURCE is a folder of Hugging Face (safetensors or pytorch_model.bin), a T5X checkpoint in the
-released (zarr) format or in Orbax format, on a disk or in a bucket, or our own folder; it is told
-by looking inside. One parameter at a time is in memory, so that a model of any size can be
-converted. TARGET appears when it is whole.
+released (zarr) format or in Orbax format, on a disk or in a bucket, or our own folder; of a ViT
+also a .npz of google-research's. It is told by looking inside. One parameter at a time is in
+memory, so that a model of any size can be converted. TARGET appears when it is whole.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 
 from dpt_jax.cli.console import human_bytes, say
 
-HELP = "convert a pretrained T5 between Hugging Face, T5X and our own format"
+HELP = "convert a pretrained T5 or ViT between Hugging Face, Google's and our own formats"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,41 +1,77 @@
 """Train prompts for a tiny pretrained T5 that comes with the package, and show that they work.
 
   dpt demo
-  dpt demo --methods vanilla,decomposed,residual,fine_tuning
+  dpt demo --methods vanilla,decomposed,residual,prefix,fine_tuning
+  dpt demo --recipe=fast
+  dpt demo --images
+  dpt demo --images --methods deep,fine_tuning --tasks embedded
 
 Every method starts from the same frozen backbone, on three generated tasks in the manner of
 SuperGLUE whose inputs do not say what to do. The runs, a picture of the learning curves and
 summary.json go to runs/demo; a demo that was stopped is continued by the same command.
+
+With --images it is a tiny vision transformer, which was pretrained on tiled handwritten digits, and
+digits among noise (PARTIAL) or on photographs (EMBEDDED). attention.png in runs/demo_images shows
+what the prompts attend to, layer by layer.
 """
 
 import argparse
 import pathlib
 from typing import Any
 
-from dpt_jax.cli import outputs
+from dpt_jax.cli import demo_images, outputs
 from dpt_jax.cli.console import print_table
 
 HELP = "train prompts on the embedded tiny T5 and show the result (about 3 minutes)"
 
-# Method -> its prompt's gin file and bindings of its own.
-METHODS: dict[str, tuple[list[str], list[str]]] = {
-    "vanilla": (["prompts/vanilla.gin"], ["SampledVocabulary.population = 250"]),
-    "decomposed": (["prompts/decomposed_uniform.gin"], []),
-    "residual": (["prompts/residual.gin"], ["SampledVocabulary.population = 250"]),
+_SAMPLED = ["SampledVocabulary.population = 250"]
+# What the recipe does not concern.
+_OTHERS = {
+    "prefix": (["prefixes/simple_shared.gin"], ["PREFIX_LENGTH = 20", *_SAMPLED]),
     "fine_tuning": ([], ["PROMPT = None", "LEARNING_RATE_PEAK = 1e-3"]),
 }
+# Recipe -> method -> the gin files and bindings of its own.
+RECIPES: dict[str, dict[str, tuple[list[str], list[str]]]] = {
+    "released": {
+        "vanilla": (["prompts/vanilla.gin"], _SAMPLED),
+        "decomposed": (["prompts/decomposed_uniform.gin"], []),
+        "residual": (["prompts/residual.gin"], _SAMPLED),
+        **_OTHERS,
+    },
+    "fast": {
+        "vanilla": (["recipes/fast.gin", "prompts/vanilla_measured.gin"], []),
+        "decomposed": (["recipes/fast.gin"], []),
+        "residual": (["recipes/fast.gin", "prompts/residual_measured.gin"], []),
+        **_OTHERS,
+    },
+}
+METHODS = list(RECIPES["released"])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags; `--gin.NAME=VALUE` changes every run."""
     parser.add_argument(
+        "--images", action="store_true", help="prompts for a ViT on images (about 5 minutes)"
+    )
+    parser.add_argument(
         "--methods",
-        default="vanilla,decomposed",
         metavar="NAMES",
-        help=f"which of {', '.join(METHODS)} (default: vanilla,decomposed)",
+        help=f"which of {', '.join(METHODS)} (default: vanilla,decomposed); with --images, of "
+        f"{', '.join(demo_images.METHODS)} (default: all)",
     )
     parser.add_argument("--tasks", metavar="NAMES", help="which demo tasks (default: all)")
-    parser.add_argument("--output", default="runs/demo", metavar="DIR", help="default: runs/demo")
+    parser.add_argument(
+        "--recipe",
+        choices=list(RECIPES),
+        default="released",
+        help="how prompts for the T5 are trained: the DPT authors' released recipe for 700 steps "
+        "(default), or recipes/fast.gin for 200",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="DIR",
+        help="default: runs/demo, runs/demo_fast of that recipe, or runs/demo_images with --images",
+    )
     parser.add_argument(
         "--seed", type=int, default=0, help="of prompts and data order (default: 0)"
     )
@@ -43,6 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains every method on every task, then writes and prints the results."""
+    name = "images" if args.images else args.recipe.replace("released", "")
+    args.output = args.output or f"runs/demo_{name}".removesuffix("_")
+    if args.images:
+        known = demo_images.METHODS, demo_images.SETS
+        methods = _chosen("--methods", args.methods or ",".join(known[0]), list(known[0]))
+        sets = _chosen("--tasks", args.tasks or ",".join(known[1]), list(known[1]))
+        return demo_images.run(args, methods, sets)
+
     import dataclasses
 
     from dpt_jax import demo, gin_utils, inference
@@ -50,21 +94,17 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax.problems import text
     from dpt_jax.training.config import RunConfig
 
-    methods = _chosen("--methods", args.methods, list(METHODS))
+    methods = _chosen("--methods", args.methods or "vanilla,decomposed", METHODS)
     tasks = _chosen("--tasks", args.tasks or ",".join(demo.TASKS), list(demo.TASKS))
     output = outputs.require_folder(args.output, "--output")
 
     def config_of(method: str, task: str, folder: pathlib.Path) -> RunConfig:
-        files, bindings = METHODS[method]
+        files, bindings = RECIPES[args.recipe][method]
         gin_utils.parse(
             ["runs/demo.gin", *files],
             [
-                "PROMPT_LENGTH = 20",
-                "BOTTLENECK = 4",
-                *bindings,
-                f"MIXTURE_OR_TASK_NAME = {task!r}",
+                *bindings_of(bindings, task, args.seed),
                 f"MODEL_DIR = {str(folder)!r}",
-                f"RANDOM_SEED = {args.seed}",
                 *args.gin_bindings,
             ],
         )
@@ -77,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         "seed": args.seed,
     }
     for task in tasks:
-        bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None)
+        bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None, prefix=None)
         [result] = inference.evaluate(text.prepare(bare), None)
         summary["no_prompt"][task] = result.metrics["accuracy"]
     for method in methods:
@@ -97,6 +137,17 @@ def run(args: argparse.Namespace) -> None:
     _draw(output, summary, tasks)
     _print_table(summary, tasks)
     print(f"\nWritten: {output / 'summary.json'}, {output / 'learning_curves.png'}")
+
+
+def bindings_of(own: list[str], task: str, seed: int) -> list[str]:
+    """The bindings of a run, but for its folder; `own` are those of its method."""
+    return [
+        "PROMPT_LENGTH = 20",
+        "BOTTLENECK = 4",
+        *own,
+        f"MIXTURE_OR_TASK_NAME = {task!r}",
+        f"RANDOM_SEED = {seed}",
+    ]
 
 
 def _draw(output: pathlib.Path, summary: dict[str, Any], tasks: list[str]) -> None:

@@ -13,6 +13,7 @@ server takes, and leaves the metrics out; files of other tasks that are in the z
 
 import argparse
 import pathlib
+from typing import Any
 
 from dpt_jax.cli import outputs, runs
 from dpt_jax.cli.console import say
@@ -57,6 +58,8 @@ def run(args: argparse.Namespace) -> None:
     if args.submission:
         outputs.require_file(args.submission, "--submission")
     config = runs.load_config(args)
+    if runs.is_of_images(config):
+        return _run_on_images(args, config)
 
     import dataclasses
 
@@ -111,3 +114,25 @@ def run(args: argparse.Namespace) -> None:
         for result in results:
             path = as_path(args.predictions) / f"{result.task}_{name}.jsonl"
             write_json_lines(path, result.predictions)
+
+
+def _run_on_images(args: argparse.Namespace, config: Any) -> None:
+    import dataclasses
+
+    from dpt_jax.errors import InputError
+    from dpt_jax.files import json_dumps, write_json_lines
+    from dpt_jax.paths import as_path
+    from dpt_jax.problems import trained_images
+
+    for flag in ("prompt", "no_prompt", "scoring", "submission"):
+        if getattr(args, flag):
+            raise InputError(f"--{flag} is of runs on text, but {args.model_dir} is one on images.")
+    if args.split:
+        config = dataclasses.replace(config, eval_split=args.split)
+    step = trained_images.step_of(args.model_dir, args.step)
+    prepared, params = trained_images.load(config, args.model_dir, step)
+    result = prepared.classifier(params, config.task)
+    print(json_dumps({"prompt": str(step), "metrics": {result.task: result.metrics}}))
+    if args.predictions:
+        path = as_path(args.predictions) / f"{result.task}_{step}.jsonl"
+        write_json_lines(path, result.predictions)

@@ -4,15 +4,20 @@
   dpt inspect /models/t5-large --all
   dpt inspect rte.npy --json
 
-Knows pretrained T5s (ours, Hugging Face's, T5X's), runs, and prompts: .npy, .npz, numpy checkpoint
-folders, safetensors, PEFT adapters and the released DPT code's .pt. What it is, is told by looking
-inside. Parameters that differ only in their layer are one line, unless --all is given.
+Knows pretrained T5s (ours, Hugging Face's, T5X's) and ViTs (ours, Hugging Face's, the .npz of
+google-research's), runs, and prompts: .npy, .npz, numpy checkpoint folders, safetensors, PEFT
+adapters and the released DPT code's .pt. What it is, is told by looking inside. Parameters that
+differ only in their layer are one line, unless --all is given.
+
+Of a pretrained T5 the norm of the encoder's residual stream is measured, on random tokens; a prompt
+of recipes/fast.gin starts at that of its task's own text. --no-norm does not read the encoder.
 """
 
 import argparse
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file, a folder, or the URL of a checkpoint")
     parser.add_argument("--all", action="store_true", help="a line for every parameter")
     parser.add_argument("--json", action="store_true", help="one JSON object, with everything")
+    parser.add_argument(
+        "--no-norm", action="store_true", help="do not measure a T5's residual stream"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,10 +49,34 @@ def run(args: argparse.Namespace) -> None:
     found = describe(args.path)
     rows = [(name, 1, t.shape, t.dtype.name, t.nbytes) for name, t in found.parameters.items()]
     numbers = None if found.prompt is None else spectrum(found.prompt)
+    measure = found.config is not None and not args.no_norm
     if args.json:
-        print(json.dumps(_report(args.path, found, rows, numbers)))
-    else:
-        _print(args.path, found, rows if args.all else _by_layer(rows), numbers)
+        report = _report(args.path, found, rows, numbers)
+        print(json.dumps(report | ({"residual_norm": _residual_norm(found)} if measure else {})))
+        return
+    _print(args.path, found, rows if args.all else _by_layer(rows), numbers)
+    if measure:
+        # A large model is read for a while.
+        sys.stdout.flush()
+        norm = _residual_norm(found)
+        print(
+            "Norm of the encoder's residual stream, on random tokens: "
+            + ("none that is finite and above 0" if norm is None else f"{norm:g}")
+        )
+
+
+def _residual_norm(found: Any) -> float | None:
+    """The measured norm of a pretrained T5; None where there is none of use."""
+    from flax.traverse_util import unflatten_dict
+
+    from dpt_jax.errors import InputError
+    from dpt_jax.models.residual_norm import residual_norm
+
+    params = unflatten_dict(dict(found.parameters), sep="/")
+    try:
+        return residual_norm(found.config, params)
+    except InputError:
+        return None
 
 
 def _report(path: str, found: Any, rows: list[tuple], numbers: Any) -> dict[str, Any]:

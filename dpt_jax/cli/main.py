@@ -23,14 +23,25 @@ COMMANDS = (
     "convert",
     "sweep",
     "rank",
+    "prefix",
     "report",
     "inspect",
     "tasks",
     "plan",
+    "attention",
     "theory",
 )
 # Those that run programs themselves. A sweep's are run by its workers.
-_COMPILING = ("demo", "train", "evaluate", "predict", "rank", "theory")
+_COMPILING = (
+    "demo",
+    "train",
+    "evaluate",
+    "predict",
+    "rank",
+    "prefix",
+    "attention",
+    "theory",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

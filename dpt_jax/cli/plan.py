@@ -1,14 +1,14 @@
 r"""Compile a run for TPUs that are not there: does it fit, and how fast can it be?
 
-dpt plan --topology=v5e:4x4 --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_0_11b.gin \
-      --gin_file=recipes/paper.gin --gin_file=recipes/tpu.gin \
+dpt plan --topology=v5e:4x4 --model=t5_1_0_11b --recipe=paper --gin_file=recipes/tpu.gin \
       --gin.MESH="(1, 1, 16)" --gin.BATCH_SIZE=32
 
-The gin files and bindings are those of `dpt train`; task and folders need not be set. What is
-compiled are the real training step and the decoding of an evaluation batch (where EVAL_PERIOD and
-SCORING ask for any), by libtpu's own compiler, for batches as long as TASK_FEATURE_LENGTHS. Bytes
-are the compiler's; seconds are a roofline estimate from the chip's published rates, and real runs
-stay behind it. --search ignores MESH and BATCH_SIZE and finds them.
+The flags, gin files and bindings are those of `dpt train`; task and folders need not be set, and
+--model takes the name of a file of models/ as well as a folder. What is compiled are the real
+training step and the decoding of an evaluation batch (where EVAL_PERIOD and SCORING ask for any),
+by libtpu's own compiler, for batches as long as TASK_FEATURE_LENGTHS. Bytes are the compiler's;
+seconds are a roofline estimate from the chip's published rates, and real runs stay behind it.
+--search ignores MESH and BATCH_SIZE and finds them.
 
 The exit status is 1 when the compiler refuses.
 """
@@ -17,6 +17,7 @@ import argparse
 import json
 from typing import Any
 
+from dpt_jax.cli import short_flags
 from dpt_jax.cli.console import human_bytes, say
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="chip and slice, such as v5e:4x4"
     )
+    short_flags.add_model_flags(parser)
     add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.add_argument(
@@ -43,26 +45,37 @@ def run(args: argparse.Namespace) -> int:
     from dpt_jax.planning.tpus import parse_topology
 
     where = parse_topology(args.topology)
-    if not args.gin_file:
+    paths = search_paths(args)
+    short = short_flags.given(args, paths) or short_flags.Given([], [])
+    files = [*short.files, *args.gin_file]
+    if not files:
         raise InputError(
-            "Say what to plan: --gin_file=runs/prompt_train.gin --gin_file=models/....gin "
-            "--gin_file=recipes/paper.gin --gin_file=recipes/tpu.gin (see dpt plan --help)."
+            "Say what to plan: --model=NAME --recipe=paper --gin_file=recipes/tpu.gin, or all "
+            "files, --gin_file=runs/prompt_train.gin first (see dpt plan --help)."
         )
     # What a plan does not depend on need not be set; what the user sets comes after it.
     unset = ["MODEL_DIR = ''", "INITIAL_CHECKPOINT_PATH = None", "MIXTURE_OR_TASK_NAME = ''"]
     unset += ["TRAIN_STEPS = 1000"]
-    bindings = [*unset, *args.gin_bindings]
-    gin_utils.parse(args.gin_file, bindings, search_paths(args), of_run=True)
+    bindings = [*unset, *short.bindings, *args.gin_bindings]
+    from dpt_jax.problems.image_config import ImageRunConfig
+
+    gin_utils.parse(files, bindings, paths, of_run=True)
 
     import jax
 
     # A machine's own accelerators have no part in this.
     jax.config.update("jax_platforms", "cpu")
     from dpt_jax.planning import plan
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.problems import kinds
 
-    config = gin_utils.build(RunConfig)
-    decoding = config.eval_period != 0 and config.scoring == "generation"
+    if gin_utils.bound_run() == ImageRunConfig.KIND:
+        if args.search:
+            raise InputError("--search takes runs on text; name a MESH and a BATCH_SIZE instead.")
+        # Whose images they are does not matter.
+        gin_utils.parse(files, ["DATA = @images.Digits()", *bindings], paths, of_run=True)
+    config = kinds.build()
+    of_text = not isinstance(config, ImageRunConfig)
+    decoding = of_text and config.eval_period != 0 and config.scoring == "generation"
     if args.search:
         made, candidates = plan.search(config, where, say, decoding)
     else:
@@ -104,12 +117,15 @@ def _amount(nbytes: float) -> str:
 
 def _print(made: Any) -> None:
     config, where = made.config, made.where
-    lengths = config.task_feature_lengths
     prompt = 0 if config.prompt is None else config.prompt.length
+    if hasattr(config, "task_feature_lengths"):
+        lengths = config.task_feature_lengths
+        row = f"source {lengths['inputs']}, prompt {prompt}, target {lengths['targets']}"
+    else:
+        row = f"{config.model.image_size} x {config.model.image_size} pixels, prompt {prompt}"
     print(
         f"{where.name}, {where.chips} chips; MESH = {made.mesh} (data, fsdp, model); "
-        f"BATCH_SIZE = {config.batch_size}, source {lengths['inputs']}, prompt {prompt}, "
-        f"target {lengths['targets']}"
+        f"BATCH_SIZE = {config.batch_size}, {row}"
     )
     limit = where.chip.usable_hbm_bytes
     for name, program in (("training step", made.train), ("decoding", made.decoding)):
@@ -133,7 +149,8 @@ def _print(made: Any) -> None:
             print(f"    {kind:<22}{moved:>13}     {total['count']:.0f} times")
         print(f"  {'estimated time':<24}{seconds.total:>10.3g} s")
     if made.train is not None:
+        tokens = made.tokens_per_second
         print(
-            f"\nestimate: {made.examples_per_second:,.1f} examples/s, "
-            f"{made.tokens_per_second:,.0f} tokens/s"
+            f"\nestimate: {made.examples_per_second:,.1f} examples/s"
+            + (f", {tokens:,.0f} tokens/s" if tokens else "")
         )

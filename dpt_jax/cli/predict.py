@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output != "-":
         outputs.require_file(args.output, "--output")
     config, vocabulary = runs.load_without_tasks(args)
+    runs.require_text(config, "dpt predict", "Use dpt evaluate with --predictions=DIR.")
 
     from dpt_jax import inference, run_files
     from dpt_jax.interop.adapters import load_adapter

@@ -6,7 +6,7 @@ r"""Show how low the rank of a prompt is, and what its task loses when the promp
   dpt rank runs/rte --ranks=1,2,5,10 --output=runs/rte/rank
 
   dpt rank --probe --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_0_small.gin \
-      --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/probe'" ...
+      --gin_file=recipes/paper.gin --gin.MODEL_DIR=runs/probe ...
 
 A prompt is cut by its truncated singular value decomposition and not trained again. The probe
 (section 2 of the DPT paper) trains `U relu(Σ) V` and draws the signs of Σ and the rank over time.
@@ -77,6 +77,7 @@ def _measure(args: argparse.Namespace) -> None:
             raise InputError("--gin. bindings need the model and task: --model_dir or --gin_file.")
     scored = not args.no_score and (args.model_dir is not None or bool(args.gin_file))
     config = runs.load_config(args) if scored else None
+    runs.require_text(config, "dpt rank", "Name its prompt alone, without a task.")
     width = None if config is None else config.model.emb_dim
     prompt = load_prompt(_prompt_path(args), embed_dim=width, flag="PROMPT")
     ranks = _ranks(args.ranks, min(prompt.shape)) if args.ranks else ranks_for(prompt)

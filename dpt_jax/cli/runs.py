@@ -24,9 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The RunConfig of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
+    """The settings of `--model_dir` or `--gin_file`, with `--gin.NAME=VALUE` on top."""
     from dpt_jax import gin_utils
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.problems import kinds
 
     files, bindings = list(args.gin_file), list(args.gin_bindings)
     if args.model_dir is not None:
@@ -37,7 +37,22 @@ def load_config(args: argparse.Namespace) -> Any:
         # The model and task are used. The prompt is a file, and how to train does not matter.
         bindings = ["MODEL_DIR = ''", "EPOCHS = 1", "PROMPT = None", *bindings]
     gin_utils.parse(files, bindings, search_paths(args), of_run=True)
-    return gin_utils.build(RunConfig)
+    return kinds.build()
+
+
+def is_of_images(config: Any) -> bool:
+    """Whether settings are those of a run on images."""
+    from dpt_jax.problems.image_config import ImageRunConfig
+
+    return isinstance(config, ImageRunConfig)
+
+
+def require_text(config: Any, command: str, instead: str) -> None:
+    """Raises InputError for the settings of a run on images, where a command takes text alone."""
+    if is_of_images(config):
+        raise InputError(
+            f"{command} takes runs on text, but {config.model_dir} is one on images. {instead}"
+        )
 
 
 def load_without_tasks(args: argparse.Namespace) -> tuple[Any, Any]:

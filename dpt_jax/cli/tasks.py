@@ -6,7 +6,7 @@ dpt tasks lengths dpt_multirc           # percentiles, and what each choice of b
 dpt tasks --module my_project.tasks     # your own
 
 SuperGLUE's rows and vocabulary are where DPT_SUPERGLUE_DIR and DPT_VOCAB say in the environment, or
---gin.SUPERGLUE_DIR="'folder'" and --gin.VOCABULARY="'spiece.model'".
+--gin.SUPERGLUE_DIR=folder and --gin.VOCABULARY=spiece.model.
 """
 
 import argparse

@@ -1,12 +1,17 @@
 r"""Train a soft prompt on a frozen T5, or continue a run by naming its MODEL_DIR again.
 
-dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \
-      --gin_file=recipes/paper.gin --gin.MODEL_DIR="'runs/rte'" \
-      --gin.INITIAL_CHECKPOINT_PATH="'path/to/t5'" \
-      --gin.MIXTURE_OR_TASK_NAME="'my_task'" --gin.MIXTURE_OR_TASK_MODULE="'my_tasks'"
+dpt train --model=path/to/t5 --task=dpt_rte --recipe=paper --output=runs/rte
 
---gin.NAME=VALUE sets a macro, whatever the gin files say; docs/settings.md lists them all. A text
-needs quotes that the shell leaves, as above.
+The sizes of the network are read from the model's folder, and so is the vocabulary of SuperGLUE's
+tasks where it lies there. The same in full, gin file by gin file:
+
+dpt train --gin_file=runs/prompt_train.gin --gin_file=models/t5_1_1_base.gin \
+      --gin_file=recipes/paper.gin --gin.INITIAL_CHECKPOINT_PATH=path/to/t5 \
+      --gin.MIXTURE_OR_TASK_NAME=my_task --gin.MIXTURE_OR_TASK_MODULE=my_tasks \
+      --gin.MODEL_DIR=runs/mine
+
+Both can be mixed; gin files come after the short flags, and --gin.NAME=VALUE sets a macro whatever
+the files say. docs/settings.md lists them all.
 
 The same command in every process trains over several of them. They find each other by themselves on
 Cloud TPU, in indexed Kubernetes jobs (GKE), Slurm and Open MPI; elsewhere give all three of
@@ -17,13 +22,15 @@ import argparse
 import dataclasses
 import json
 
+from dpt_jax.cli import short_flags
 from dpt_jax.cli.gin_flags import add_gin_flags, search_paths
 
 HELP = "train a soft prompt on a frozen T5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds T5X's gin flags; `--gin.NAME=VALUE` is handled in main."""
+    """Adds the short flags and T5X's gin flags; `--gin.NAME=VALUE` is handled in main."""
+    short_flags.add_flags(parser)
     add_gin_flags(parser, "gin file, repeatable; later ones override earlier ones")
     processes = parser.add_argument_group("several processes")
     processes.add_argument(
@@ -64,10 +71,14 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax import gin_utils
     from dpt_jax.errors import InputError
 
-    if not args.gin_file:
+    paths = search_paths(args)
+    short = short_flags.given(args, paths) or short_flags.Given([], [])
+    files, bindings = [*short.files, *args.gin_file], [*short.bindings, *args.gin_bindings]
+    if not files:
         raise InputError(
-            "Say what to train: --gin_file=runs/prompt_train.gin --gin_file=models/....gin "
-            "--gin_file=prompts/....gin (see dpt train --help)."
+            "Say what to train: --model=path/to/t5 --task=NAME --output=DIR, or "
+            "--gin_file=runs/prompt_train.gin --gin_file=models/....gin --gin_file=prompts/....gin "
+            "(see dpt train --help)."
         )
 
     from dpt_jax.devices import agreement
@@ -77,13 +88,12 @@ def run(args: argparse.Namespace) -> None:
     launch = Launch(**{name: getattr(args, name) for name in names})
     with running(launch):
         with agreement.raise_everywhere():
-            gin_utils.parse(args.gin_file, args.gin_bindings, search_paths(args), of_run=True)
+            gin_utils.parse(files, bindings, paths, of_run=True)
 
-            from dpt_jax.problems import text
-            from dpt_jax.training.config import RunConfig
+            from dpt_jax.problems import kinds
 
-            config = gin_utils.build(RunConfig)
+            config = kinds.build()
         agreement.check_same("gin bindings", gin_utils.bindings())
-        summary = text.train(config, gin_utils.operative_config)
+        summary = kinds.train(config, gin_utils.operative_config)
         if agreement.is_first():
             print(json.dumps(summary))

@@ -30,12 +30,14 @@ class TrainData:
       buckets: padded source lengths.
       target_length: padded target length, the same for all batches.
       schedule: which examples each step takes.
+      told: what else to say of it to people.
     """
 
     tasks: list[TaskExamples]
     buckets: tuple[int, ...]
     target_length: int
     schedule: Schedule
+    told: str = ""
 
     def __post_init__(self) -> None:
         self._inputs = [x for task in self.tasks for x in task.inputs]
@@ -51,14 +53,31 @@ class TrainData:
         batch_size: int,
         seed: int,
         num_buckets: int,
+        balanced: bool = False,
     ) -> "TrainData":
-        """Chooses buckets for the examples and lays out the order of training."""
+        """Chooses buckets for the examples and lays out the order of training.
+
+        Args:
+          tasks: the examples, task by task.
+          rates: sampling rates of the tasks, in any unit.
+          batch_size: rows of a batch.
+          seed: of the order.
+          num_buckets: padded source lengths at most.
+          balanced: give every batch the targets' shares. Where most targets occur once, as those of
+            translation, that means nothing, and batches are random.
+        """
         lengths = np.asarray([len(x) for task in tasks for x in task.inputs])
         buckets = choose_buckets(lengths, num_buckets)
         longest_target = max(len(x) for task in tasks for x in task.targets)
         sampler = Sampler(tuple(len(task.inputs) for task in tasks), tuple(rates), seed)
-        schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size)
-        return cls(tasks, buckets, round_up(longest_target, 8), schedule)
+        groups = _targets(tasks) if balanced else None
+        schedule = Schedule(sampler, np.searchsorted(buckets, lengths), batch_size, groups)
+        told = ""
+        if balanced:
+            told = ", batches not balanced: most targets occur once"
+            if groups is not None:
+                told = f", batches balanced by {groups.max() + 1:,} targets"
+        return cls(tasks, buckets, round_up(longest_target, 8), schedule, told)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,7 +109,17 @@ class TrainData:
         return (
             f"{len(self._inputs):,} examples, {self.steps_per_epoch:,} steps per epoch, source "
             f"buckets {', '.join(map(str, self.buckets))}, target length {self.target_length}"
+            f"{self.told}"
         )
+
+
+def _targets(tasks: list[TaskExamples]) -> np.ndarray | None:
+    """A number for each example's target, by task and tokens; None where most occur once."""
+    names = [(i, tuple(x.tolist())) for i, task in enumerate(tasks) for x in task.targets]
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    if 2 * len(numbers) > len(names):
+        return None
+    return np.asarray([numbers[name] for name in names])
 
 
 def make_batch(

@@ -81,6 +81,28 @@ def plan_batches(
     return batches
 
 
+def spread_evenly(order: np.ndarray, groups: np.ndarray, seed: Sequence[int]) -> np.ndarray:
+    """Reorders examples so that those of each group are evenly spaced.
+
+    Of any stretch of the result, each group has its share, give or take one. The members of a group
+    stay in the order in which they are given, from a random place of the group's own on.
+
+    Args:
+      order: the examples' indices, in the order in which they are to be used.
+      groups: `[examples]`, the group of every example.
+      seed: of the groups' first places.
+
+    Returns:
+      The same indices.
+    """
+    found, group_of, sizes = np.unique(groups[order], return_inverse=True, return_counts=True)
+    places = np.zeros(len(order))
+    first = np.random.default_rng(seed).random(len(found))
+    for group, size in enumerate(sizes):
+        places[group_of == group] = (np.arange(size) + first[group]) / size
+    return order[np.argsort(places, kind="stable")]
+
+
 @dataclasses.dataclass(frozen=True)
 class Sampler:
     """The order in which training visits examples of one or several tasks.
@@ -131,11 +153,14 @@ class Schedule:
       sampler: order of the examples.
       bucket_ids: `[examples]`, bucket of every example.
       batch_size: rows of a batch.
+      targets: `[examples]`, a number for each example's target, where batches are to be balanced:
+        each then has the targets' shares of its bucket, give or take one. None for random batches.
     """
 
     sampler: Sampler
     bucket_ids: np.ndarray
     batch_size: int
+    targets: np.ndarray | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -144,6 +169,10 @@ class Schedule:
 
     def epoch(self, epoch: int) -> list[tuple[int, np.ndarray]]:
         """The epoch's batches as `(bucket, indices)`, in the order of its steps."""
-        batches = plan_batches(self.bucket_ids, self.sampler.epoch(epoch), self.batch_size)
+        order = self.sampler.epoch(epoch)
+        if self.targets is not None:
+            groups = self.targets * (self.bucket_ids.max() + 1) + self.bucket_ids
+            order = spread_evenly(order, groups, [self.sampler.seed, 3, epoch])
+        batches = plan_batches(self.bucket_ids, order, self.batch_size)
         np.random.default_rng([self.sampler.seed, 2, epoch]).shuffle(batches)
         return batches

@@ -52,6 +52,24 @@ def open_vocabulary(
     return found
 
 
+def named_by(folder: str | os.PathLike) -> str | None:
+    """What tasks that read a vocabulary from a file take for the model of a folder.
+
+    Returns:
+      The path of a SentencePiece file in it, or "bytes" where it names ByT5's tokenizer; None where
+      it brings neither. A `tokenizer.json` is not for them.
+    """
+    path = pathlib.Path(folder).expanduser()
+    for name in model_vocabulary.FILES:
+        if (path / name).is_file():
+            return os.path.join(folder, name)
+    return BYTES if _is_byt5(path) else None
+
+
+def _is_byt5(folder: pathlib.Path) -> bool:
+    return any(_tokenizer_class(folder / name) == _BYTE_CLASS for name in _NAMES_CLASS)
+
+
 def _open(location: str | os.PathLike, rows: int) -> KeptVocabulary:
     path = pathlib.Path(location).expanduser()
     if path.is_file():
@@ -61,7 +79,7 @@ def _open(location: str | os.PathLike, rows: int) -> KeptVocabulary:
             return _pieces(path / name, rows)
     if (path / FAST).is_file():
         return Fast(path / FAST, add_eos=True)
-    if any(_tokenizer_class(path / name) == _BYTE_CLASS for name in _NAMES_CLASS):
+    if _is_byt5(path):
         return Bytes(0, add_eos=True)
     raise InputError(
         f"{location} brings no tokenizer: looked for {', '.join((*model_vocabulary.FILES, FAST))}, "

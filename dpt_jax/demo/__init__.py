@@ -8,12 +8,14 @@ import pathlib
 
 from dpt_jax.demo.superglue import TASKS, majority_class
 
-#: The pretrained backbone's folder, with its vocabulary in it.
 BACKBONE_DIR = pathlib.Path(__file__).parent / "backbone"
-#: The SentencePiece model that the backbone was pretrained with.
+"""The pretrained backbone's folder, with its vocabulary in it."""
+
 VOCABULARY = BACKBONE_DIR / "sentencepiece.model"
-#: All tasks of the demo at once, mixed at equal rates.
+"""The SentencePiece model that the backbone was pretrained with."""
+
 MIXTURE = "demo_superglue"
+"""All tasks of the demo at once, mixed at equal rates."""
 
 
 def backbone_dir() -> str:
@@ -21,9 +23,14 @@ def backbone_dir() -> str:
     return str(BACKBONE_DIR)
 
 
+def vit_dir() -> str:
+    """The folder of the images' demo's pretrained ViT, as text."""
+    return str(pathlib.Path(__file__).parent / "vit")
+
+
 def chance(task: str) -> float:
     """Accuracy on validation, in 0 to 1, of always giving the most frequent training answer."""
     return majority_class(task)[1]
 
 
-__all__ = ["BACKBONE_DIR", "MIXTURE", "TASKS", "VOCABULARY", "backbone_dir", "chance"]
+__all__ = ["BACKBONE_DIR", "MIXTURE", "TASKS", "VOCABULARY", "backbone_dir", "chance", "vit_dir"]

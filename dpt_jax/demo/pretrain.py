@@ -1,7 +1,8 @@
 """Pretrains the demo's backbone: `python -m dpt_jax.demo.pretrain --output DIR`.
 
-Trains every parameter of a small T5 1.1 on the mixture of `dpt_jax.demo.skills` and writes a
-backbone folder (`backbone.json`, `model.safetensors`, `sentencepiece.model`). Each evaluation
+Trains every parameter of a small T5 on the mixture of `dpt_jax.demo.skills` and writes a backbone
+folder (`backbone.json`, `model.safetensors`, `sentencepiece.model`). `--shape` has other sizes than
+those of the demo's own, to see what depends on them. Each evaluation
 writes the weights to `DIR/step_N`; the last become `DIR/backbone` only when every skill's
 validation accuracy reaches the threshold, because the reasoning skills appear abruptly after
 thousands of steps and a run stopped before that is of no use to anyone.
@@ -11,6 +12,7 @@ makes a device of each of two cores, which is about twice as fast as one device 
 """
 
 import argparse
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -41,6 +43,23 @@ CONFIG = T5Config(
     mlp_activations=("gelu", "linear"),
     dropout_rate=0.0,
 )
+
+#: What `--shape` takes: the demo's own T5 1.1; T5 1.0's form, one ReLU and tied embeddings; and
+#: twice the demo's width and depth.
+SHAPES = {
+    "demo": {},
+    "t5_1_0": {"mlp_activations": ("relu",), "logits_via_embedding": True, "mlp_dim": 512},
+    "double": {
+        "emb_dim": 256,
+        "head_dim": 32,
+        "mlp_dim": 768,
+        "num_encoder_layers": 6,
+        "num_decoder_layers": 4,
+    },
+}
+
+#: The attention score of a normalized token against itself in the heads that start as matchers.
+_MATCHING_SCORE = 5.6
 
 #: Learning rates relative to the others'. T5's position biases and unit-variance embeddings
 #: barely move at the rate that suits the kernels, and its queries, which carry no
@@ -103,14 +122,16 @@ def initial_params(model: Transformer, seed: int) -> dict[str, Any]:
     cfg = model.config
     blank = jnp.zeros((1, SOURCE_LENGTH), jnp.int32)
     target = jnp.zeros((1, TARGET_LENGTH), jnp.int32)
-    variables = model.init(jax.random.PRNGKey(seed), blank, target, target, enable_dropout=False)
+    init = jax.jit(functools.partial(model.init, enable_dropout=False))
+    variables = init(jax.random.PRNGKey(seed), blank, target, target)
     params = jax.tree.map(np.array, variables["params"])
     encoder = params["encoder"]
     matchers = slice(0, 3 * cfg.head_dim)
     for i in range(cfg.num_encoder_layers):
         attention = encoder[f"layers_{i}"]["attention"]
-        # A normalized token scores head_dim * 0.35 = 5.6 against itself.
-        attention["query"]["kernel"][:, matchers] = 0.35 * attention["key"]["kernel"][:, matchers]
+        attention["query"]["kernel"][:, matchers] = (
+            _MATCHING_SCORE / cfg.head_dim * attention["key"]["kernel"][:, matchers]
+        )
     bias = encoder["relpos_bias"]["rel_embedding"]
     bias[0:3, 0] = -4.0
     # Buckets 1, 2 are the positions before; the positions after start at bucket 16.
@@ -197,7 +218,7 @@ def skill_accuracies(
     return {skill: sum(matches) / len(matches) for skill, matches in right.items() if matches}
 
 
-def save(folder: pathlib.Path, params, sentencepiece_model: bytes) -> None:
+def save(folder: pathlib.Path, config: T5Config, params, sentencepiece_model: bytes) -> None:
     """Writes a new backbone folder with its vocabulary; the weights are stored as bfloat16.
 
     Raises:
@@ -209,7 +230,7 @@ def save(folder: pathlib.Path, params, sentencepiece_model: bytes) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         vocabulary_file = pathlib.Path(scratch) / "sentencepiece.model"
         vocabulary_file.write_bytes(sentencepiece_model)
-        save_backbone(folder, CONFIG, half, [vocabulary_file])
+        save_backbone(folder, config, half, [vocabulary_file])
 
 
 def pretrain(
@@ -223,6 +244,7 @@ def pretrain(
     threshold: float = 0.95,
     evaluation_examples: int = 192,
     start: pathlib.Path | None = None,
+    shape: str = "demo",
 ) -> dict[str, float]:
     """Pretrains and writes the backbone; see the module's docstring.
 
@@ -234,7 +256,8 @@ def pretrain(
 
     proto = vocabulary.train_vocabulary(vocabulary.corpus())
     encode = sentencepiece.SentencePieceProcessor(model_proto=proto).encode
-    model, tx = Transformer(CONFIG), optimizer(learning_rate, steps)
+    config = dataclasses.replace(CONFIG, **SHAPES[shape])
+    model, tx = Transformer(config), optimizer(learning_rate, steps)
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -242,9 +265,9 @@ def pretrain(
     if start is not None:
         from dpt_jax.interop import load_backbone
 
-        params = jax.tree.map(lambda x: np.asarray(x, np.float32), load_backbone(start, CONFIG)[1])
+        params = jax.tree.map(lambda x: np.asarray(x, np.float32), load_backbone(start, config)[1])
     params = jax.device_put(params, everywhere)
-    state = jax.device_put(tx.init(params), everywhere)
+    state = jax.device_put(jax.jit(tx.init)(params), everywhere)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count:,} parameters, {steps} steps of {batch_size} examples, seed {seed}", flush=True)
 
@@ -266,9 +289,9 @@ def pretrain(
             print(f"step {step} loss {np.mean(losses):.4f} {seconds:.0f} s", flush=True)
             print("  " + " ".join(f"{k} {v:.3f}" for k, v in accuracies.items()), flush=True)
             losses = []
-            save(output / f"step_{step}", params, proto)
+            save(output / f"step_{step}", config, params, proto)
     if all(accuracy >= threshold for accuracy in accuracies.values()):
-        save(output / "backbone", params, proto)
+        save(output / "backbone", config, params, proto)
     return accuracies
 
 
@@ -278,6 +301,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--start", type=pathlib.Path, help="backbone folder to continue from")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="demo")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=8e-4)

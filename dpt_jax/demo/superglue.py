@@ -21,6 +21,7 @@ Row = dict[str, str | int]
 SIZES = {"train": 4096, "validation": 400}
 SPLITS = tuple(SIZES)
 TASKS = ("demo_entailment", "demo_questions", "demo_wordsense")
+"""The names of the demo's tasks."""
 
 #: The answer to each label number, in the order of SuperGLUE's own labels: entailment,
 #: contradiction, neutral for CB; false, true for BoolQ and WiC.

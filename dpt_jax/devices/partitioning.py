@@ -163,7 +163,13 @@ def state_shardings(
     """
     everywhere = replicated(mesh)
 
+    def absent(slot):
+        # Of a parameter that another part of the optimizer has (`optax.partition`).
+        return isinstance(slot, optax.MaskedNode)
+
     def slot(slot, param, sharding):
+        if absent(slot):
+            return slot
         # Adafactor's factored slots have another shape than their parameter.
         return sharding if slot.shape == param.shape else everywhere
 
@@ -174,6 +180,7 @@ def state_shardings(
         state.params,
         params,
         transform_non_params=lambda _: everywhere,
+        is_leaf=absent,
     )
     return state.replace(step=everywhere, params=params, opt_state=slots, rng=everywhere)
 

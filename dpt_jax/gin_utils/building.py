@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def build(configurable: Callable[..., T], **overrides: Any) -> T:
-    """Calls `configurable` with the arguments that gin binds to it.
+    """Calls `configurable` with the arguments that gin binds to it, and with `overrides`.
 
     Raises:
       InputError: when a required argument is bound nowhere, or a value is refused.
@@ -49,6 +49,6 @@ def operative_config() -> str:
 
 
 def _remedy(configurable: str) -> str:
-    if configurable == "RunConfig":
+    if configurable in ("RunConfig", "ImageRunConfig"):
         return f"{ADD_RUN_FILE}, which binds them to macros."
     return f"Bind them in a gin file, as gin_configs/{configurable.lower()}s does."

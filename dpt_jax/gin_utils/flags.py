@@ -1,5 +1,6 @@
 """Bindings of the command line, `--gin.NAME=VALUE`."""
 
+import ast
 import contextlib
 import inspect
 import re
@@ -17,6 +18,7 @@ import optax
 from dpt_jax import models
 from dpt_jax import prompts
 from dpt_jax import prefixes
+from dpt_jax import sweeps
 from dpt_jax.prompts import initializers
 from dpt_jax.training import config
 from dpt_jax.training import schedules
@@ -28,13 +30,22 @@ _TASK_BINDING = re.compile(
 )
 
 
+# A text that needs no quotes begins so, holds no mark of gin's, and is nothing else to Python.
+_BARE_TEXT = re.compile(r"[\w/~.]")
+_MARKS = frozenset("'\"@%()[]{},#")
+
+
 def parse_binding(binding: str) -> None:
     """Parses `NAME = VALUE` on top of what has been parsed.
+
+    A value that gin cannot read is a text where it looks like one: a path, a URL or a name.
 
     Raises:
       InputError: for a name or parameter that does not exist, or a value that cannot be read.
     """
     name, _, value = (part.strip() for part in binding.partition("="))
+    if _is_bare_text(value):
+        binding = f"{name} = {value!r}"
     try:
         gin.parse_config(binding)
         return
@@ -55,12 +66,20 @@ def parse_binding(binding: str) -> None:
             "it cannot be read; a value is written as in Python, without calls: 0.1, 'text', "
             "(1, 2), None, or @a_function."
         )
-        if value and not any(mark in value for mark in "'\"@%([{=,"):
-            message += f" A text needs quotes that the shell leaves: --gin.{name}=\"'{value}'\""
     unknown = re.search(r"'(\S+)' doesn't have a parameter named '(\w+)'", message)
     if unknown:
         message += nearest_names(unknown[2], _parameters(unknown[1]), count=1)
     raise InputError(f"--gin.{name}={value}: {message}") from error
+
+
+def _is_bare_text(value: str) -> bool:
+    if not _BARE_TEXT.match(value) or _MARKS & set(value):
+        return False
+    try:
+        ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return True
+    return False
 
 
 def _parameters(selector: str) -> list[str]:

@@ -18,6 +18,9 @@ from dpt_jax.gin_utils.parts import part
 from dpt_jax.gin_utils.retired import as_now
 from dpt_jax.gin_utils.search import look_in, quiet
 
+# What `dpt train` builds of gin: a run on text, and one on images.
+RUNS = ("RunConfig", "ImageRunConfig")
+
 
 def parse(
     gin_files: Sequence[str],
@@ -34,7 +37,7 @@ def parse(
       gin_files: files, later ones override earlier ones.
       gin_bindings: bindings such as `BATCH_SIZE = 32`, which override all files.
       gin_search_paths: further folders to look in.
-      of_run: a `RunConfig` is to be built of them, so that one of the files has to say how.
+      of_run: one of `RUNS` is to be built of them, so that one of the files has to say how.
 
     Raises:
       InputError: for a file, name or parameter that does not exist, a value that cannot be parsed,
@@ -44,16 +47,23 @@ def parse(
     _parse_files(gin_files, gin_search_paths)
     for binding in gin_bindings:
         parse_binding(binding)
-    if of_run and not any(
-        selector.endswith(".RunConfig") and "model" in arguments
-        for (_, selector), arguments in gin.config._CONFIG.items()
-    ):
+    if of_run and bound_run() is None:
         raise InputError(
             f"{_files_named(gin_files)} no run file, which gives a run its model, prompt and task. "
             f"{ADD_RUN_FILE}, before the others."
         )
     leave_out_what_is_not_named()
     check_macros()
+
+
+def bound_run() -> str | None:
+    """Which of `RUNS` the parsed configuration gives a model to; None where there is none."""
+    names = {
+        selector.rpartition(".")[2]
+        for (_, selector), arguments in gin.config._CONFIG.items()
+        if "model" in arguments
+    }
+    return next((run for run in RUNS if run in names), None)
 
 
 def parse_part(file: Any, root: str, gin_bindings: Sequence[str] = ()) -> None:
@@ -78,7 +88,11 @@ def parse_part(file: Any, root: str, gin_bindings: Sequence[str] = ()) -> None:
 
 
 def macros_of(gin_files: Sequence[str], gin_search_paths: Sequence[str] = ()) -> set[str]:
-    """The macros that gin files set or use; replaces the parsed configuration.
+    """The macros that `gin_files` set or use; replaces the parsed configuration.
+
+    Args:
+      gin_files: files, as in `parse`.
+      gin_search_paths: further folders to look in.
 
     Raises:
       InputError: for a file that does not exist or cannot be parsed.

@@ -10,12 +10,19 @@ from flax.traverse_util import unflatten_dict
 from jaxtyping import Float32
 
 from dpt_jax.files import fetched
-from dpt_jax.interop import peft_prefix
+from dpt_jax.interop import peft_prefix, t5x_checkpoint
 from dpt_jax.interop.prefixes import FoldedPrefix, load_prefix, save_prefix
 from dpt_jax.interop.prompts import load_prompt, save_prompt
 from dpt_jax.interop.stored_prompt import read_npz
 from dpt_jax.paths import as_path
-from dpt_jax.run_files import FACTORS, PREFIX, PREFIX_FACTORS, PROMPT, kept_checkpoint
+from dpt_jax.run_files import (
+    FACTORS,
+    NUMPY_CHECKPOINTS,
+    PREFIX,
+    PREFIX_FACTORS,
+    PROMPT,
+    kept_checkpoint,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +70,17 @@ def load_own(folder: str | os.PathLike, flag: str = "--prompt") -> dict[str, Any
     }
 
 
+def _beside_t5x(folder: Any) -> Any:
+    """The plain arrays that T5X has saved beside a checkpoint of its own, if `folder` is one.
+
+    A prefix is in the checkpoint as its method's own parameters, which say neither how they fold
+    nor where its columns stand.
+    """
+    beside = folder.parent / NUMPY_CHECKPOINTS / folder.name
+    is_t5x = (folder / t5x_checkpoint.INDEX).is_file() and (beside / PREFIX).exists()
+    return beside if is_t5x else None
+
+
 def load_adapter(
     path: str | os.PathLike,
     embed_dim: int | None = None,
@@ -72,8 +90,8 @@ def load_adapter(
     """Reads a prompt in any form, a prefix, or the folder of both.
 
     Args:
-      path: what `load_prompt` reads; a `prefix.npz`, a folder with one, or the run of one; or a
-        PEFT adapter of type PREFIX_TUNING.
+      path: what `load_prompt` reads; a `prefix.npz`, a folder with one, the run of one, or a
+        checkpoint of `t5x.train` in its run's folder; or a PEFT adapter of type PREFIX_TUNING.
       embed_dim: the width that a prompt must have.
       decoder_layers: layers of the T5's decoder, which PEFT's adapters do not know; None reads as
         many as the adapter has.
@@ -89,7 +107,7 @@ def load_adapter(
         if peft_prefix.is_prefix(found):
             with fetched(found) as copy:
                 return Adapter(prefix=peft_prefix.read_prefix(copy, decoder_layers, flag))
-        folder = kept_checkpoint(found) or found
+        folder = kept_checkpoint(found) or _beside_t5x(found) or found
         if (folder / PREFIX).exists():
             prompt = None
             if (folder / PROMPT).exists():

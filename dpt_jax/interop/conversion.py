@@ -1,14 +1,16 @@
-"""Writing a pretrained T5 in another format, one parameter after the other."""
+"""Writing a pretrained T5 or ViT in another format, one parameter after the other."""
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dpt_jax.errors import InputError
 from dpt_jax.interop import hugging_face, own_folder
 from dpt_jax.interop.backbones import Backbone, open_backbone
+from dpt_jax.interop.vit import VitBackbone, convert_vit, is_vit
+from dpt_jax.tensors import Tensor
 
 FORMATS = ("dpt", "hf")
 DTYPES = ("float32", "bfloat16")
@@ -29,14 +31,14 @@ def convert(
     to: str = "dpt",
     dtype: str | None = None,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> Backbone:
-    """Copies a pretrained T5 to a new folder in our format or Hugging Face's.
+) -> Backbone | VitBackbone:
+    """Copies a pretrained T5 or ViT to a new folder in our format or Hugging Face's.
 
     Every parameter keeps its bits unless `dtype` is given. One parameter at a time is in memory.
     The vocabulary and the tokenizer's files go along, under the name that the format gives them.
 
     Args:
-      source: the model, in any format that `dpt_jax.interop.open_backbone` reads.
+      source: the model, in any format that `open_backbone` or `open_vit` reads.
       target: the folder to make, whole or not at all; it must not exist, or be empty.
       to: "dpt" or "hf".
       dtype: "float32" or "bfloat16" for every parameter; None keeps what each is stored in.
@@ -46,7 +48,7 @@ def convert(
       The copy, open.
 
     Raises:
-      InputError: `source` is no whole T5, `target` holds something or cannot be written, or the
+      InputError: `source` is no whole model, `target` holds something or cannot be written, or the
         format has no such network.
     """
     for name, value, known in (("--to", to, FORMATS), ("--dtype", dtype, (*DTYPES, None))):
@@ -57,19 +59,23 @@ def convert(
         raise InputError(f"TARGET is {target}; it must be a folder on a disk.")
     path = Path(target).expanduser().resolve()
     _check_target(os.fspath(source), path)
-    backbone = open_backbone(source)
-    tensors = dict(backbone.tensors)
-    if dtype is not None:
-        tensors = {name: tensor.as_dtype(dtype) for name, tensor in tensors.items()}
+    total = done = 0
 
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    done = 0
+    def changed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        nonlocal total
+        new = {n: t if dtype is None else t.as_dtype(dtype) for n, t in tensors.items()}
+        total = sum(tensor.nbytes for tensor in new.values())
+        return new
 
     def written(nbytes: int) -> None:
         nonlocal done
         done += nbytes
         progress(done, total)
 
+    if is_vit(source):
+        return convert_vit(os.fspath(source), path, to, changed, written)
+    backbone = open_backbone(source)
+    tensors = changed(backbone.tensors)
     write: Any = own_folder.write_backbone if to == "dpt" else hugging_face.write_folder
     write(
         path,

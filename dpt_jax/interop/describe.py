@@ -17,6 +17,9 @@ from dpt_jax.interop.backbones import open_backbone
 from dpt_jax.interop.hugging_face import read_json
 from dpt_jax.interop.own_folder import stored_sizes
 from dpt_jax.interop.safetensors_file import open_safetensors
+from dpt_jax.interop.vit import is_vit, open_vit
+from dpt_jax.interop.vit import own_folder as vit_folder
+from dpt_jax.models import T5Config
 from dpt_jax.paths import as_path, in_bucket
 from dpt_jax.tensors import Tensor, in_memory
 
@@ -25,6 +28,11 @@ _BACKBONES = {
     "hf": "a pretrained T5 of Hugging Face Transformers",
     "t5x": "a pretrained T5 in T5X's released (zarr) checkpoint format",
     "orbax": "a pretrained T5 in T5X's Orbax checkpoint format",
+}
+_VITS = {
+    "dpt": "in dpt-jax's own format",
+    "hf": "of Hugging Face Transformers",
+    "npz": "a .npz of google-research's",
 }
 # A folder with one of these is meant as a pretrained T5, whole or not.
 _BACKBONE_FILES = (
@@ -43,6 +51,7 @@ class Description:
       parameters: what is stored, by name.
       details: what else is said there, ready for JSON.
       prompt: the prompt, where it is one or has one and it can be folded.
+      config: the sizes of a pretrained T5, whose `parameters` have T5X's names.
     """
 
     kind: str
@@ -50,6 +59,7 @@ class Description:
     parameters: Mapping[str, Tensor]
     details: Mapping[str, Any]
     prompt: Float32[ndarray, "length embed"] | None = None
+    config: T5Config | None = None
 
 
 def describe(location: str) -> Description:
@@ -101,6 +111,8 @@ def describe(location: str) -> Description:
 def _file(path: Any) -> Description:
     if path.name == run_files.PREFIX:
         return _prefix(path, load_adapter(path, flag="PATH"), {})
+    if is_vit(path):
+        return _vit(str(path))
     if path.suffix == ".safetensors" and not in_bucket(path):
         with path_given_by("PATH"):
             tensors = open_safetensors(path)
@@ -146,6 +158,8 @@ def _prefix(path: Any, adapter: Any, details: Mapping[str, Any]) -> Description:
 
 def _run(folder: Any) -> Description:
     identity = run_files.read_json(folder / run_files.IDENTITY, "Copy the run's folder again.")
+    if identity.get("problem") == "images":
+        return _image_run(folder, identity)
     steps = run_files.numpy_checkpoints(folder)
     details: dict[str, Any] = {
         "task": identity.get("task.mixture_or_task_name"),
@@ -170,7 +184,40 @@ def _run(folder: Any) -> Description:
     return Description("run", summary, arrays, details, stored.prompt)
 
 
+def _image_run(folder: Any, identity: Mapping[str, Any]) -> Description:
+    steps = run_files.numpy_checkpoints(folder)
+    details = {
+        "data": f"{identity.get('task.data')}{identity.get('task.draw')}",
+        "classes": identity.get("task.classes"),
+        "method": identity.get("prompt.method"),
+        "placement": identity.get("placement") if identity.get("prompt.method") else None,
+        "prefix method": identity.get("prefix.method"),
+        "trained": identity.get("trainable"),
+        "best step": run_files.best_step(folder),
+        "steps with a saved prompt": list(steps) or None,
+    }
+    arrays: dict[str, Tensor] = {}
+    if shown := run_files.kept_checkpoint(folder):
+        details["shown step"] = int(shown.name.rpartition("_")[2])
+        arrays = {
+            name: in_memory(array)
+            for file in (run_files.HEAD, run_files.FACTORS, run_files.PREFIX_FACTORS)
+            if (shown / file).exists()
+            for name, array in stored_prompt.read_npz(shown / file, "PATH").items()
+        }
+    return Description("run", "a run of dpt train on images", arrays, _without_nulls(details))
+
+
+def _vit(location: str) -> Description:
+    with path_given_by("PATH"):
+        vit = open_vit(location)
+    details = vit_folder.stored_sizes(vit.config)
+    return Description("backbone", f"a pretrained ViT, {_VITS[vit.format]}", vit.tensors, details)
+
+
 def _backbone(location: str) -> Description:
+    if is_vit(location):
+        return _vit(location)
     with path_given_by("PATH"):
         backbone = open_backbone(location)
         beside = prompt_beside(location) if backbone.format == "t5x" else ""
@@ -178,7 +225,7 @@ def _backbone(location: str) -> Description:
     if beside:
         details["prompt beside it"] = beside
     summary = _BACKBONES.get(backbone.format, f"a pretrained T5, format {backbone.format}")
-    return Description("backbone", summary, backbone.tensors, details)
+    return Description("backbone", summary, backbone.tensors, details, config=backbone.config)
 
 
 def prompt_beside(location: str) -> str:

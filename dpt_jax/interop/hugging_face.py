@@ -75,7 +75,7 @@ def open_folder(folder: Path) -> tuple[T5Config, dict[str, Tensor], dict[str, An
     """
     raw = read_json(folder / "config.json")
     config = config_from_hugging_face(raw, str(folder))
-    weights = _open_weights(folder)
+    weights = open_weights(folder)
     check_both_stacks(folder, {name.split(".block.")[0] for name in weights})
     weights = embedding_tables.settle(folder, raw, config, weights)
 
@@ -165,7 +165,12 @@ def _shards(weights: Mapping[str, Tensor], limit: int) -> dict[str, dict[str, Te
     }
 
 
-def _open_weights(folder: Path) -> dict[str, Tensor]:
+def open_weights(folder: Path) -> dict[str, Tensor]:
+    """Opens every tensor of a folder under Hugging Face's names, whichever files it has them in.
+
+    Raises:
+      InputError: there are none, or a file of several is missing.
+    """
     for name, opener in ((SAFETENSORS, open_safetensors), (PICKLE, open_torch_weights)):
         if (folder / name).exists():
             return opener(folder / name)

@@ -59,7 +59,12 @@ def save_prompt(
 
 
 def save_factors(path: str | os.PathLike, params: Mapping[str, Any]) -> None:
-    """Writes a prompt's own parameters to a `.npz` file, names joined with "/"."""
+    """Writes a prompt's own parameters to a `.npz` file, names joined with "/".
+
+    Args:
+      path: the file, which appears whole or not at all.
+      params: the parameters, nested by name.
+    """
     arrays: dict[str, Any] = {
         name: np.asarray(leaf) for name, leaf in flatten_dict(params, sep="/").items()
     }

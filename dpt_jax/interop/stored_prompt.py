@@ -240,6 +240,13 @@ def _several(folder: Any, what: str, paths: Iterable[Any], flag: str) -> InputEr
 def _open_t5x(folder: Path, flag: str) -> StoredPrompt | None:
     with path_given_by(flag):
         url = str(folder) if in_bucket(folder) else folder.resolve().as_uri()
+        if prefix := t5x_checkpoint.prefix_parameters(url):
+            # What they fold into depends on the method, and for some on the T5.
+            raise InputError(
+                f"{folder} holds a prefix as its method's own parameters ({', '.join(prefix)}). "
+                f"Name with {flag} what t5x.train wrote of the same step into the run's "
+                f"{NUMPY_CHECKPOINTS}, which holds its keys and values."
+            )
         tensors = t5x_checkpoint.open_prompt(url)
         factors = {name: tensor.read() for name, tensor in tensors.items()}
     if not factors:

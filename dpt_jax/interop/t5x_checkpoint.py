@@ -61,6 +61,18 @@ def open_prompt(location: str) -> dict[str, Tensor]:
     return {name.removeprefix(PROMPT): tensor for name, tensor in found.items()}
 
 
+def prefix_parameters(location: str) -> list[str]:
+    """The names of the parameters of the prefix that `dpt_jax.t5x` saved beside a T5's, if it did.
+
+    Args:
+      location: as in `open_checkpoint`.
+
+    Raises:
+      InputError: as `open_checkpoint` does.
+    """
+    return sorted(name.removeprefix(PREFIX) for name in _open(location, PREFIX))
+
+
 def _open(location: str, prefix: str = "") -> dict[str, Tensor]:
     from flax import serialization
 

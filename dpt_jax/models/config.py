@@ -9,6 +9,10 @@ import jax.numpy as jnp
 # with the weights and computes the attention scores again, which are most of a layer's memory and
 # little of its work; `full` keeps a layer's input alone and computes the whole layer again.
 REMAT_POLICIES = ("none", "minimal", "full")
+# What may compute attention: `auto` what suits the platform and the size; `plain` holds all scores;
+# `blocked` holds those of one head, which saves memory and not time; `pallas` is a TPU's kernels
+# and `cudnn` a GPU's, which hold none.
+ATTENTIONS = ("auto", "plain", "blocked", "pallas", "cudnn")
 # What an MLP may be made of; `layers` has the functions.
 ACTIVATIONS = ("relu", "gelu", "silu", "linear")
 
@@ -36,6 +40,7 @@ class T5Config:
       relpos_bias_per_layer: every layer has a relative position bias of its own (umT5), where the
         layers of a stack otherwise share one.
       float32_attention_logits: compute attention scores in float32 whatever `dtype` is.
+      attention: what computes attention, one of `ATTENTIONS`; a choice between memory and time.
       remat_policy: what a layer keeps for the backward pass, one of `REMAT_POLICIES`; a choice
         between memory and time that changes no result.
     """
@@ -53,6 +58,7 @@ class T5Config:
     logits_via_embedding: bool = False
     relpos_bias_per_layer: bool = False
     float32_attention_logits: bool = False
+    attention: str = "auto"
     remat_policy: str = "none"
 
     def __post_init__(self):
@@ -91,6 +97,11 @@ class T5Config:
             raise ValueError(
                 f"T5Config.remat_policy is {self.remat_policy!r}; it must be one of "
                 f"{', '.join(REMAT_POLICIES)}. Set REMAT_POLICY."
+            )
+        if self.attention not in ATTENTIONS:
+            raise ValueError(
+                f"T5Config.attention is {self.attention!r}; it must be one of "
+                f"{', '.join(ATTENTIONS)}. Set ATTENTION."
             )
         if self.dtype not in (jnp.float32, jnp.bfloat16):
             raise ValueError(f"T5Config.dtype must be float32 or bfloat16, not {self.dtype.name}.")

@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-# Finite, so that a row whose keys are all masked gives a uniform softmax instead of NaN. T5X uses
-# the same value, and such rows then agree too.
-MASKED_SCORE = -1e10
-
-# Scores of a row and a head up to which a CPU does not gain from going head by head.
-_SCORES_THAT_FIT = 128 * 128
+from dpt_jax.models.attention import (
+    Bias,
+    KeyMask,
+    QueryMask,
+    attend,
+    combine_masks,
+    unnormalized_softmax,
+)
 
 
 @jax.custom_jvp
@@ -218,72 +220,8 @@ class RelativePositionBiases(nn.Module):
         return bias[None]
 
 
-Mask = Bool[Array, "batch #heads query key"]
 # Keys and values of a layer, each [batch, heads, length, head_dim].
 KeysValues = tuple[Array, Array]
-
-
-def _unnormalized_softmax(scores, mask, bias, dtype):
-    """Unnormalized attention weights, and their sums over the keys.
-
-    What is mixed with the weights is divided by the sums afterwards: it is smaller than the
-    weights, and the backward pass then needs one array of the scores' size.
-    """
-    # Added, as T5X does: a score of usual size vanishes in MASKED_SCORE, and the backward pass
-    # needs no mask. Bias and mask are added to each other first, which is the same for all
-    # layers and so compiled once.
-    offset = 0 if bias is None else bias.astype(scores.dtype)
-    if mask is not None:
-        offset = offset + jnp.where(mask, 0, MASKED_SCORE).astype(scores.dtype)
-    scores = scores + offset
-    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - largest)
-    total = jnp.sum(weights, axis=-1, keepdims=True, dtype=jnp.float32).astype(dtype)
-    return weights.astype(dtype), total
-
-
-def _attend_at_once(queries, keys, values, mask, bias):
-    scores = jnp.matmul(queries, keys.swapaxes(-1, -2))
-    weights, total = _unnormalized_softmax(scores, mask, bias, values.dtype)
-    return jnp.matmul(weights, values) / total
-
-
-def _attend_by_head(queries, keys, values, mask, bias):
-    def one(head):
-        def pick(x):
-            if x is None or x.shape[1] == 1:
-                return x
-            return jax.lax.dynamic_slice_in_dim(x, head, 1, axis=1)
-
-        return _attend_at_once(*map(pick, (queries, keys, values, mask, bias)))[:, 0]
-
-    return jnp.moveaxis(jax.lax.map(one, jnp.arange(queries.shape[1])), 0, 1)
-
-
-@jax.custom_vjp
-def attend(
-    queries: Float[Array, "batch heads query kv"],
-    keys: Float[Array, "batch heads key kv"],
-    values: Float[Array, "batch heads key kv"],
-    mask: Mask | None,
-    bias: Float[Array, "#batch heads query key"] | None,
-) -> Float[Array, "batch heads query kv"]:
-    """`softmax(queries keys^T + bias) values`, keys outside `mask` left out.
-
-    A CPU that runs it without a gradient goes head by head, so that the scores stay in its cache:
-    the encoder of 400 tokens is then an eighth faster. The backward pass would have to collect the
-    heads' scores again, and accelerators want the whole product at once.
-    """
-    operands = (queries, keys, values, mask, bias)
-    if queries.shape[2] * keys.shape[2] < _SCORES_THAT_FIT:
-        return _attend_at_once(*operands)
-    return jax.lax.platform_dependent(*operands, cpu=_attend_by_head, default=_attend_at_once)
-
-
-attend.defvjp(
-    lambda *operands: jax.vjp(_attend_at_once, *operands),
-    lambda vjp, cotangent: vjp(cotangent),
-)
 
 
 class MultiHeadAttention(nn.Module):
@@ -299,6 +237,7 @@ class MultiHeadAttention(nn.Module):
       dropout_rate: dropout on the attention weights, one draw for all queries of a head (T5's way).
       dtype: dtype of the computation.
       float32_logits: compute the scores in float32.
+      attention: what computes it, one of `config.ATTENTIONS`.
     """
 
     emb_dim: int
@@ -307,6 +246,7 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: float
     dtype: Any = jnp.float32
     float32_logits: bool = False
+    attention: str = "auto"
 
     def setup(self):
         def projection(scale):
@@ -350,23 +290,35 @@ class MultiHeadAttention(nn.Module):
         x: Float[Array, "batch query embed"],
         keys: Float[Array, "batch heads key kv"],
         values: Float[Array, "batch heads key kv"],
-        mask: Mask | None,
-        bias: Float[Array, "#batch heads query key"] | None,
+        key_mask: KeyMask | None,
+        bias: Bias | None,
         deterministic: bool,
+        *,
+        causal: bool = False,
+        query_mask: QueryMask | None = None,
     ) -> Float[Array, "batch query embed"]:
         queries = self._split_heads(self.query(x))
-        if self.float32_logits:
-            queries, keys = queries.astype(jnp.float32), keys.astype(jnp.float32)
-        return self._merge_heads(
-            attend(queries, keys, self.values_dropout(values, deterministic), mask, bias)
+        y = attend(
+            queries,
+            keys,
+            self.values_dropout(values, deterministic),
+            bias,
+            key_mask,
+            causal,
+            query_mask,
+            float32_scores=self.float32_logits,
+            implementation=self.attention,
         )
+        return self._merge_heads(y)
 
     def attend_unprojected(
         self,
         x: Float[Array, "batch query embed"],
         memory: Float[Array, "batch key embed"],
-        mask: Mask | None,
+        key_mask: KeyMask | None,
         deterministic: bool,
+        *,
+        query_mask: QueryMask | None = None,
         prefix: KeysValues | None = None,
     ) -> Float[Array, "batch query embed"]:
         """Attends to `memory` without forming its keys and values.
@@ -378,8 +330,9 @@ class MultiHeadAttention(nn.Module):
         Args:
           x: the queries' input.
           memory: what is attended to.
-          mask: which of prefix and memory are seen.
+          key_mask: which of prefix and memory are seen.
           deterministic: no dropout.
+          query_mask: which queries are real.
           prefix: keys and values in front of the memory's, `[batch, heads, N, head_dim]`.
         """
         batch, length, width = x.shape
@@ -401,7 +354,8 @@ class MultiHeadAttention(nn.Module):
             keys = prefix[0].astype(scores.dtype)
             of_prefix = jnp.matmul(split.astype(scores.dtype), keys.swapaxes(-1, -2))
             scores = jnp.concatenate([of_prefix, scores], axis=-1)
-        weights, total = _unnormalized_softmax(scores, mask, None, self.dtype)
+        mask = combine_masks(key_mask, query_mask)
+        weights, total = unnormalized_softmax(scores, mask, None, self.dtype)
         # Heads share the memory here, so that the weights themselves are dropped.
         weights = self.weights_dropout(weights, deterministic)
         in_front = 0 if prefix is None else prefix[0].shape[2]

@@ -10,6 +10,7 @@ from flax.linen.partitioning import with_sharding_constraint
 from jaxtyping import Array, Bool, Float, Int
 
 from dpt_jax.models import layers
+from dpt_jax.models.attention import QueryMask
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
 from dpt_jax.models.layers import KeysValues
@@ -27,6 +28,7 @@ def _attention(config: T5Config) -> layers.MultiHeadAttention:
         dropout_rate=config.dropout_rate,
         dtype=config.dtype,
         float32_logits=config.float32_attention_logits,
+        attention=config.attention,
     )
 
 
@@ -92,10 +94,12 @@ class EncoderLayer(nn.Module):
         self.mlp = _mlp(self.config)
         self.dropout = _residual_dropout(self.config)
 
-    def __call__(self, x, mask, bias, deterministic, prefix: KeysValues | None = None):
+    def __call__(
+        self, x, key_mask, bias, deterministic, query_mask, prefix: KeysValues | None = None
+    ):
         y = self.pre_attention_layer_norm(x)
         keys, values = prepend(prefix, self.attention.project_memory(y))
-        y = self.attention(y, keys, values, mask, bias, deterministic)
+        y = self.attention(y, keys, values, key_mask, bias, deterministic, query_mask=query_mask)
         x = x + self.dropout(y, deterministic)
         y = self.mlp(self.pre_mlp_layer_norm(x), deterministic)
         x = x + self.dropout(y, deterministic)
@@ -119,15 +123,16 @@ class Encoder(nn.Module):
     def __call__(
         self,
         embedded: Float[Array, "batch length embed"],
-        mask: Bool[Array, "batch 1 query key"],
+        mask: Bool[Array, "batch length"],
         deterministic: bool,
         prefix: StackPrefix | None = None,
     ) -> Float[Array, "batch length embed"]:
-        """The stack's output for an embedded input; every position sees the prefix."""
+        """The stack's output for an embedded input, whose real positions `mask` tells."""
         x = self.dropout(embedded, deterministic).astype(self.config.dtype)
         inputs = attention_inputs(mask, _position_biases(self, x.shape[1]), prefix)
-        for layer, (seen, bias, own) in zip(self.layers, inputs, strict=True):
-            x = layer(x, seen, bias, deterministic, own)
+        for layer, (key_mask, bias, own) in zip(self.layers, inputs, strict=True):
+            # Queries are masked too: the rows of padding do not matter, but then equal T5X's.
+            x = layer(x, key_mask, bias, deterministic, mask, own)
         return self.output_dropout(self.encoder_norm(x), deterministic)
 
 
@@ -164,6 +169,7 @@ class DecoderLayer(nn.Module):
         projected: KeysValues | None = None,
         prefix: KeysValues | None = None,
         cross_prefix: KeysValues | None = None,
+        query_mask: QueryMask | None = None,
     ):
         """One layer; see `Decoder.__call__` for the arguments.
 
@@ -181,7 +187,16 @@ class DecoderLayer(nn.Module):
                 jnp.asarray(old).at[:, :, index].set(new[:, :, 0])
                 for old, new in zip(cache, (keys, values), strict=True)
             )
-        y = self.self_attention(y, keys, values, self_mask, bias, deterministic)
+        y = self.self_attention(
+            y,
+            keys,
+            values,
+            self_mask,
+            bias,
+            deterministic,
+            causal=cache is None,
+            query_mask=query_mask,
+        )
         x = x + self.dropout(y, deterministic)
 
         y = self._attend_to_encoded(
@@ -191,6 +206,7 @@ class DecoderLayer(nn.Module):
             deterministic,
             projected,
             cross_prefix,
+            query_mask,
         )
         x = x + self.dropout(y, deterministic)
 
@@ -198,17 +214,23 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(y, deterministic)
         return with_sharding_constraint(x, ("batch", "length", "embed")), (keys, values)
 
-    def _attend_to_encoded(self, x, encoded, mask, deterministic, projected, prefix):
+    def _attend_to_encoded(
+        self, x, encoded, key_mask, deterministic, projected, prefix, query_mask
+    ):
         # Several target sequences may share one encoded input (beams, answer candidates): they
         # become more queries of the same row, and the encoded input is never repeated.
         attention = self.encoder_decoder_attention
         rows, length, width = x.shape
         x = x.reshape(encoded.shape[0], -1, width)
+        if query_mask is not None:
+            query_mask = query_mask.reshape(encoded.shape[0], -1)
         if projected is None and x.shape[1] < self.config.head_dim:
-            y = attention.attend_unprojected(x, encoded, mask, deterministic, prefix)
+            y = attention.attend_unprojected(
+                x, encoded, key_mask, deterministic, query_mask=query_mask, prefix=prefix
+            )
         else:
             keys, values = projected or self.project_encoded(encoded, prefix)
-            y = attention(x, keys, values, mask, None, deterministic)
+            y = attention(x, keys, values, key_mask, None, deterministic, query_mask=query_mask)
         return y.reshape(rows, length, width)
 
 
@@ -242,10 +264,11 @@ class Decoder(nn.Module):
         embedder: layers.Embed,
         encoded: Float[Array, "batch source embed"],
         tokens: Int[Array, "rows target"],
-        self_mask: Bool[Array, "#rows 1 query key"],
-        cross_mask: Bool[Array, "batch 1 query source"],
+        self_mask: Bool[Array, "#rows key"],
+        cross_mask: Bool[Array, "batch source"],
         deterministic: bool,
         *,
+        query_mask: QueryMask | None = None,
         caches: list[KeysValues] | None = None,
         index: Array | None = None,
         projected: list[KeysValues] | None = None,
@@ -258,10 +281,10 @@ class Decoder(nn.Module):
           embedder: the token embedder.
           encoded: the encoder's output.
           tokens: decoder inputs; `rows` is a multiple of `batch`, the rows of one input adjoining.
-          self_mask: which target positions see which.
-          cross_mask: which encoded positions are seen; its queries are all target positions of an
-            input, `rows / batch * target`, or 1.
+          self_mask: which target positions are seen, by those that do not come before them.
+          cross_mask: which encoded positions are seen.
           deterministic: no dropout.
+          query_mask: which of `tokens` are real; None for all.
           caches: a cache of keys and values per layer, `[rows, heads, N + max length, head_dim]`,
             the prefix in front; then `tokens` is `[rows, 1]`.
           index: position of `tokens` when `caches` are given.
@@ -282,8 +305,8 @@ class Decoder(nn.Module):
             x, keys_values = layer(
                 x,
                 encoded,
-                own.mask,
-                cross.mask,
+                own.key_mask,
+                cross.key_mask,
                 own.bias,
                 deterministic,
                 cache=caches[i] if caches is not None else None,
@@ -291,6 +314,7 @@ class Decoder(nn.Module):
                 projected=projected[i] if projected is not None else None,
                 prefix=own.prefix,
                 cross_prefix=cross.prefix,
+                query_mask=query_mask,
             )
             new_caches.append(keys_values)
         x = self.dropout(self.decoder_norm(x), deterministic)
@@ -355,13 +379,16 @@ class Transformer(nn.Module):
     def encode(
         self, encoder_input_tokens: Int[Array, "batch length"], enable_dropout: bool = True
     ) -> Float[Array, "batch prompt+length embed"]:
-        """The encoder's output for prompt and text together."""
-        valid = self.source_mask(encoder_input_tokens)
-        # Queries are masked too: the rows of padding do not matter, but then equal T5X's.
-        mask = valid[:, None, :, None] & valid[:, None, None, :]
+        """The encoder's output for prompt and text together.
+
+        Args:
+          encoder_input_tokens: the text, int32, 0 where there is none.
+          enable_dropout: whether dropout is applied; it then needs an rng `dropout`.
+        """
+        mask = self.source_mask(encoder_input_tokens)
         embedded = self.encoder_embedder(encoder_input_tokens)
         prefix = self.compute_prefix("encoder")
-        return self.encoder(embedded, mask, deterministic=not enable_dropout, prefix=prefix)
+        return self.encoder(embedded, mask, not enable_dropout, prefix)
 
     def decode(
         self,
@@ -371,26 +398,38 @@ class Transformer(nn.Module):
         decoder_target_tokens: Int[Array, "rows target"],
         enable_dropout: bool = True,
     ) -> Float[Array, "rows target vocab"]:
-        """Logits for whole targets; `rows` may be a multiple of `batch`, several an input."""
+        """Logits for whole targets; `rows` may be a multiple of `batch`, several an input.
+
+        Args:
+          encoded: the encoder's output.
+          encoder_input_tokens: the text, for its mask.
+          decoder_input_tokens: the targets, shifted by one to the right.
+          decoder_target_tokens: the targets, for their mask.
+          enable_dropout: as in `encode`.
+        """
         target_valid = decoder_target_tokens > 0
-        causal = jnp.tril(jnp.ones((target_valid.shape[1],) * 2, bool))
-        self_mask = causal & target_valid[:, None, :, None] & target_valid[:, None, None, :]
-        queries_valid = target_valid.reshape(encoded.shape[0], 1, -1, 1)
-        cross_mask = queries_valid & self.source_mask(encoder_input_tokens)[:, None, None, :]
         logits, _ = self.decoder(
             self.token_embedder,
             encoded,
             decoder_input_tokens,
-            self_mask,
-            cross_mask,
+            target_valid,
+            self.source_mask(encoder_input_tokens),
             deterministic=not enable_dropout,
+            query_mask=target_valid,
             prefix=self.compute_prefix("decoder"),
             cross_prefix=self.compute_prefix("cross"),
         )
         return logits
 
     def project_encoded(self, encoded) -> list[KeysValues]:
-        """Every decoder layer's cross-attention keys and values, to decode many tokens with."""
+        """Every decoder layer's cross-attention keys and values, to decode many tokens with.
+
+        Args:
+          encoded: the encoder's output, `[batch, prompt + length, embed]`.
+
+        Returns:
+          A pair for each layer, each `[batch, heads, prompt + length, head_dim]`.
+        """
         return self.decoder.project_encoded(encoded, self.compute_prefix("cross"))
 
     def empty_caches(self, rows: int, max_length: int) -> list[KeysValues]:
@@ -399,6 +438,9 @@ class Transformer(nn.Module):
         Args:
           rows: sequences to decode.
           max_length: tokens to decode at most.
+
+        Returns:
+          A pair for each layer, each `[rows, heads, max_length, head_dim]` behind a prefix.
         """
         cfg = self.config
         zeros: Any = jnp.zeros((rows, cfg.num_heads, max_length, cfg.head_dim), cfg.dtype)
@@ -425,17 +467,19 @@ class Transformer(nn.Module):
           caches: self-attention caches, from `empty_caches` or an earlier step.
           index: position of `tokens`, counted from 0.
           projected: from `project_encoded`, where more tokens will be decoded than a head is wide.
+
+        Returns:
+          Logits, and caches `[rows, heads, max_length, head_dim]` that hold the token, too.
         """
         prefix = self.compute_prefix("decoder")
         length = caches[0][0].shape[2] - (0 if prefix is None else prefix.length)
-        self_mask = (jnp.arange(length) <= index)[None, None, None, :]
-        cross_mask = self.source_mask(encoder_input_tokens)[:, None, None, :]
+        self_mask = (jnp.arange(length) <= index)[None]
         logits, caches = self.decoder(
             self.token_embedder,
             encoded,
             tokens[:, None],
             self_mask,
-            cross_mask,
+            self.source_mask(encoder_input_tokens),
             deterministic=True,
             caches=caches,
             index=index,
@@ -471,11 +515,11 @@ class Transformer(nn.Module):
         )
 
 
-def fold_prefix(model: Transformer, params: Params) -> dict[str, Array]:
+def fold_prefix(model: Any, params: Params) -> dict[str, Array]:
     """The plain arrays that a prefix's parameters stand for.
 
     Args:
-      model: the network, with its prefix.
+      model: the network, with its prefix: a `Transformer`, or a `vit.VisionTransformer`.
       params: its parameters; the frozen ones are read where the prefix goes through them.
 
     Returns:

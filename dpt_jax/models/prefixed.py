@@ -1,7 +1,7 @@
 """Where a prefix enters attention: as keys and values in front of a layer's own.
 
-Attention itself is not changed. Its keys and values grow by N in front, and so do its mask, which
-shows the prefix to every query, and its position bias. The queries stay as many as they are.
+Attention itself is not changed. Its keys and values grow by N in front, and so do the keys' mask,
+which shows the prefix to every query, and the position bias. The queries stay as many as they are.
 """
 
 import dataclasses
@@ -118,27 +118,27 @@ def prepend(prefix: KeysValues | None, own: KeysValues) -> KeysValues:
 class AttentionInputs(NamedTuple):
     """What a layer attends with, besides its own keys and values."""
 
-    mask: Bool[Array, "#batch 1 query N+key"]
+    key_mask: Bool[Array, "#batch N+key"]
     bias: Float[Array, "1 heads query N+key"] | None
     prefix: KeysValues | None
 
 
 def attention_inputs(
-    mask: Bool[Array, "#batch 1 query key"],
+    key_mask: Bool[Array, "#batch key"],
     biases: Sequence[PositionBias | None],
     prefix: StackPrefix | None,
 ) -> list[AttentionInputs]:
     """Mask, position bias and prefix for each layer of a stack.
 
     Args:
-      mask: which keys each query sees, the prefix left out.
+      key_mask: which keys are seen, the prefix left out.
       biases: each layer's position bias; None where attention has none.
       prefix: the stack's prefix, None without one.
     """
     if prefix is None:
-        return [AttentionInputs(mask, bias and bias(0), None) for bias in biases]
+        return [AttentionInputs(key_mask, bias and bias(0), None) for bias in biases]
     wider = ((0, 0), (0, 0), (0, 0), (prefix.length, 0))
-    wider_mask = jnp.pad(mask, wider, constant_values=True)
+    wider_mask = jnp.pad(key_mask, wider[-2:], constant_values=True)
 
     # Once for all layers that have it in common.
     @functools.cache
@@ -147,7 +147,7 @@ def attention_inputs(
 
     def inputs(bias: PositionBias | None, own: KeysValues | None) -> AttentionInputs:
         if own is None:
-            return AttentionInputs(mask, bias and bias(0), None)
+            return AttentionInputs(key_mask, bias and bias(0), None)
         return AttentionInputs(wider_mask, bias and wider_bias(bias), own)
 
     return [inputs(*layer) for layer in zip(biases, prefix.of_layers(len(biases)), strict=True)]

@@ -11,7 +11,8 @@ import importlib.util
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +21,17 @@ from jax.sharding import AbstractMesh, Mesh
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.evaluation.generation import generator
+from dpt_jax.models import vit
 from dpt_jax.models.network import abstract_variables
 from dpt_jax.planning.compiled import Costs, read_costs
 from dpt_jax.planning.tpus import Slice
+from dpt_jax.problems import images
+from dpt_jax.problems.image_config import ImageRunConfig
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.problems.text import Prepared, prepare
+from dpt_jax.problems.text import prepare
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.state import TrainState, merge_params, split_params
-from dpt_jax.training.step import jit_train_step
+from dpt_jax.training.step import LossFn, jit_train_step
 
 
 class CompilerRefused(RuntimeError):
@@ -42,7 +46,7 @@ class Memory:
       frozen_weights: the chip's share of the frozen parameters.
       trained_weights: of the trained ones.
       optimizer_state: of the optimizer's slots, step and random key.
-      batch: of the tokens.
+      batch: of tokens or images.
       temporaries: activations kept for the backward pass, and everything else in between.
       outputs: results that do not take an argument's place.
       program: the machine code.
@@ -69,6 +73,7 @@ class Compiled:
     memory: Memory
     costs: Costs
     compile_seconds: float
+    text: str = dataclasses.field(repr=False)
 
 
 def tpu_devices(where: Slice) -> list[Any]:
@@ -109,35 +114,33 @@ def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
     """Compiles the training step of `dpt train` for the devices of `mesh`.
 
     Args:
-      config: the run; its batches are as long as TASK_FEATURE_LENGTHS allow.
+      config: the run, on text or images; texts are as long as TASK_FEATURE_LENGTHS allow.
       mesh: the devices, which need not exist.
 
     Raises:
       InputError: when the mesh does not divide the model, or the optimizer cannot be used.
       CompilerRefused: when the program does not fit.
     """
-    prepared = prepare(config, mesh)
-    params, frozen, shardings = _abstract_params(prepared)
+    planned = _planned(config, mesh)
+    params, frozen, shardings = _abstract_params(planned)
     steps = config.train_steps or 1000
     config.check_optimizer(params, steps)
     optimizer, _ = config.make_optimizer(steps)
     state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
     state = _placed(state, partitioning.state_shardings(state, shardings, optimizer, mesh))
-    lengths = config.task_feature_lengths
+    where = partitioning.batch_sharding(mesh)
     batch = {
-        "encoder_input_tokens": lengths["inputs"],
-        "decoder_input_tokens": lengths["targets"],
-        "decoder_target_tokens": lengths["targets"],
+        name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=where)
+        for name, x in planned.row.items()
     }
-    tokens = {name: _tokens(config.batch_size, n, mesh) for name, n in batch.items()}
     step = jit_train_step(
-        make_loss_fn(prepared.model, config.z_loss),
+        planned.loss_fn,
         optimizer,
         config.microbatches,
         jax.tree.map(lambda x: x.sharding, state),
         mesh,
     )
-    return _compile(step, (state, frozen, tokens), mesh, state, frozen, tokens)
+    return _compile(step, (state, frozen, batch), mesh, state, frozen, batch)
 
 
 def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
@@ -145,11 +148,11 @@ def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
 
     Args and errors are those of `compile_train_step`.
     """
-    prepared = prepare(config, mesh)
-    params, frozen, shardings = _abstract_params(prepared)
+    planned = _planned(config, mesh)
+    params, frozen, shardings = _abstract_params(planned)
     params = _placed(params, shardings)
     lengths = config.task_feature_lengths
-    decode = jax.jit(generator(prepared.model, lengths["targets"], config.beam_size))
+    decode = jax.jit(generator(planned.model, lengths["targets"], config.beam_size))
     tokens = _tokens(config.decode_batch_size, lengths["inputs"], mesh)
     return _compile(decode, (merge_params(params, frozen), tokens), mesh, params, frozen, tokens)
 
@@ -160,18 +163,67 @@ def frozen_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
     Raises:
       InputError: when the mesh does not divide the model.
     """
-    _, frozen, _ = _abstract_params(prepare(config, mesh))
+    _, frozen, _ = _abstract_params(_planned(config, mesh))
     return _bytes_on_a_device(frozen)
+
+
+class _Planned(NamedTuple):
+    """A run without its data and its weights: what of it is compiled.
+
+    Attributes:
+      config: the run.
+      mesh: the devices, which need not exist.
+      model: the network.
+      variables: shapes and logical axes of its variables.
+      loss_fn: the loss.
+      row: shape and dtype of a row of each of a batch's arrays.
+    """
+
+    config: Any
+    mesh: Any
+    model: Any
+    variables: Any
+    loss_fn: LossFn
+    row: Mapping[str, jax.ShapeDtypeStruct]
+
+
+def _planned(config: Any, mesh: Mesh | AbstractMesh) -> _Planned:
+    if isinstance(config, ImageRunConfig):
+        size, channels = config.model.image_size, config.model.channels
+        # How many classes there are, the data would say; their head is next to nothing.
+        sizes = dataclasses.replace(config.model, num_classes=1000)
+        model: Any = images.model_of(config, sizes)
+        row = {
+            "images": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8),
+            "labels": jax.ShapeDtypeStruct((), jnp.int32),
+            "weights": jax.ShapeDtypeStruct((), jnp.float32),
+        }
+        variables, loss_fn = _abstract_vit(model), images.make_loss_fn(model, config)
+        return _Planned(config, mesh, model, variables, loss_fn, row)
+    prepared = prepare(config, mesh)
+    lengths = config.task_feature_lengths
+    row = {
+        name: jax.ShapeDtypeStruct((lengths[feature],), jnp.int32)
+        for name, feature in (
+            ("encoder_input_tokens", "inputs"),
+            ("decoder_input_tokens", "targets"),
+            ("decoder_target_tokens", "targets"),
+        )
+    }
+    model = prepared.model
+    loss_fn = make_loss_fn(model, config.z_loss)
+    return _Planned(config, mesh, model, _abstract_variables(model), loss_fn, row)
 
 
 # A search asks for those of one model again and again.
 _abstract_variables = functools.lru_cache(maxsize=8)(abstract_variables)
+_abstract_vit = functools.lru_cache(maxsize=8)(vit.abstract_variables)
 
 
-def _abstract_params(prepared: Prepared):
+def _abstract_params(planned: _Planned):
     """Shapes of the trainable parameters, of the frozen ones placed, and the former's shardings."""
-    config, variables = prepared.config, _abstract_variables(prepared.model)
-    shardings = partitioning.parameter_shardings(variables, prepared.mesh)
+    config, variables = planned.config, planned.variables
+    shardings = partitioning.parameter_shardings(variables, planned.mesh)
     params, frozen = split_params(variables["params"], config.trainable_pattern)
     where, frozen_where = split_params(shardings, config.trainable_pattern)
     if config.frozen_dtype is not None:
@@ -222,7 +274,8 @@ def _compile(program: Any, args: tuple, mesh: Mesh, state: Any, frozen: Any, tok
         outputs=max(0, found.output_size_in_bytes - found.alias_size_in_bytes),
         program=found.generated_code_size_in_bytes,
     )
-    return Compiled(memory, read_costs(_text(compiled)), seconds)
+    text = _text(compiled)
+    return Compiled(memory, read_costs(text), seconds, text)
 
 
 def _text(compiled: Any) -> str:

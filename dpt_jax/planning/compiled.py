@@ -54,12 +54,14 @@ class Work:
       bytes: bytes read from and written to main memory.
       times: how often it runs.
       waits: False for copies that go on beside other instructions.
+      name: where in the network it comes from, as the program tells; may be empty.
     """
 
     flops: float
     bytes: float
     times: int
     waits: bool = True
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +161,11 @@ class _Reader:
         elif opcode == "async-start":
             self.read(self.module.computations[str(i.called("calls"))], times)
         elif opcode.endswith("-start"):
-            self.work.append(Work(0.0, _moved_beside(computation, i), times, waits=False))
+            moved = _moved_beside(computation, i)
+            self.work.append(Work(0.0, moved, times, waits=False, name=_origin(i)))
         else:
             flops = _matrix_flops(computation, i)
-            self.work.append(Work(flops, _bytes_of(computation, i), times))
+            self.work.append(Work(flops, _bytes_of(computation, i), times, name=_origin(i)))
 
     def _read_conditional(self, i: Instruction, times: int) -> None:
         names = re.findall(r"%([\w.\-]+)", i.attribute("branch_computations") or "")
@@ -193,7 +196,8 @@ class _Reader:
                 if kind == "all-reduce" and inner.name.startswith("all-reduce-scatter"):
                     kind = "reduce-scatter"
                 self._add_collective(kind, inner, instruction, times)
-        self.work.append(Work(flops, _fusion_bytes(computation, i, fused), times))
+        moved = _fusion_bytes(computation, i, fused)
+        self.work.append(Work(flops, moved, times, name=_origin(i)))
 
     def _add_collective(self, kind: str, computation: Computation, i: Instruction, times: int):
         group = exchanging_group(i, self.module.num_partitions)
@@ -212,6 +216,11 @@ def _walk(module: Module, computation: Computation) -> Iterator[tuple[Computatio
         yield computation, instruction
         if instruction.opcode == "fusion":
             yield from _walk(module, module.computations[str(instruction.called("calls"))])
+
+
+def _origin(i: Instruction) -> str:
+    found = re.search(r'op_name="([^"]*)"', i.attributes)
+    return found.group(1) if found else ""
 
 
 def _memory(arrays: Sequence[Array]) -> float:
@@ -298,13 +307,17 @@ def _parts_read(name: str, users: dict[str, list[Instruction]]) -> float | None:
 
 
 def _matrix_flops(computation: Computation, i: Instruction) -> float:
-    """Operations of a `dot` or `convolution` (a TPU's matrix products are convolutions)."""
+    """Operations of a `dot`, of a `convolution` (what a TPU makes of it), or of a kernel."""
     if i.opcode == "dot":
         left = computation.shapes(i)[0][0]
         contracted = re.findall(r"\d+", i.attribute("lhs_contracting_dims") or "")
         return 2.0 * i.result[0].size * math.prod(left.dims[int(d)] for d in contracted)
     if i.opcode == "convolution":
         return _convolution_flops(computation, i)
+    if i.opcode == "custom-call":
+        # A kernel's own count, which it gives to the compiler.
+        told = re.search(r'"cost_estimate":\{"flops":"(\d+)"', i.attributes)
+        return float(told.group(1)) if told else 0.0
     return 0.0
 
 

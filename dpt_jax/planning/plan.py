@@ -86,7 +86,9 @@ class Plan:
     @property
     def tokens_per_second(self) -> float | None:
         """The same in tokens of text, sources and targets, the prompt not counted."""
-        lengths = self.config.task_feature_lengths
+        lengths = getattr(self.config, "task_feature_lengths", None)
+        if lengths is None:
+            return None  # Images have none.
         examples = self.examples_per_second
         return examples and examples * (lengths["inputs"] + lengths["targets"])
 
@@ -107,6 +109,7 @@ class Plan:
             "batch_size": self.config.batch_size,
             "microbatches": self.config.microbatches,
             "remat_policy": self.config.model.remat_policy,
+            "attention": self.config.model.attention,
             "fits": self.fits,
             "refusal": self.refusal,
             "hbm_limit_bytes": self.where.chip.usable_hbm_bytes,
@@ -326,11 +329,13 @@ def _expect(config: RunConfig, where: Slice, mesh: Mesh) -> Candidate:
 
 
 def _bytes_of_a_row(config: RunConfig) -> float:
-    """About what one encoder layer keeps of a row: scores, MLP, and arrays of the model's width."""
+    """About what one encoder layer keeps of a row: MLP, arrays of the model's width, and scores."""
     model = config.model
+    # The kernels that a TPU has by default keep none.
+    scores = model.num_heads if model.attention == "plain" else 0
     length = config.task_feature_lengths["inputs"] + getattr(config.prompt, "length", 0)
     width = model.mlp_dim + 3 * model.num_heads * model.head_dim + 4 * model.emb_dim
-    return model.dtype.itemsize * length * (width + model.num_heads * length)
+    return model.dtype.itemsize * length * (width + scores * length)
 
 
 def _weights(config: RunConfig, mesh: Mesh, units: int) -> int:

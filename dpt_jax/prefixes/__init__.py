@@ -5,7 +5,7 @@ This package imports only JAX, Flax and `dpt_jax.prompts`, with which it shares 
 
 from dpt_jax.prefixes.base import STACKS, KeysValues, Prefix, Stack, T5Shape, stacks_of
 from dpt_jax.prefixes.decomposed import DecomposedPrefix
-from dpt_jax.prefixes.deep_shared import DeepSharedPrefix
+from dpt_jax.prefixes.deep_shared import DeepSharedPrefix, deep_scale
 from dpt_jax.prefixes.free import FreePrefix, as_free
 from dpt_jax.prefixes.one_layer_shared import OneLayerSharedPrefix
 from dpt_jax.prefixes.per_row import PrefixPerRow
@@ -26,5 +26,6 @@ __all__ = [
     "Stack",
     "T5Shape",
     "as_free",
+    "deep_scale",
     "stacks_of",
 ]

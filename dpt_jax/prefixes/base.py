@@ -14,11 +14,11 @@ from jaxtyping import Array, Float
 
 from dpt_jax.prompts import Initializer, declare_parameter, require_size, shape_only
 
-# Keys and values, each [layers, N, heads, kv].
 KeysValues = tuple[Array, Array]
+"""Keys and values, each float32 `[layers, N, heads, kv]`."""
 
-# The encoder's self-attention, the decoder's, and the decoder's attention to the encoder's output.
 STACKS = ("encoder", "decoder", "cross")
+"""The encoder's self-attention, the decoder's, and the decoder's attention to what is encoded."""
 
 LAYERS = ("all", "first")
 POSITION_BIASES = ("none", "front")

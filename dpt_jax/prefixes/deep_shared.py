@@ -1,5 +1,7 @@
 """A prefix whose keys and values come from one small network."""
 
+import math
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -12,7 +14,7 @@ from dpt_jax.prefixes.base import (
     split_keys_values,
 )
 from dpt_jax.prompts import require_size
-from dpt_jax.prompts.initializers import Initializer, uniform
+from dpt_jax.prompts.initializers import Initializer, gaussian, uniform
 
 
 class DeepSharedPrefix(Prefix):
@@ -47,6 +49,23 @@ class DeepSharedPrefix(Prefix):
         """Runs the rows through the network; see `Prefix.keys_and_values`."""
         joined = network(self, stack, "", self.across_layers, 2 * stack.joined_dim)
         return split_keys_values(joined, stack)
+
+
+def deep_scale(embed_dim: int, hidden_dim: int = 48, rows_scale: float = 0.0625) -> Initializer:
+    """Draws from a normal distribution as wide as that of a fresh `DeepSharedPrefix`'s numbers.
+
+    With it a `FreePrefix` is the control for what the deep prefix gains by starting small. The
+    width is in closed form, tanh taken for the identity, which it is within a percent there.
+
+    Args:
+        embed_dim: D, the model's width.
+        hidden_dim: h, as in `DeepSharedPrefix`.
+        rows_scale: its rows start uniform in ± this.
+    """
+    # A uniform distribution in ±s has the variance s²/3; a kernel's and a bias's limit is
+    # 1/sqrt(in), so that a layer gives a third of what comes in on average, and 1/(3 in) more.
+    hidden = (rows_scale**2 / 3 + 1 / embed_dim) / 3
+    return gaussian(math.sqrt((hidden + 1 / hidden_dim) / 3))
 
 
 def network(

@@ -10,7 +10,8 @@ class SeparatePrefix(Prefix):
     """Keys and values from two networks with rows of their own, each as in `DeepSharedPrefix`.
 
     It has the depth of the deep prefix and shares nothing between key and value, which tells what
-    either is worth. It has layers · 2 · (N·D + D·h + h + (h + 1) · H·kv) parameters a stack.
+    either is worth, the question of Le et al., "Revisiting Prefix-tuning", ICLR 2025. It has
+    layers · 2 · (N·D + D·h + h + (h + 1) · H·kv) parameters a stack.
 
     Attributes:
         hidden_dim: h, the width of each hidden layer.

@@ -8,7 +8,7 @@ from dpt_jax.models import T5Config
 from dpt_jax.paths import absolute
 from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import SoftPrompt
-from dpt_jax.training.config import RunConfig, flag_of
+from dpt_jax.training.config import RunConfig
 
 # What Python says in functions, and gin would have to name.
 _FUNCTIONS = ("optimizer", "learning_rate")
@@ -51,7 +51,7 @@ def as_gin(settings: RunConfig) -> str:
             text = repr(os.fspath(absolute(value)))
         else:
             text = repr(value)
-        flag = flag_of(name)
+        flag = settings.flag_of(name)
         if flag == name.upper():
             macros.append(f"{flag} = {text}")
             text = f"%{flag}"

@@ -9,7 +9,9 @@ import numpy as np
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_factors
 from dpt_jax.interop.adapters import Adapter, load_adapter
+from dpt_jax.interop.prefix_file import prefix_from
 from dpt_jax.models import T5Config
+from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import (
     DecomposedPrompt,
     SoftPrompt,
@@ -63,21 +65,24 @@ def factors_of(prompt: PromptLike) -> Mapping[str, Any]:
         return {}  # Many forms hold the folded prompt alone.
 
 
-def continued(adapter: Adapter, factors: Mapping[str, Any]) -> SoftPrompt | None:
-    """A method whose first values are an existing prompt's.
+def continued(
+    adapter: Adapter, factors: Mapping[str, Any]
+) -> tuple[SoftPrompt | None, Prefix | None]:
+    """Methods whose first values are those of an existing prompt and prefix.
 
     Args:
-      adapter: the prompt.
-      factors: its `A` and `B`, which then are trained on; with other factors, or without, every
-        number of the prompt is a parameter of its own.
+      adapter: the prompt, the prefix or both.
+      factors: the prompt's `A` and `B`, which then are trained on; with other factors, or without,
+        every number of the prompt is a parameter of its own. So is every number of a prefix.
 
     Returns:
-      None where there is a prefix, of which no method knows how it was made.
+      A method for each of the two that is there.
     """
-    if adapter.prefix is not None or adapter.prompt is None:
-        return None
+    prefix = None if adapter.prefix is None else prefix_from(adapter.prefix, "The prefix")
+    if adapter.prompt is None:
+        return None, prefix
     length, width = adapter.prompt.shape
     if set(factors) == {"A", "B"}:
         a, b = (from_factors(factors, name) for name in ("A", "B"))
-        return DecomposedPrompt(length, width, factors["A"].shape[1], a, b)
-    return VanillaPrompt(length, width, from_prompt(adapter.prompt))
+        return DecomposedPrompt(length, width, factors["A"].shape[1], a, b), prefix
+    return VanillaPrompt(length, width, from_prompt(adapter.prompt)), prefix

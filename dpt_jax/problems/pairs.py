@@ -5,6 +5,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int32
+
+from dpt_jax.data import first_inputs
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
@@ -96,7 +100,12 @@ class PreparedPairs(Prepared):
         """The training pairs in this configuration's own order."""
         config = self.config
         return TrainData.create(
-            [self.pairs.train], [1.0], config.batch_size, config.random_seed, config.num_buckets
+            [self.pairs.train],
+            [1.0],
+            config.batch_size,
+            config.random_seed,
+            config.num_buckets,
+            config.balanced_batches,
         )
 
     @functools.cached_property
@@ -105,6 +114,10 @@ class PreparedPairs(Prepared):
         partitioning.check_batch("EVAL_BATCH_SIZE", self.config.decode_batch_size, self.mesh)
         assert self.pairs.held_out is not None  # Else the evaluation's period is 0.
         return self._evaluator_of({NAME: _Plain}, [self.pairs.held_out], {NAME: self.pairs.metrics})
+
+    def _first_inputs(self) -> Int32[np.ndarray, "rows length"]:
+        rows = self.pairs.train.inputs[: first_inputs.ROWS]
+        return first_inputs.padded(rows, self.config.task_feature_lengths["inputs"])
 
     def _files(self) -> dict[str, Any]:
         return self.pairs.vocabulary.files()

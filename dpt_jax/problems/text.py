@@ -15,11 +15,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Int32
 
 from dpt_jax import run_files
-from dpt_jax.data import kept_vocabulary
+from dpt_jax.data import first_inputs, kept_vocabulary, pairs
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum, load_split
 from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
@@ -34,10 +36,21 @@ from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
+from dpt_jax.models.attention_support import with_attention
 from dpt_jax.models.network import abstract_variables, fold_prefix
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import Prefix, as_free
+from dpt_jax.problems.described import describe_method
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.prompts import DecomposedPrompt, SoftPrompt, VanillaPrompt, bind_vocabulary
+from dpt_jax.prompts import (
+    NO_MODEL,
+    DecomposedPrompt,
+    SoftPrompt,
+    VanillaPrompt,
+    bind_residual_norm,
+    bind_vocabulary,
+    needs_residual_norm,
+)
 from dpt_jax.tensors import fingerprint, in_memory
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
@@ -107,7 +120,23 @@ class Prepared:
     @functools.cached_property
     def model(self) -> Transformer:
         """The network with the prompt and the prefix that are trained."""
-        return Transformer(self.config.model, self.config.prompt, self.config.prefix)
+        return Transformer(self.backbone_config, self.config.prompt, self.config.prefix)
+
+    @functools.cached_property
+    def backbone_config(self) -> T5Config:
+        """The backbone's shape, with an attention that the mesh's devices have.
+
+        Raises:
+          InputError: when they do not have the one that is named.
+        """
+        if isinstance(self.mesh, AbstractMesh):
+            return self.config.model
+        prompt_length = 0 if self.config.prompt is None else self.config.prompt.length
+        length = self.config.task_feature_lengths["inputs"] + prompt_length
+        devices = list(self.mesh.devices.flat)
+        # A process compiles for its own; one that plans has none of them.
+        own = [d for d in devices if d.process_index == jax.process_index()]
+        return with_attention(self.config.model, (own or devices)[0], length)
 
     @functools.cached_property
     def folded_model(self) -> Transformer:
@@ -115,12 +144,7 @@ class Prepared:
 
         `{"prompt": {"prompt": array}}` are its prompt's parameters.
         """
-        prompt, prefix = self.config.prompt, self.config.prefix
-        return folded_model(
-            self.config.model,
-            None if prompt is None else prompt.length,
-            None if prefix is None else as_free(prefix),
-        )
+        return folded_model_of(dataclasses.replace(self.config, model=self.backbone_config))
 
     def shardings(self, mesh: Mesh) -> Params:
         """Where each of the model's parameters lives on a mesh."""
@@ -180,7 +204,12 @@ class Prepared:
         if isinstance(self.task, seqio.Mixture):
             rates = [self.task.get_rate(task) for task in seqio.get_subtasks(self.task)]
         return TrainData.create(
-            tasks, rates, config.batch_size, config.random_seed, config.num_buckets
+            tasks,
+            rates,
+            config.batch_size,
+            config.random_seed,
+            config.num_buckets,
+            config.balanced_batches,
         )
 
     @property
@@ -189,7 +218,7 @@ class Prepared:
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         length = config.prompt and config.prompt.length
-        shape = f"P = {length}, prefix {_describe(config.prefix and as_free(config.prefix))}"
+        shape = f"P = {length}, prefix {describe_method(config.prefix and as_free(config.prefix))}"
         return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:
@@ -255,11 +284,35 @@ class Prepared:
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
             diagnostics=functools.partial(_diagnostics, config.prompt),
-            files=self._files(),
+            files=self._files() | self._start(),
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },
         )
+
+    def residual_norm(self) -> float:
+        """The norm of the backbone's residual stream on the task's first inputs, measured once.
+
+        Raises:
+          InputError: there is no pretrained model, or its norm is of no use.
+        """
+        if self.config.initial_checkpoint_path is None:
+            raise InputError(NO_MODEL)
+        text = self._first_inputs()
+        told = "no text" if text is None else zlib.crc32(text.tobytes())
+        return self._shared(
+            f"residual norm, {told}",
+            ("model", "initial_checkpoint_path"),
+            lambda: residual_norm(self.config.model, self.backbone, text),
+        )
+
+    def _first_inputs(self) -> Int32[np.ndarray, "rows length"] | None:
+        """Some of the training text; None where there is none yet."""
+        config = self.config
+        task = config.mixture_or_task_name, config.mixture_or_task_module
+        if task[0] == pairs.NAME:
+            return None  # A model in a notebook, before it has seen any pairs.
+        return first_inputs.of_task(*task, config.task_feature_lengths, config.train_split)
 
     def initial(self) -> Params:
         """The first parameters of the prompt and the prefix, drawn with the run's seed.
@@ -271,7 +324,8 @@ class Prepared:
         initial: Params = {}
         drawn_with = self.backbone, self.vocabulary, config.random_seed
         if config.prompt is not None:
-            initial["prompt"] = init_prompt(config.prompt, *drawn_with)
+            prompt = bind_residual_norm(config.prompt, self.residual_norm)
+            initial["prompt"] = init_prompt(prompt, *drawn_with)
         if config.prefix is not None:
             initial["prefix"] = init_prefix(config.prefix, config.model, *drawn_with)
         return initial
@@ -282,6 +336,12 @@ class Prepared:
         if drawn := few_shot_ids(task.name for task in self.data.tasks):
             files[run_files.FEW_SHOT] = drawn
         return files
+
+    def _start(self) -> dict[str, Any]:
+        """What was measured for the first values, as a file."""
+        if not needs_residual_norm(self.config.prompt):
+            return {}
+        return {run_files.START: {"residual_norm": self.residual_norm()}}
 
     @functools.cached_property
     def _fold_prefix(self) -> Callable[[Params], Params]:
@@ -334,19 +394,21 @@ class Prepared:
         model["dtype"] = config.model.dtype.name
         model["mlp_activations"] = list(config.model.mlp_activations)
         # Memory against time, and nothing else.
-        del model["remat_policy"]
+        del model["remat_policy"], model["attention"]
         # Runs from before umT5 do not have it.
         if not config.model.relpos_bias_per_layer:
             del model["relpos_bias_per_layer"]
         # Nor those from before prefixes.
-        prefix = {} if config.prefix is None else {"prefix": _describe(config.prefix)}
+        prefix = {} if config.prefix is None else {"prefix": describe_method(config.prefix)}
+        # Nor those from before batches could be balanced.
+        balanced = {"balanced_batches": True} if config.balanced_batches else {}
         return run_folder.flat(
             {
                 "model": model,
-                "prompt": _describe(config.prompt),
+                "prompt": describe_method(config.prompt),
                 **prefix,
                 "task": self._task_identity(),
-                "data": {"num_buckets": config.num_buckets},
+                "data": {"num_buckets": config.num_buckets, **balanced},
                 "trainable": config.trainable_pattern,
             }
         )
@@ -371,6 +433,16 @@ def folded_model(
     """
     folded = None if prompt_length is None else VanillaPrompt(prompt_length, config.emb_dim)
     return Transformer(config, folded, prefix)
+
+
+def folded_model_of(config: RunConfig) -> Transformer:
+    """The network with what a run's prompt and prefix fold into, where there are any."""
+    prompt, prefix = config.prompt, config.prefix
+    return folded_model(
+        config.model,
+        None if prompt is None else prompt.length,
+        None if prefix is None else as_free(prefix),
+    )
 
 
 def open_frozen(path: str | None, config: T5Config, seed: int) -> Params:
@@ -433,15 +505,3 @@ def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, flo
     if prompt is None or "prompt" not in trained:
         return {}
     return prompt.diagnostics(jax.device_get(trained["prompt"]))
-
-
-def _describe(method: SoftPrompt | Prefix | None) -> dict[str, Any] | None:
-    """The method and its sizes; not its initializers, which matter only at the start."""
-    if method is None:
-        return None
-    fields = {f.name: getattr(method, f.name) for f in dataclasses.fields(method)}
-    sizes: dict[str, Any] = {k: v for k, v in fields.items() if isinstance(v, int | float | str)}
-    sizes.pop("name", None)
-    if isinstance(method, Prefix):
-        sizes["stacks"] = list(method.stacks)
-    return {"method": type(method).__name__} | sizes

@@ -19,27 +19,39 @@ from dpt_jax.prompts.initializers import (
     truncated_svd,
     uniform,
 )
+from dpt_jax.prompts.measured import (
+    NO_MODEL,
+    ResidualNorm,
+    at_residual_norm,
+    bind_residual_norm,
+    needs_residual_norm,
+)
 from dpt_jax.prompts.per_row import PromptPerRow
 from dpt_jax.prompts.residual import ResidualPrompt
 from dpt_jax.prompts.spectral import SpectralPrompt
 from dpt_jax.prompts.vanilla import VanillaPrompt
 
 __all__ = [
+    "NO_MODEL",
     "ClassLabels",
     "DecomposedPrompt",
     "Initializer",
     "PromptPerRow",
+    "ResidualNorm",
     "ResidualPrompt",
     "SampledVocabulary",
     "SoftPrompt",
     "SpectralPrompt",
     "VanillaPrompt",
     "VocabularyInitializer",
+    "at_residual_norm",
+    "bind_residual_norm",
     "bind_vocabulary",
     "declare_parameter",
     "from_factors",
     "from_prompt",
     "gaussian",
+    "needs_residual_norm",
     "prompt_array",
     "require_size",
     "shape_only",

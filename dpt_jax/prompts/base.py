@@ -20,7 +20,8 @@ class SoftPrompt(nn.Module):
 
     A method subclasses this, adds its own sizes and initializers as fields, and writes
     `__call__` with `declare_parameter`; `vanilla.py` is the shortest complete example. Everything
-    else (counting, folding, drawing the initial values) works through `__call__` alone.
+    else (counting, folding, drawing the initial values) works through `__call__` alone. Lester et
+    al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021.
 
     Attributes:
         length: P, the number of prompt tokens (gin macro `PROMPT_LENGTH`).

@@ -19,6 +19,8 @@ from jaxtyping import Array, Float
 from dpt_jax.prompts.arrays import name_of, prompt_array, shape_error
 
 Initializer = Callable[..., jax.Array]
+"""Flax's: `(key, shape, dtype)` gives the first values, an array of that shape and dtype."""
+
 Encode = Callable[[str], Sequence[int]]
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -179,7 +181,14 @@ class VocabularyInitializer:
         embedding: Float[Array, "vocabulary embed"],
         encode: Encode | None,
     ) -> Float[Array, "length embed"]:
-        """Makes the rows of a prompt; `bind` says what the arguments are."""
+        """Makes the rows of a prompt.
+
+        Args:
+            key: a JAX random key.
+            length: how many rows.
+            embedding: see `bind`.
+            encode: see `bind`.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define rows.")
 
     def bind(self, embedding: Any, encode: Encode | None = None) -> Initializer:
@@ -254,7 +263,7 @@ class SampledVocabulary(VocabularyInitializer):
         embedding: Float[Array, "vocabulary embed"],
         encode: Encode | None = None,
     ) -> Float[Array, "length embed"]:
-        """Returns `length` rows of the table."""
+        """Returns `length` rows of the table; see `VocabularyInitializer.rows`."""
         del encode
         return _sample_rows(key, length, embedding, self.population)
 
@@ -307,7 +316,13 @@ class ClassLabels(VocabularyInitializer):
         embedding: Float[Array, "vocabulary embed"],
         encode: Encode | None,
     ) -> Float[Array, "length embed"]:
-        """Returns a row for each label, then sampled rows up to `length`."""
+        """Returns a row for each label, then sampled rows up to `length`.
+
+        The arguments are those of `VocabularyInitializer.rows`.
+
+        Raises:
+            ValueError: for more labels than rows, or one without a piece in the vocabulary.
+        """
         if len(self.labels) > length:
             raise ValueError(
                 f"CLASS_LABELS has {len(self.labels)} labels, but PROMPT_LENGTH is {length}. Set "

@@ -18,9 +18,9 @@ from dpt_jax.sweeps.worker import OUT_OF_MEMORY, Outcome
 OnOutcome = Callable[[Outcome], None]
 
 LAUNCHERS = ("local", "ray", "commands")
-# What points may differ in and still be trained together. Of a few-shot task only the draw.
+# What points may differ in and still be trained together. Of a task only the draw of its examples.
 _TOGETHER = ("RANDOM_SEED", "LEARNING_RATE_PEAK", "BOTTLENECK")
-_FEW_SHOT = re.compile(r"(_k\d+_s)\d+(?='$)")
+_DRAW = re.compile(r"(_[kp]\d+_s)\d+(?='$)")
 
 
 def require_launcher(name: str) -> None:
@@ -69,7 +69,7 @@ def _alike(point: Point) -> str:
     for binding in point.bindings:
         name, _, value = (part.strip() for part in binding.partition("="))
         if name == "MIXTURE_OR_TASK_NAME":
-            value = _FEW_SHOT.sub(r"\1", value)
+            value = _DRAW.sub(r"\1", value)
         if name not in _TOGETHER:
             kept.append((name, value))
     return repr((point.gin_files, sorted(kept)))

@@ -7,6 +7,8 @@ from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.sweeps.definition import Point, Sweep
 
 FOLDER = "sweeps"
+# Whose bindings are a sweep's own, and not its points'.
+_OWN = ("Sweep", "Report", "chosen_points")
 
 
 def known_sweeps() -> list[str]:
@@ -37,8 +39,8 @@ def load(
 
     Args:
       gin_files: the sweep's file, and others on top.
-      gin_bindings: of `--gin.NAME=VALUE`. Those of `Sweep` and `Report` and of macros that the
-        files know are the sweep's own; any other belongs to every point.
+      gin_bindings: of `--gin.NAME=VALUE`. Those of `Sweep`, `Report` and `chosen_points`, and of
+        macros that the files know, are the sweep's own; any other belongs to every point.
       search_paths: further folders to look for gin files in.
 
     Returns:
@@ -52,7 +54,7 @@ def load(
     def is_own(binding: str) -> bool:
         name = binding.partition("=")[0].strip()
         owner = name.removeprefix("sweeps.").partition(".")[0]
-        return name in macros or owner in ("Sweep", "Report") and "." in name
+        return name in macros or owner in _OWN and "." in name
 
     own = [binding for binding in gin_bindings if is_own(binding)]
     gin_utils.parse(gin_files, own, search_paths)
@@ -80,7 +82,7 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
       InputError: for a binding that does not exist or is refused, with the point's name, or an
         axis that is a macro which nothing uses.
     """
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.problems import kinds
 
     seen: set[tuple[str, str]] = set()
     used: set[str] = set()
@@ -95,7 +97,7 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
                 [*point.bindings, f"MODEL_DIR = {point.name!r}"],
                 search_paths,
             )
-            gin_utils.build(RunConfig)
+            kinds.build()
         except InputError as e:
             message = sweep.in_terms_of_axes(str(e))
             raise InputError(

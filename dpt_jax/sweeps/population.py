@@ -1,11 +1,12 @@
 """Several runs trained together: one copy of the frozen weights, one set of compiled programs.
 
-Points of a sweep that differ in seed, learning rate, bottleneck or few-shot draw are runs with the
-same backbone and the same prompt length. Alone, each would start a process's worth of libraries,
-read the data, and compile the same programs. Together they do so once, and `population_step` takes
-the steps of all of them. Each member sees the batches, the dropout and the optimizer that it would
-have alone, so its results are those of `trainer.train` up to rounding, and each keeps a whole run
-folder of its own: a population that is stopped continues from those, together or one by one.
+Points of a sweep that differ in seed, learning rate, bottleneck or the draw of their examples are
+runs with the same backbone, and prompts or prefixes of the same folded shape. Alone, each would
+start a process's worth of libraries, read the data, and compile the same programs. Together they do
+so once, and `population_step` takes the steps of all of them. Each member sees the batches, the
+dropout and the optimizer that it would have alone, so its results are those of `trainer.train` up
+to rounding, and each keeps a whole run folder of its own: a population that is stopped continues
+from those, together or one by one.
 """
 
 import concurrent.futures
@@ -20,8 +21,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.models import Transformer
 from dpt_jax.paths import absolute, as_path
-from dpt_jax.problems.text import prepare
+from dpt_jax.prefixes import Prefix
+from dpt_jax.problems.image_config import ImageRunConfig
+from dpt_jax.problems.text import folded_model_of, prepare
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
 from dpt_jax.sweeps.population_memory import Layout, choose_layout
@@ -115,13 +119,17 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
     if agreement.process_count() > 1:
         return "a population is trained by one process"
     first = configs[0]
-    lengths = set()
+    if any(isinstance(config, ImageRunConfig) for config in configs):
+        return "runs on images are trained one by one"
     for config in configs:
-        if config.prompt is None or config.trainable_pattern != "prompt/.*":
-            return f"{config.model_dir} trains more than a prompt"
-        lengths.add(config.prompt.length)
-    if len(lengths) > 1:
+        if config.prompt is None and config.prefix is None or config.trainable is not None:
+            return f"{config.model_dir} trains more than a prompt or a prefix"
+    if len({None if c.prompt is None else c.prompt.length for c in configs}) > 1:
         return "their prompts differ in length (PROMPT_LENGTH)"
+    if len({_folded_shape(config.prefix) for config in configs}) > 1:
+        return (
+            "their prefixes differ in PREFIX_LENGTH, PREFIX_STACKS, PREFIX_LAYERS or position_bias"
+        )
     for field in _SHARED:
         if len({repr(getattr(config, field)) for config in configs}) > 1:
             return f"they differ in RunConfig.{field}"
@@ -130,6 +138,13 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
     if len({str(absolute(config.model_dir)) for config in configs}) < len(configs):
         return "two of them have the same MODEL_DIR"
     return None
+
+
+def _folded_shape(prefix: Prefix | None) -> tuple[Any, ...] | None:
+    """What two prefixes on one backbone have in common when they fold into the same arrays."""
+    if prefix is None:
+        return None
+    return prefix.length, prefix.stacks, prefix.layers, prefix.position_bias
 
 
 class _Element:
@@ -162,23 +177,26 @@ class _Population:
         self._runs, self._layout = list(runs), layout
         self._frozen = runs[0].frozen
         configs: list[Any] = [run.config for run in runs]
-        prompts, config = [one.prompt for one in configs], configs[0]
+        models = [Transformer(one.model, one.prompt, one.prefix) for one in configs]
+        config = configs[0]
         everywhere = partitioning.replicated(mesh)
         self._batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
         self._gradients = jax.jit(
             population_step.make_chunk_gradients(
-                config.model, prompts[0].length, config.z_loss, config.microbatches
+                folded_model_of(config),
+                config.z_loss,
+                config.microbatches,
             ),
             out_shardings=everywhere,
         )
         states = tuple(run.state for run in runs)
         self._update = jax.jit(
-            population_step.make_update(prompts, [run.optimizer for run in runs]),
+            population_step.make_update(models, [run.optimizer for run in runs]),
             donate_argnums=0,
             out_shardings=(jax.tree.map(lambda x: x.sharding, states), everywhere, everywhere),
         )
-        share = jax.jit(functools.partial(population_step.share, prompts), out_shardings=everywhere)
-        self._shared = share(states)
+        share = jax.jit(functools.partial(population_step.share, models), out_shardings=everywhere)
+        self._shared = share(states, self._frozen)
         self._compiled: dict[str, Any] = {}
         # A CPU runs what one thread asks for one after the other. With one thread per program they
         # run side by side, and no more of them than the layout says.
@@ -256,7 +274,9 @@ class _Population:
         # Always as many, so that there is one program however many runs are still trained.
         chunks += [chunks[-1]] * (-(-len(runs) // width) - len(chunks))
         states = tuple(run.state for run in runs)
-        states, self._shared, metrics = self._update(states, tuple(chunks), rows, active)
+        states, self._shared, metrics = self._update(
+            states, self._frozen, tuple(chunks), rows, active
+        )
         for run, state in zip(runs, states, strict=True):
             run.state = state
         return metrics

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from dpt_jax.problems.text import folded_model_of
 from dpt_jax.sweeps import population_step
 from dpt_jax.training.run import Run
 
@@ -58,8 +59,7 @@ def choose_layout(
     draws_differ = config.model.dropout_rate > 0 and len(shapes) > 1
     source, target = (max(sizes) for sizes in zip(*shapes, strict=True))
     each = population_step.activation_bytes(
-        config.model,
-        config.prompt.length,
+        folded_model_of(config),
         (config.batch_size // config.microbatches, source, target),
     ) // max(1, mesh.shape["data"] * mesh.shape["fsdp"])
     if members_at_once is None:

@@ -1,15 +1,15 @@
 """One step of several runs that share a frozen backbone. Pure functions.
 
-What a run's parameterization is does not matter to the backbone: it sees a prompt `[P, D]`. So the
-members of a population meet there. The gradient with respect to the prompts is one program, mapped
-over members with `vmap` against the one copy of the frozen weights; what it gives is pulled back
-into each member's own factors, and each member's own optimizer updates them in the shapes that it
-would have alone. A smaller bottleneck therefore needs no padding, and no optimizer can tell a
-population from a run.
+What a run's parameterization is does not matter to the backbone: it sees a prompt `[P, D]`, and a
+prefix's keys and values. So the members of a population meet there. The gradient with respect to
+what is folded is one program, mapped over members with `vmap` against the one copy of the frozen
+weights; what it gives is pulled back into each member's own parameters, and each member's own
+optimizer updates them in the shapes that it would have alone. A smaller bottleneck therefore needs
+no padding, and no optimizer can tell a population from a run.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,10 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from dpt_jax.models import T5Config
+from dpt_jax.models import Transformer
+from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.problems.text import folded_model
-from dpt_jax.prompts import SoftPrompt
-from dpt_jax.training.state import Params, TrainState
+from dpt_jax.training.state import Params, TrainState, merge_params
 from dpt_jax.training.step import (
     Batch,
     apply_gradients,
@@ -35,11 +34,12 @@ class Shared(struct.PyTreeNode):
     """What the backbone sees of a population.
 
     Attributes:
-      prompts: every member's folded prompt, float32.
+      folded: every member's folded prompt and prefix, float32, as the parameters of the folded
+        model (`dpt_jax.problems.text.folded_model`), with an axis of members in front.
       keys: the data of every member's dropout key for its next step.
     """
 
-    prompts: Float[Array, "members length embed"]
+    folded: Params
     keys: UInt32[Array, "members key"]
 
 
@@ -49,98 +49,103 @@ class Sums(struct.PyTreeNode):
     Attributes:
       loss: summed cross-entropy.
       count: target tokens.
-      gradients: of the summed loss with respect to the folded prompts.
+      gradients: of the summed loss with respect to `Shared.folded`, in the same form.
     """
 
     loss: Float[Array, "chunk"]
     count: Float[Array, "chunk"]
-    gradients: Float[Array, "chunk length embed"]
+    gradients: Params
 
 
 def make_chunk_gradients(
-    config: T5Config, prompt_length: int, z_loss: float = 0.0, microbatches: int = 1
+    folded_model: Transformer, z_loss: float = 0.0, microbatches: int = 1
 ) -> Callable[[Shared, Int[Array, "chunk"], Params, Batch], Sums]:
     """Returns `gradients(shared, members, frozen, batches) -> Sums`, to be compiled by the caller.
 
     Args:
-      config: the backbone.
-      prompt_length: P of all members.
+      folded_model: the network with the folded prompt and prefix of any member.
       z_loss: as in `make_loss_fn`.
       microbatches: as in `make_gradient_fn`, of each member's batch.
 
     In the function it returns, `members` says which of the population the chunk consists of, and
     the arrays of `batches` have the chunk as their first axis. Members do not see one another.
     """
-    model = folded_model(config, prompt_length)
-    gradients = make_gradient_fn(make_loss_fn(model, z_loss), microbatches)
+    gradients = make_gradient_fn(make_loss_fn(folded_model, z_loss), microbatches)
 
-    def of_one(prompt, key, frozen, batch):
-        trainable = {"prompt": {"prompt": prompt}}
-        (loss, count), grads = gradients(trainable, frozen, batch, jax.random.wrap_key_data(key))
-        return Sums(loss, count, grads["prompt"]["prompt"])
+    def of_one(folded, key, frozen, batch):
+        (loss, count), grads = gradients(folded, frozen, batch, jax.random.wrap_key_data(key))
+        return Sums(loss, count, grads)
 
     def chunk_gradients(shared, members, frozen, batches):
-        prompts, keys = shared.prompts[members], shared.keys[members]
+        chosen, keys = jax.tree.map(lambda x: x[members], (shared.folded, shared.keys))
         if len(members) == 1:
             # A CPU multiplies plain matrices faster than a batch of one.
-            one = jax.tree.map(lambda x: x[0], batches)
-            return jax.tree.map(lambda x: x[None], of_one(prompts[0], keys[0], frozen, one))
-        return jax.vmap(of_one, in_axes=(0, 0, None, 0))(prompts, keys, frozen, batches)
+            first, key, one = jax.tree.map(lambda x: x[0], (chosen, keys, batches))
+            return jax.tree.map(lambda x: x[None], of_one(first, key, frozen, one))
+        return jax.vmap(of_one, in_axes=(0, 0, None, 0))(chosen, keys, frozen, batches)
 
     return chunk_gradients
 
 
-def share(prompts: Sequence[SoftPrompt], states: Sequence[TrainState]) -> Shared:
-    """What the backbone sees of members with these prompt modules and states."""
-    folded = [_fold(p, s.params["prompt"]) for p, s in zip(prompts, states, strict=True)]
+def share(models: Sequence[Transformer], states: Sequence[TrainState], frozen: Params) -> Shared:
+    """What the backbone sees of members.
+
+    Args:
+      models: every member's network, with its prompt and prefix modules.
+      states: their states.
+      frozen: the backbone's parameters, which some prefixes go through.
+    """
+    folded = [_fold(m, frozen, s.params) for m, s in zip(models, states, strict=True)]
     keys = [jax.random.key_data(dropout_key(state)) for state in states]
-    return Shared(jnp.stack(folded), jnp.stack(keys))
+    return Shared(jax.tree.map(lambda *arrays: jnp.stack(arrays), *folded), jnp.stack(keys))
 
 
-def _fold(prompt: SoftPrompt, params: Params) -> Float[Array, "length embed"]:
-    return prompt.clone(parent=None).apply({"params": params})  # type: ignore[return-value]
+def _fold(model: Transformer, frozen: Params, trained: Params) -> Params:
+    """One member's part of `Shared.folded`."""
+    folded: Params = {}
+    if model.prompt is not None:
+        prompt = model.prompt.clone(parent=None)
+        folded["prompt"] = {"prompt": prompt.apply({"params": trained["prompt"]})}
+    if model.prefix is not None:
+        folded["prefix"] = fold_prefix(model, merge_params(trained, frozen))
+    return folded
 
 
 def make_update(
-    prompts: Sequence[SoftPrompt], optimizers: Sequence[optax.GradientTransformation]
+    models: Sequence[Transformer], optimizers: Sequence[optax.GradientTransformation]
 ) -> Callable[..., tuple[tuple[TrainState, ...], Shared, dict[str, Array]]]:
-    """Returns `update(states, chunks, rows, active)`, to be compiled by the caller.
+    """Returns `update(states, frozen, chunks, rows, active)`, to be compiled by the caller.
 
     Args:
-      prompts: every member's prompt module.
+      models: every member's network, with its prompt and prefix modules.
       optimizers: every member's optimizer.
 
-    The function it returns takes the states, a tuple of `Sums`, the row of each member in all
-    chunks one after the other, and which members had a batch. It gives the new states, those of
-    the others unchanged, what the backbone sees of them, and the metrics of `apply_gradients` as
-    arrays `[members]`.
+    The function it returns takes the states, the backbone's parameters, a tuple of `Sums`, the row
+    of each member in all chunks one after the other, and which members had a batch. It gives the
+    new states, those of the others unchanged, what the backbone sees of them, and the metrics of
+    `apply_gradients` as arrays `[members]`.
     """
 
     def update(
         states: tuple[TrainState, ...],
+        frozen: Params,
         chunks: tuple[Sums, ...],
         rows: Int[Array, "members"],
         active: Bool[Array, "members"],
     ):
         sums = jax.tree.map(lambda *parts: jnp.concatenate(parts)[rows], *chunks)
         new_states, metrics = [], []
-        for i, (prompt, optimizer, state) in enumerate(
-            zip(prompts, optimizers, states, strict=True)
-        ):
-            _, pull_back = jax.vjp(
-                lambda params, p=prompt: _fold(p, params), state.params["prompt"]
-            )
-            (grads,) = pull_back(sums.gradients[i])
-            updated, found = apply_gradients(
-                state, optimizer, sums.loss[i], sums.count[i], {"prompt": grads}
-            )
+        for i, (model, optimizer, state) in enumerate(zip(models, optimizers, states, strict=True)):
+            _, pull_back = jax.vjp(functools.partial(_fold, model, frozen), state.params)
+            (grads,) = pull_back(jax.tree.map(lambda x, i=i: x[i], sums.gradients))
+            updated, found = apply_gradients(state, optimizer, sums.loss[i], sums.count[i], grads)
             took_part = active[i]
             new_states.append(
                 jax.tree.map(lambda new, old, on=took_part: jnp.where(on, new, old), updated, state)
             )
             metrics.append(found)
         stacked = jax.tree.map(lambda *values: jnp.stack(values), *metrics)
-        return tuple(new_states), share(prompts, new_states), stacked
+        return tuple(new_states), share(models, new_states, frozen), stacked
 
     return update
 
@@ -175,19 +180,17 @@ def stack_batches(batches: Sequence[dict[str, np.ndarray]], width: int) -> dict[
     return {name: stack(name) for name in batches[0]}
 
 
-def activation_bytes(config: T5Config, prompt_length: int, sizes: tuple[int, int, int]) -> int:
+def activation_bytes(folded_model: Transformer, sizes: tuple[int, int, int]) -> int:
     """Bytes that one member's step keeps for its backward pass, by the shapes alone.
 
     An estimate: a compiler keeps less of what is cheap to compute again, and needs room of its own.
 
     Args:
-      config: the backbone.
-      prompt_length: P.
+      folded_model: the network with the folded prompt and prefix of any member.
       sizes: rows that are run at once, and their padded source and target lengths.
     """
     rows, source, target = sizes
-    model = folded_model(config, prompt_length)
-    loss_fn = make_loss_fn(model)
+    loss_fn = make_loss_fn(folded_model)
 
     def residuals(trainable, frozen, inputs, targets):
         batch = {
@@ -198,17 +201,16 @@ def activation_bytes(config: T5Config, prompt_length: int, sizes: tuple[int, int
         key = jax.random.key(0)
         return jax.vjp(lambda t: loss_fn(t, frozen, batch, key)[0], trainable)[1]
 
-    tokens = jnp.zeros((1, 8), jnp.int32)
-    params: Any = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens, tokens, tokens))
-    frozen = {name: value for name, value in params["params"].items() if name != "prompt"}
+    params = dict(abstract_variables(folded_model)["params"])
+    folded = {name: params.pop(name) for name in ("prompt", "prefix") if name in params}
     kept = jax.eval_shape(
         residuals,
-        {"prompt": params["params"]["prompt"]},
-        frozen,
+        folded,
+        params,
         jax.ShapeDtypeStruct((rows, source), jnp.int32),
         jax.ShapeDtypeStruct((rows, target), jnp.int32),
     )
     # The backward pass reads the weights too, where they lie.
-    weights = {x.shape for x in jax.tree.leaves(frozen)}
+    weights = {x.shape for x in jax.tree.leaves(params)}
     arrays = [x for x in jax.tree.leaves(kept) if x.shape not in weights]
     return sum(x.size * jnp.dtype(x.dtype).itemsize for x in arrays)

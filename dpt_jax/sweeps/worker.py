@@ -117,18 +117,18 @@ def _guarded(train: Callable[[], None]) -> str | None:
 
 def _config(point: Mapping[str, Any], search_paths: Sequence[str]) -> Any:
     from dpt_jax import gin_utils
-    from dpt_jax.training.config import RunConfig
+    from dpt_jax.problems import kinds
 
     model_dir = f"MODEL_DIR = {point['model_dir']!r}"
     gin_utils.parse(point["gin_files"], [*point["bindings"], model_dir], search_paths)
-    return gin_utils.build(RunConfig)
+    return kinds.build()
 
 
 def _train(point: Mapping[str, Any], search_paths: Sequence[str]) -> None:
     from dpt_jax import gin_utils
-    from dpt_jax.problems import text
+    from dpt_jax.problems import kinds
 
-    text.train(_config(point, search_paths), gin_utils.operative_config)
+    kinds.train(_config(point, search_paths), gin_utils.operative_config)
 
 
 def _train_together(

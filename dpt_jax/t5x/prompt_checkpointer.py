@@ -16,8 +16,11 @@ from t5x import checkpoints
 from t5x.partitioning import BasePartitioner
 from t5x.train_state import FlaxOptimTrainState
 
+from dpt_jax import run_files
 from dpt_jax.errors import InputError
+from dpt_jax.files import write_json
 from dpt_jax.models import T5Config
+from dpt_jax.paths import as_path
 from dpt_jax.prefixes import Prefix
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.t5x import numpy_checkpoints
@@ -63,6 +66,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         prefix: Prefix | None = None,
         config: T5Config | None = None,
         vocabulary: Any = None,
+        text: Callable[[], np.ndarray] | None = None,
         random_seed: int | None = 0,
         model_dir: str | None = None,
         save_only_prompt: bool = False,
@@ -81,6 +85,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
           prefix: PREFIX; None for a prompt alone.
           config: the network's `T5Config`, which a prefix needs.
           vocabulary: VOCABULARY, which class labels need.
+          text: gives some of the task's inputs, for a start that is measured.
           random_seed: RANDOM_SEED, of the start of prompt and prefix; None for any.
           model_dir: MODEL_DIR of a training run; None to evaluate.
           save_only_prompt: SAVE_ONLY_PROMPT, write numpy checkpoints and nothing else.
@@ -99,6 +104,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         )
         self._parts = TrainedParts(prompt, prefix, config)
         self._vocabulary = vocabulary
+        self._text = text
         self._seed = random_seed
         self._model_dir = str(model_dir).rstrip("/") if model_dir else None
         self._save_only_prompt = save_only_prompt
@@ -162,7 +168,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             later = numpy_checkpoints.latest_train_state(self._model_dir)
 
         drawn = None
-        if training and not resuming and not later and not self._parts.needs_vocabulary:
+        if training and not resuming and not later and not self._parts.needs_model:
             # Before gigabytes are read: a file may be missing, or hold another shape.
             drawn = self._draw()
         frozen = self._restore_part(path, state_transformation_fns, trained=False)
@@ -173,8 +179,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
         elif later:
             trained = self._trained_by(later, frozen)
         elif training:
-            embedding = host_array(frozen[EMBEDDING]) if drawn is None else None
-            trained = at_start(self._train_state, drawn or self._draw(embedding))
+            trained = at_start(self._train_state, drawn or self._draw(frozen))
         else:
             trained = self._to_evaluate(path, state_transformation_fns)
         return complete(self._train_state, self._partitioner, frozen, trained)
@@ -204,11 +209,19 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             dataset_iterator=self._original_dataset_iterator if trained else None,
         )
 
-    def _draw(self, embedding: Any = None, another: bool = False) -> dict[str, Any]:
+    def _draw(
+        self, frozen: Mapping[str, Any] | None = None, another: bool = False
+    ) -> dict[str, Any]:
         key = start_key(self._seed)
         if another:
             key = jax.random.fold_in(key, 1)
-        return self._parts.draw(key, embedding, self._vocabulary)
+        if frozen is None:
+            return self._parts.draw(key, vocabulary=self._vocabulary)
+        params = unflatten_dict(dict(frozen), sep="/")["target"]
+        measured = self._parts.measure(params, self._text)
+        if measured and self._model_dir and jax.process_index() == 0:
+            write_json(as_path(self._model_dir) / run_files.START, measured)
+        return self._parts.draw(key, host_array(frozen[EMBEDDING]), self._vocabulary, measured)
 
     def _trained_by(
         self, later: numpy_checkpoints.Trained, frozen: Mapping[str, Any]
@@ -252,7 +265,7 @@ class PromptCheckpointer(checkpoints.Checkpointer):
                 "--gin.PROMPT_FILE, the prefix with --gin_file=prefixes/free_from_prefix.gin and "
                 "--gin.PREFIX_FILE."
             )
-            if self._parts.needs_vocabulary:
+            if self._parts.needs_model:
                 raise InputError(f"{error} {remedy}") from error
             drawn, again = self._draw(), self._draw(another=True)
             if not jax.tree.all(jax.tree.map(np.array_equal, drawn, again)):

@@ -125,7 +125,7 @@ class PromptTrainStateInitializer(utils.TrainStateInitializer):
         state = super().from_scratch(init_rng)
         module, flat = self._model.module, flat_state(state)
         parts = TrainedParts(module.prompt, module.prefix, module.config)
-        embedding = host_array(flat[EMBEDDING]) if parts.needs_vocabulary else None
+        embedding = host_array(flat[EMBEDDING]) if parts.needs_model else None
         drawn = parts.draw(init_rng, embedding, self._model.input_vocabulary)
         template = self.global_train_state_shape
         trained = at_start(template, drawn)

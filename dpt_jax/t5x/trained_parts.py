@@ -16,8 +16,16 @@ from dpt_jax.interop.adapters import Adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.network import fold_prefix
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import Prefix
-from dpt_jax.prompts import SoftPrompt, VocabularyInitializer, bind_vocabulary
+from dpt_jax.prompts import (
+    NO_MODEL,
+    SoftPrompt,
+    VocabularyInitializer,
+    bind_residual_norm,
+    bind_vocabulary,
+    needs_residual_norm,
+)
 from dpt_jax.t5x.arrays import host_array
 
 #: The names of the trained parameters in the tree, beside `encoder` and `decoder`.
@@ -53,22 +61,47 @@ class TrainedParts:
     config: T5Config | None
 
     @property
-    def needs_vocabulary(self) -> bool:
-        """Whether one of them starts from the model's embeddings."""
-        return any(
+    def needs_model(self) -> bool:
+        """Whether one of them starts from the model's embeddings, or at a norm measured on it."""
+        return needs_residual_norm(self.prompt) or any(
             isinstance(getattr(part, field.name), VocabularyInitializer)
             for part in (self.prompt, self.prefix)
             if part is not None
             for field in dataclasses.fields(part)
         )
 
-    def draw(self, key: jax.Array, embedding: Any = None, vocabulary: Any = None) -> dict[str, Any]:
+    def measure(
+        self, params: Mapping[str, Any], text: Callable[[], np.ndarray] | None = None
+    ) -> dict[str, float]:
+        """What `draw` needs to know of the pretrained model, by name; all hosts must call.
+
+        Args:
+          params: the frozen parameters.
+          text: gives token ids `[rows, length]` to measure on; None for `sample_tokens`.
+
+        Raises:
+          InputError: what was measured is of no use.
+        """
+        if not needs_residual_norm(self.prompt):
+            return {}
+        assert self.config is not None
+        tokens = text and text()
+        return {"residual_norm": residual_norm(self.config, params, tokens, host_array)}
+
+    def draw(
+        self,
+        key: jax.Array,
+        embedding: Any = None,
+        vocabulary: Any = None,
+        measured: Mapping[str, float] | None = None,
+    ) -> dict[str, Any]:
         """Draws the first parameters.
 
         Args:
           key: a JAX random key, of which each part has its own.
-          embedding: the restored table `[vocabulary, embed]`, where `needs_vocabulary`.
+          embedding: the restored table `[vocabulary, embed]`, where `needs_model`.
           vocabulary: the SeqIO vocabulary; only class labels need it.
+          measured: what `measure` gives; None where there is no pretrained model.
 
         Returns:
           The parameters under `TRAINED`, nested dicts of float32 numpy arrays.
@@ -77,10 +110,13 @@ class TrainedParts:
           InputError: an initializer cannot serve, such as a file of another shape.
         """
         encode = vocabulary.encode if vocabulary else None
+        if measured is None and needs_residual_norm(self.prompt):
+            raise InputError(NO_MODEL)
 
         def first(name: str, part: Any, initialize: Callable[..., Any]) -> Any:
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             try:
+                part = bind_residual_norm(part, lambda: (measured or {})["residual_norm"])
                 drawn = initialize(bind_vocabulary(part, embedding, encode), own)
             except (ValueError, OSError) as error:
                 raise InputError(f"The {name} cannot be initialized: {error}") from error

@@ -62,9 +62,19 @@ class TrainingConfig:
     early_stopping_patience: int | None = None
     log_period: int = 10
 
+    # What binds the fields in gin.
+    KIND: ClassVar[str] = "RunConfig"
     # The plain settings that decide what a run gives, beside those that tell its problem and its
     # data. A run is not continued under others; see `run_folder.check_identity`.
     RECIPE: ClassVar[tuple[str, ...]] = ("clip_norm", "eval_split")
+    # The settings that may be functions with settings of their own, which decide it as well.
+    FUNCTIONS: ClassVar[tuple[str, ...]] = ("optimizer", "learning_rate", "prompt", "prefix")
+    # The fields that no gin macro sets.
+    WITHOUT_MACRO: ClassVar[tuple[str, ...]] = (
+        "checkpoint_period",
+        "eval_split",
+        "log_period",
+    )
 
     def __post_init__(self):
         self._check("model_dir", _is_path, "a folder, as a text")
@@ -106,8 +116,13 @@ class TrainingConfig:
     def _check(self, field: str, good: Callable[[Any], bool], wanted: str) -> None:
         value = getattr(self, field)
         if not good(value):
-            flag = flag_of(field)
+            flag = self.flag_of(field)
             raise InputError(f"{flag} is {value!r}; it must be {wanted}. Set --gin.{flag}.")
+
+    @classmethod
+    def flag_of(cls, field: str) -> str:
+        """The gin macro or binding that sets a field, as after `--gin.`."""
+        return f"{cls.KIND}.{field}" if field in cls.WITHOUT_MACRO else field.upper()
 
     def make_optimizer(
         self, train_steps: int
@@ -139,7 +154,9 @@ class TrainingConfig:
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         try:
             schedule = self.learning_rate(train_steps)
-            rates = {step: float(schedule(step)) for step in (0, train_steps // 2)}
+            # The largest rate of a schedule may be anywhere; its neighbourhood will do.
+            probed = range(0, train_steps, max(1, train_steps // 100))
+            rates = {step: float(schedule(step)) for step in probed}
         except (TypeError, ValueError) as e:
             raise _unusable("LEARNING_RATE", self.learning_rate, e) from e
         for step, rate in rates.items():
@@ -149,6 +166,8 @@ class TrainingConfig:
                     "negative. Set --gin.LEARNING_RATE_PEAK or --gin.LEARNING_RATE."
                 )
         try:
+            # Some optimizers refuse a rate that they see.
+            self.optimizer(optax.constant_schedule(max(rates.values())))
             optimizer, _ = self.make_optimizer(train_steps)
             jax.eval_shape(lambda p: optimizer.update(p, optimizer.init(p), p), shapes)
         except (TypeError, ValueError, AttributeError, IndexError) as e:
@@ -199,6 +218,8 @@ class RunConfig(TrainingConfig):
       trainable: regular expression of the trained parameters' names; None is prompt and prefix
         alone, or everything when there is neither.
       num_buckets: NUM_BUCKETS, padded source lengths, and so compiled programs, at most.
+      balanced_batches: BALANCED_BATCHES, give every batch the targets' shares, to one row; for
+        tasks with few answers, such as classification.
       overlength: OVERLENGTH, what to do with too long examples: `error`, `truncate` or `drop`.
       train_split: split to train on.
       eval_batch_size: EVAL_BATCH_SIZE, examples decoded at once; None is `batch_size`.
@@ -221,6 +242,7 @@ class RunConfig(TrainingConfig):
     z_loss: float = 0.0
     trainable: str | None = None
     num_buckets: int = 8
+    balanced_batches: bool = False
     overlength: str = "error"
     train_split: str = "train"
     eval_batch_size: int | None = None
@@ -234,6 +256,13 @@ class RunConfig(TrainingConfig):
         "scoring",
         "beam_size",
         "best_metric",
+    )
+    WITHOUT_MACRO: ClassVar[tuple[str, ...]] = (
+        *TrainingConfig.WITHOUT_MACRO,
+        "beam_size",
+        "train_split",
+        "trainable",
+        "z_loss",
     )
 
     def __post_init__(self):
@@ -259,6 +288,7 @@ class RunConfig(TrainingConfig):
         )
         for name in ("num_buckets", "beam_size"):
             self._check(name, _positive, "a positive integer")
+        self._check("balanced_batches", lambda x: isinstance(x, bool), "True or False")
         self._check("eval_batch_size", _or_none(_positive), "a positive integer, or None")
         self._check("z_loss", lambda x: _is_number(x) and x >= 0, "a number, 0 or more")
         for name in ("mixture_or_task_name", "train_split"):
@@ -292,23 +322,6 @@ class RunConfig(TrainingConfig):
         if len(parts) > 1:
             return f"({'|'.join(parts)})/.*"
         return f"{parts[0]}/.*" if parts else ".*"
-
-
-# The fields that no gin macro sets.
-_WITHOUT_MACRO = (
-    "beam_size",
-    "checkpoint_period",
-    "eval_split",
-    "log_period",
-    "train_split",
-    "trainable",
-    "z_loss",
-)
-
-
-def flag_of(field: str) -> str:
-    """The gin macro or binding that sets a field, as after `--gin.`."""
-    return f"RunConfig.{field}" if field in _WITHOUT_MACRO else field.upper()
 
 
 def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:

@@ -6,17 +6,10 @@ It is part of the run's identity: a folder's result is that of the recipe it was
 from typing import Any
 
 from dpt_jax import gin_text
-from dpt_jax.training.config import TrainingConfig, flag_of
+from dpt_jax.training.config import TrainingConfig
 
 # Plain settings, and those of the functions that gin binds. Only the latter need gin.
 _PLAIN, _GIN = "recipe.", "gin."
-# What of a configuration is no plain setting, but may be a function with settings of its own.
-_FUNCTIONS = (
-    "RunConfig.optimizer",
-    "RunConfig.learning_rate",
-    "RunConfig.prompt",
-    "RunConfig.prefix",
-)
 
 
 def describe(config: TrainingConfig, gin_config: str) -> dict[str, Any]:
@@ -28,7 +21,7 @@ def describe(config: TrainingConfig, gin_config: str) -> dict[str, Any]:
         called; where it is empty only the plain settings are known.
     """
     plain = {f"{_PLAIN}{name}": getattr(config, name) for name in config.RECIPE}
-    settings = gin_text.settings_of(gin_config, _FUNCTIONS)
+    settings = gin_text.settings_of(gin_config, _functions(config))
     return plain | {f"{_GIN}{name}": setting.value for name, setting in settings.items()}
 
 
@@ -37,9 +30,14 @@ def is_part(name: str) -> bool:
     return name.startswith((_PLAIN, _GIN))
 
 
-def shown(name: str, value: Any, gin_config: str) -> tuple[str, str]:
+def shown(config: TrainingConfig, name: str, value: Any, gin_config: str) -> tuple[str, str]:
     """A part of a recipe for a message: the flag that sets it, and its value."""
     if name.startswith(_PLAIN):
-        return flag_of(name.removeprefix(_PLAIN)), repr(value)
+        return config.flag_of(name.removeprefix(_PLAIN)), repr(value)
     name = name.removeprefix(_GIN)
-    return gin_text.settings_of(gin_config, _FUNCTIONS)[name].flag, value
+    return gin_text.settings_of(gin_config, _functions(config))[name].flag, value
+
+
+def _functions(config: TrainingConfig) -> list[str]:
+    """What of a configuration is no plain setting, but may be a function with settings."""
+    return [f"{config.KIND}.{name}" for name in config.FUNCTIONS]

@@ -29,6 +29,7 @@ _BASE = "runs/prompt_train.gin"
 _FOLDER = "recipes"
 # What a recipe decides, of the settings of a run; a gin macro sets each.
 FIELDS = (
+    "balanced_batches",
     "batch_size",
     "clip_norm",
     "epochs",
@@ -37,6 +38,7 @@ FIELDS = (
     "optimizer",
     "overlength",
     "task_feature_lengths",
+    "train_steps",
 )
 _IMPORT = re.compile(r"^(?:from (?P<package>[\w.]+) )?import (?P<module>[\w.]+)$", re.MULTILINE)
 
@@ -82,6 +84,12 @@ def read(name: str, learning_rate_peak: float | None = None) -> dict[str, Any]:
     if learning_rate_peak is not None:
         bound["LEARNING_RATE_PEAK"] = repr(learning_rate_peak)
     return {field: _value(bound[field.upper()], bound, modules) for field in FIELDS}
+
+
+def starts_measured(name: str) -> bool:
+    """Whether a recipe's prompt starts at a norm that is measured on the model."""
+    file = importlib.resources.files("dpt_jax.gin_configs") / f"{_FOLDER}/{name}.gin"
+    return "_measured.gin" in file.read_text()
 
 
 def _value(text: str, bound: Mapping[str, str], modules: Mapping[str, str]) -> Any:

@@ -35,6 +35,8 @@ _OTHER_TRACES = (CHECKPOINTS, NUMPY_CHECKPOINTS, METRICS)
 # What the next run in a folder where nothing was trained may not write itself.
 _OF_ONE_RUN = (
     run_files.FEW_SHOT,
+    run_files.START,
+    run_files.IMAGES,
     run_files.VOCABULARY,
     run_files.PIECES,
     run_files.TOKENIZER,
@@ -117,7 +119,7 @@ def check_identity(
                 "known which run they belong to. Set --gin.MODEL_DIR to another folder."
             )
         return False
-    lines = _differences(saved, identity(config, problem, gin_config), unknown, gin_config)
+    lines = _differences(config, saved, identity(config, problem, gin_config), unknown, gin_config)
     if lines and run_files.holds_training(folder):
         raise InputError(
             f"MODEL_DIR = {folder} holds a run that differs from the one asked for; nothing was "
@@ -139,7 +141,11 @@ def _saved_identity(folder: Any) -> dict[str, Any] | None:
 
 
 def _differences(
-    saved: Mapping[str, Any], asked: Mapping[str, Any], unknown: Collection[str], gin_config: str
+    config: TrainingConfig,
+    saved: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    unknown: Collection[str],
+    gin_config: str,
 ) -> list[str]:
     """What differs, a line each."""
     lines = []
@@ -151,9 +157,9 @@ def _differences(
             lines.append(f"  {name}: saved {before!r}, now {now!r}")
         # Earlier versions kept no recipe, and another optimizer has other settings.
         elif name in saved and name in asked:
-            flag, value = recipe.shown(name, now, gin_config)
+            flag, value = recipe.shown(config, name, now, gin_config)
             lines.append(
-                f"  {flag}: saved {recipe.shown(name, before, gin_config)[1]}, now {value}"
+                f"  {flag}: saved {recipe.shown(config, name, before, gin_config)[1]}, now {value}"
             )
     return lines
 

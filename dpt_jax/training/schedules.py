@@ -57,6 +57,26 @@ def linear_warmup_linear_decay(
     )
 
 
+def linear_warmup_cosine(
+    train_steps: int, peak: float = 0.1, warmup_fraction: float = 0.1
+) -> optax.Schedule:
+    """Rises from 0 to `peak` over the first `warmup_fraction`, then falls to 0 along a cosine.
+
+    What vision transformers are usually tuned with (Jia et al., "Visual Prompt Tuning", ECCV 2022).
+
+    Args:
+      train_steps: the run's length.
+      peak: the highest rate.
+      warmup_fraction: the share of the run in which the rate rises.
+    """
+    _check("LEARNING_RATE_PEAK", peak, math.inf)
+    _check("schedules.linear_warmup_cosine.warmup_fraction", warmup_fraction, 1)
+    warmup = max(1, round(train_steps * warmup_fraction))
+    if train_steps <= warmup:
+        return optax.warmup_constant_schedule(0.0, peak, warmup)
+    return optax.warmup_cosine_decay_schedule(0.0, peak, warmup, train_steps)
+
+
 def _check(flag: str, value: float, most: float) -> None:
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and 0 <= value <= most):

@@ -22,6 +22,7 @@ def result(method, b, task, seed):
         "value": value,
         "trainable_parameters": 148 * b if method == "DPT" else 2560,
         "train_seconds": 1.0,
+        "train_loss": 2.0 - value,
         "curves": {
             "score": [STEPS, [value / 3, value / 2, value]],
             "positive_entries": [STEPS, [20, 19, 18 - seed]],
@@ -81,6 +82,16 @@ def test_the_band_is_from_the_smallest_to_the_largest_seed():
     at_one = band[band[:, 0] == 1][:, 1]
     assert at_one.min() == pytest.approx(min(values("rte")))
     assert at_one.max() == pytest.approx(max(values("rte")))
+
+
+def test_the_loss_is_drawn_as_it_is_and_an_implied_axis_makes_no_panels():
+    rows = [row | {"axes": row["axes"] | {"rate": row["axes"]["method"]}} for row in ROWS]
+    implied = Report(title="Made up", scale=100, implied=["rate"]).resolved([*AXES, "rate"])
+    options = {"x": "BOTTLENECK", "lines": "method"}
+    panels = shown(figures.loss(rows, dataclasses.asdict(implied), options))
+    assert [axes.get_title() for axes in panels] == ["rte", "wic", "average"]
+    wanted = [2.0 - np.mean(values("rte", "DPT", b)) / 100 for b in (1, 2, 4)]
+    np.testing.assert_allclose(lines(panels[0])["DPT"][1], wanted)
 
 
 def test_parameters_puts_every_row_at_its_count():

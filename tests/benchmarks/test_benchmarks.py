@@ -49,6 +49,14 @@ def test_prefix_step_benchmark_prints_its_ratios():
 
 @pytest.mark.slow
 @pytest.mark.interop
+def test_vit_step_benchmark_prints_its_ratio():
+    result = last_line("vit_step.py", "--turns", "1", "--steps", "1")
+    assert result["ratio"] == pytest.approx(result["torch_step_seconds"] / result["step_seconds"])
+    assert result["peak_memory_bytes"] > 0 and result["torch_peak_memory_bytes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.interop
 def test_epoch_benchmark_prints_rates_and_recompiles_nothing(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text.txt"
@@ -93,6 +101,7 @@ def test_convert_benchmark_prints_positive_measurements(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_startup_benchmark_measures_commands():
     # Those of a run, which it has to train before.
     result = last_line("startup.py", "--commands=help,export,predict")

@@ -105,6 +105,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished_and_a_rerun_succ
     check_equal(tmp_path / "target", params)
 
 
+@pytest.mark.slow
 def test_the_work_of_a_conversion_that_still_runs_is_not_taken_for_a_leftover(source, tmp_path):
     from dpt_jax.files import atomic_folder
 

@@ -4,10 +4,14 @@ import json
 
 import pytest
 
+from dpt_jax import gin_utils
+from dpt_jax.cli import demo
 from dpt_jax.cli.main import main
+from dpt_jax.prompts import needs_residual_norm
+from dpt_jax.training.config import RunConfig
 
 # Two demos: one whose prompts learn, and one that shows that the other methods run.
-STEPS = {"vanilla,decomposed": 120, "residual,fine_tuning": 2}
+STEPS = {"vanilla,decomposed": 120, "prefix,residual,fine_tuning": 2}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,8 @@ def arguments(folder, methods):
         f"--output={folder / methods}",
         f"--gin.TRAIN_STEPS={STEPS[methods]}",
         f"--gin.EVAL_PERIOD={STEPS[methods]}",
+        # A quarter of the demo's, and enough for one task.
+        "--gin.BATCH_SIZE=8",
     ]
 
 
@@ -54,6 +60,7 @@ def test_every_method_trains_the_parameters_it_should(output):
         "vanilla": p * d,
         "decomposed": b * (p + d),
         "residual": p * d + d * hidden + hidden + hidden * d + d + 2 * d,
+        "prefix": 3 * p * d,
         "fine_tuning": 1_263_872,
     }
     assert counts["decomposed"] <= counts["vanilla"] / 4
@@ -84,3 +91,16 @@ def test_a_name_that_does_not_exist_is_refused(tmp_path, capfd, flag, message):
     assert main(["demo", flag, f"--output={tmp_path / 'demo'}"]) == 2
     assert message in capfd.readouterr().err
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("method", ["vanilla", "decomposed", "residual"])
+def test_the_fast_recipe_keeps_the_demos_sizes_and_starts_at_the_measured_norm(method):
+    files, own = demo.RECIPES["fast"][method]
+    bindings = [*demo.bindings_of(own, "demo_questions", 7), "MODEL_DIR = 'run'"]
+    gin_utils.parse(["runs/demo.gin", *files], bindings)
+    config = gin_utils.build(RunConfig)
+    assert needs_residual_norm(config.prompt) and config.prompt.length == 20
+    assert getattr(config.prompt, "bottleneck", 4) == 4
+    assert config.optimizer.__name__ == "orthogonal" and config.clip_norm is None
+    assert (config.train_steps, config.batch_size, config.random_seed) == (200, 32, 7)
+    assert config.task_feature_lengths["inputs"] == 36 and config.eval_batch_size == 100

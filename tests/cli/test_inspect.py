@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dpt_jax import demo
+from dpt_jax import demo, interop
 from dpt_jax.cli.main import main
 from dpt_jax.interop import load_prompt, save_prompt
+from dpt_jax.models.residual_norm import residual_norm
+from tests.support import runs
 
 LESTER = Path(__file__).parents[3] / "shared" / "data" / "lester_prompts"
 
@@ -135,7 +137,7 @@ def test_a_backbones_layers_are_one_line_each_unless_all_are_asked_for(inspect, 
     assert found["kind"] == "backbone"
     assert found["details"]["num_encoder_layers"] == 3
     assert found["total"] == {"numbers": 1_263_872, "bytes": 2 * 1_263_872}
-    short, long = inspect(demo.BACKBONE_DIR), inspect(demo.BACKBONE_DIR, "--all")
+    short, long = (inspect(demo.BACKBONE_DIR, "--no-norm", *all_) for all_ in ((), ("--all",)))
     assert "encoder/layers_{0-2}/attention/query/kernel" in short
     assert "encoder/layers_1/attention/query/kernel" not in short
     assert "Total: 1,263,872 numbers" in short and "Total: 1,263,872 numbers" in long
@@ -144,6 +146,19 @@ def test_a_backbones_layers_are_one_line_each_unless_all_are_asked_for(inspect, 
     assert len(long.splitlines()) - len(short.splitlines()) > 30
     # Nothing is cut where the output is no terminal.
     assert "…" not in short + long
+
+
+def test_a_t5s_residual_stream_is_measured_unless_it_is_not_asked_for(report, inspect, tmp_path):
+    config, params = runs.T5, runs.random_parameters()
+    interop.save_backbone(tmp_path / "t5", config, params)
+    norm = residual_norm(config, params)
+    assert report(tmp_path / "t5")["residual_norm"] == norm
+    last = inspect(tmp_path / "t5").splitlines()[-1]
+    assert last == f"Norm of the encoder's residual stream, on random tokens: {norm:g}"
+    assert "residual stream" not in inspect(tmp_path / "t5", "--no-norm")
+    params["token_embedder"]["embedding"][:] = np.nan
+    interop.save_backbone(tmp_path / "spoiled", config, params)
+    assert report(tmp_path / "spoiled")["residual_norm"] is None
 
 
 def test_a_run_is_its_best_steps_prompt(report, tmp_path, prompt):

@@ -94,3 +94,27 @@ def test_a_refusal_is_the_compilers_and_names_what_to_change(capfd):
     assert found["fits"] is False and found["flops_per_chip"] is None
     for text in ("memory", "hbm", "--gin.BATCH_SIZE", "--gin.REMAT_POLICY", "--search"):
         assert text.lower() in err.lower(), err
+
+
+IMAGES = [f"--gin_file={name}" for name in ("runs/image_train.gin", "models/demo_vit.gin")]
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_run_on_images_is_compiled_for_a_tpu(capfd):
+    status, out, _ = run(
+        *(capfd, "--topology=v5e:1x1", *IMAGES, "--gin_file=prompts/vanilla_vpt.gin", "--json"),
+        *("--gin.PROMPT_PLACEMENT='deep'", "--gin.BATCH_SIZE=8"),
+    )
+    made = json.loads(out)
+    assert status == 0 and made["fits"] and made["tokens_per_second"] is None
+    # A layer's matrix products, forward, for 47 tokens: 4 D^2 + 2 D M each, and the attention.
+    tokens = 1 + 10 + 36
+    forward = 8 * 4 * 2 * (tokens * (4 * 64**2 + 2 * 64 * 128) + 2 * tokens**2 * 64)
+    # Backward to the prompts is about as much again, without that to the weights.
+    assert 1.3 * forward < made["flops_per_chip"] < 3 * forward
+
+
+def test_a_search_is_of_text(capfd):
+    status, _, err = run(capfd, "--topology=v5e:1x1", *IMAGES, "--search")
+    assert status == 2 and "--search takes runs on text" in err

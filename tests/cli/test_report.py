@@ -80,7 +80,8 @@ def test_a_page_holds_everything_in_itself(folder, tmp_path, capsys):
     assert "failed: Out of [memory](x) in *a|b*." in text
     # BOTTLENECK = 4 has scores 40, 50, 60 and a failure; its one whole seed is 40 and 60.
     assert re.search(
-        r"More is better\. <strong class=holds>holds</strong>: 50\.00 \(1 of 2\) against 15", text
+        r"More is better\. <strong class=open>undecided</strong>: 50\.00 \(1 of 2\) against 15",
+        text,
     )
 
 
@@ -92,7 +93,7 @@ def test_markdown_has_its_pictures_beside_it(folder, tmp_path):
     assert text.startswith("# Results\n\nAs run.\n\n## Made & up\n\n```sh\ndpt sweep made_up\n```")
     [picture] = re.findall(r"!\[.*\]\((.*)\)", text)
     assert (output.parent / picture).read_bytes().startswith(b"\x89PNG")
-    assert "- More is better. **holds**: 50.00 (1 of 2) against 15.00" in text
+    assert "- More is better. **undecided**: 50.00 (1 of 2) against 15.00" in text
 
 
 @pytest.mark.slow
@@ -100,7 +101,9 @@ def test_the_claims_of_several_sweeps_are_listed_first(folder):
     [one] = gather([folder])
     two = [one, dataclasses.replace(one, name="other", title="Other")]
     beginning = to_markdown(two, "Results", "results").split("## Made & up")[0]
-    row = "| [Made & up](#made--up) | More is better. | **holds** |\n| [Other](#other) | More is"
+    row = (
+        "| [Made & up](#made--up) | More is better. | **undecided** |\n| [Other](#other) | More is"
+    )
     assert row in beginning
     page = Page(to_html(two, "Results"))
     assert page.open == [] and {"made--up", "other"} <= set(page.ids)

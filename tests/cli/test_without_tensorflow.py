@@ -55,6 +55,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
     exported = tmp_path / "exported"
     commands = [

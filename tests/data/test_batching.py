@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from dpt_jax.data.batches import TrainData, evaluation_batches
-from dpt_jax.data.batching import Sampler, Schedule, choose_buckets, plan_batches
+from dpt_jax.data.batching import (
+    Sampler,
+    Schedule,
+    choose_buckets,
+    plan_batches,
+    spread_evenly,
+)
 from dpt_jax.data.examples import TaskExamples
 
 
@@ -142,3 +148,56 @@ def test_evaluation_pads_as_little_as_sorted_rows_can():
         ([2], (3, 8)),
     ]
     assert {tokens.shape for _, tokens in evaluation_batches(inputs, 3, 1)} == {(3, 32)}
+
+
+def test_evenly_spread_groups_have_their_share_of_every_stretch():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat([0, 1, 2], [12, 30, 78]))
+    order = rng.permutation(120)
+    spread = spread_evenly(order, groups, [3])
+    assert sorted(spread) == list(range(120))
+    for length in (5, 16, 50):
+        for start in range(120 - length):
+            counts = np.bincount(groups[spread[start : start + length]], minlength=3)
+            shares = length * np.asarray([12, 30, 78]) / 120
+            # A stretch may begin and end within the spacing of a group's members.
+            assert (abs(counts - shares) < 2).all()
+    for group in range(3):
+        kept = [i for i in spread if groups[i] == group]
+        assert kept == [i for i in order if groups[i] == group]
+    assert spread.tolist() != spread_evenly(order, groups, [4]).tolist()
+
+
+def labelled(targets, seed=0):
+    """Examples of two lengths whose targets are these numbers."""
+    rng = np.random.default_rng(seed)
+    inputs = [np.full(n, 5, np.int32) for n in rng.choice([6, 14], len(targets))]
+    return TaskExamples("task", inputs, [np.asarray([t, 1], np.int32) for t in targets], [])
+
+
+def test_balanced_batches_have_the_targets_shares_and_every_example_once():
+    targets = np.random.default_rng(1).permutation(np.repeat([10, 11, 12], 64))
+    data = TrainData.create([labelled(targets)], [1.0], 12, 0, 2, balanced=True)
+    assert data.describe().endswith("batches balanced by 3 targets")
+    batches = data.schedule.epoch(2)
+    assert sorted(i for _, rows in batches for i in rows) == list(range(192))
+    lengths = data.schedule.bucket_ids
+    whole = [rows for bucket, rows in batches if set(lengths[rows]) == {bucket} and len(rows) == 12]
+    assert len(whole) > 12
+    for rows in whole:
+        of_bucket = targets[lengths == lengths[rows[0]]]
+        for target in (10, 11, 12):
+            share = 12 * np.mean(of_bucket == target)
+            assert abs(np.sum(targets[rows] == target) - share) < 2
+    random = TrainData.create([labelled(targets)], [1.0], 12, 0, 2).schedule.epoch(2)
+    worst = max(np.bincount(targets[rows] - 10, minlength=3).max() for _, rows in random)
+    assert worst > 6
+
+
+def test_targets_that_occur_once_are_not_balanced_and_it_is_said():
+    plain = TrainData.create([labelled(range(3, 43))], [1.0], 4, 0, 2)
+    data = TrainData.create([labelled(range(3, 43))], [1.0], 4, 0, 2, balanced=True)
+    assert data.describe() == f"{plain.describe()}, batches not balanced: most targets occur once"
+    for step in range(12):
+        for name, array in plain.batch(step).items():
+            np.testing.assert_array_equal(data.batch(step)[name], array)

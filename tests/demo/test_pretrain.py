@@ -102,9 +102,9 @@ def test_learning_rates_differ_by_their_multipliers():
     ones = np.ones(3, np.float32)
     params = {"relpos_bias": {"rel_embedding": ones}, "mlp": {"kernel": ones}}
     gradients = jax.tree.map(np.ones_like, params)
-    state = tx.init(params)
-    _, state = tx.update(gradients, state, params)
-    updates, _ = tx.update(gradients, state, params)
+    update = jax.jit(tx.update)
+    _, state = update(gradients, jax.jit(tx.init)(params), params)
+    updates, _ = update(gradients, state, params)
     ratio = updates["relpos_bias"]["rel_embedding"] / updates["mlp"]["kernel"]
     np.testing.assert_allclose(ratio, 30.0, rtol=1e-5)
 
@@ -116,8 +116,9 @@ def test_exact_matches_agree_with_greedy_decoding():
     model = Transformer(pretrain.CONFIG)
     params = pretrain.initial_params(model, 0)
     ((_, batch),) = pretrain.batches(itertools.islice(skills.mixture("train", 1), 8), encode, 8)
+    decode = jax.jit(greedy_decode, static_argnums=(0, 3))
     generated = np.asarray(
-        greedy_decode(model, params, batch["encoder_input_tokens"], pretrain.TARGET_LENGTH)
+        decode(model, params, batch["encoder_input_tokens"], pretrain.TARGET_LENGTH)
     )
     # Half of the targets become what the model writes, so that both outcomes occur.
     targets = batch["decoder_target_tokens"].copy()
@@ -129,3 +130,16 @@ def test_exact_matches_agree_with_greedy_decoding():
     )
     same = ((generated == targets) | (targets == 0)).all(axis=1)
     np.testing.assert_array_equal(pretrain.exact_matches(model, params, batch), same)
+
+
+@pytest.mark.parametrize("shape", pretrain.SHAPES)
+def test_every_shape_has_the_heads_that_start_as_parts(shape):
+    config = dataclasses.replace(pretrain.CONFIG, **pretrain.SHAPES[shape])
+    # Three matchers and four neighbours.
+    assert config.num_heads >= 7 and config.vocab_size == 256
+    if shape == "t5_1_0":
+        assert config.logits_via_embedding and config.mlp_activations == ("relu",)
+    if shape == "double":
+        sizes = ("emb_dim", "num_encoder_layers", "num_decoder_layers")
+        # The fixture has made the demo's own narrow.
+        assert [getattr(config, name) for name in sizes] == [256, 6, 4]

@@ -47,6 +47,27 @@ def test_a_few_shot_draw_is_part_of_the_training_rows_and_of_the_larger_draws():
     assert few.num_input_examples("validation") == superglue.SIZES["validation"]
 
 
+def test_shares_of_a_seed_are_inside_one_another_and_leave_the_held_out_rows():
+    def inputs(name, split="train"):
+        task = seqio.get_mixture_or_task(name)
+        dataset = task.get_dataset({"inputs": 36, "targets": 6}, split=split, shuffle=False)
+        found = {tuple(example["inputs"].tolist()) for example in dataset.as_numpy_iterator()}
+        assert len(found) == task.num_input_examples(split)
+        return found
+
+    sizes, inside = {1: 37, 3: 111, 100: 3687}, set()
+    for percent, size in sizes.items():
+        share = inputs(f"demo_questions_p{percent}_s4")
+        assert len(share) == size and inside < share
+        inside = share
+    held_out = inputs("demo_questions_p1_s4", "heldout")
+    assert len(held_out) == 409 and held_out.isdisjoint(share)
+    assert share | held_out == inputs("demo_questions")
+    assert inputs("demo_questions_k8_s4") < share
+    assert inputs("demo_questions_k8_s4", "heldout") == held_out
+    assert inputs("demo_questions_p1_s3") != inputs("demo_questions_p1_s4")
+
+
 def test_the_mixture_draws_from_every_task():
     mixture = seqio.get_mixture_or_task(MIXTURE)
     dataset = mixture.get_dataset(

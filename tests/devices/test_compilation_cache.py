@@ -15,11 +15,25 @@ import pytest
 from dpt_jax.cli.main import main
 from dpt_jax.devices import compilation_cache
 from dpt_jax.devices.compilation_cache import Programs
-from tests.support import runs
+from tests.support import processes, runs
+
+# What a new process has where nothing is set: not the cache of the tests.
+UNSET = """
+import os, jax
+for name in [name for name in os.environ if "CACHE" in name and not name.startswith("DPT_")]:
+    del os.environ[name]
+jax.config.update("jax_compilation_cache_dir", None)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+"""
 
 
 def start(script, *argv, **environment):
-    """Starts a process with a cache of its own, not that of the tests."""
+    """Starts a process with a cache of its own."""
+    return processes.Process(["-c", UNSET + script, *argv], dict(os.environ) | environment)
+
+
+def start_anew(script, *argv, **environment):
+    """The same, of a process that imports everything by itself, as a command does."""
     inherited = {k: v for k, v in os.environ.items() if "CACHE" not in k}
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, argv)],
@@ -94,9 +108,10 @@ print(jax.jit(lambda x: (x @ x + 1).sum())(jnp.arange(16.0).reshape(4, 4)))
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_compiled_again_and_once(tmp_path):
     cache = {"DPT_COMPILATION_CACHE": str(tmp_path)}
-    killed = start(PRODUCT, "die", **cache)
+    killed = start_anew(PRODUCT, "die", **cache)
     killed.communicate(timeout=300)
     assert killed.returncode == -signal.SIGKILL
     [left] = tmp_path.iterdir()
@@ -113,7 +128,7 @@ def test_what_a_killed_process_leaves_is_compiled_again_and_once(tmp_path):
         {file: len(written) for file, written in whole.items()}, rel=0.05
     )
     before = files(tmp_path)
-    assert output(start(PRODUCT, "live", **cache)) == expected
+    assert output(start_anew(PRODUCT, "live", **cache)) == expected
     assert files(tmp_path) == before
 
 
@@ -145,9 +160,10 @@ print(seen)
 """
 
 
+@pytest.mark.slow
 def test_several_processes_write_read_and_prune_at_once(tmp_path):
-    processes = [start(HAMMER, tmp_path) for _ in range(3)]
-    assert all(int(output(process)[0]) > 0 for process in processes)
+    group = [start(HAMMER, tmp_path) for _ in range(3)]
+    assert all(int(output(process)[0]) > 0 for process in group)
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 6_000_000
 
 

@@ -140,7 +140,6 @@ def test_to_our_folder_and_back_gives_the_same_model_bit_for_bit(family, tmp_pat
         assert after[name].dtype == tensor.dtype
         assert torch.equal(after[name], tensor), name
     np.testing.assert_array_equal(logits(back), logits(model))
-    np.testing.assert_array_equal(greedy_tokens(back), greedy_tokens(model))
     ignored = {"transformers_version", "_name_or_path", "tie_word_embeddings"}
     stated = {k: v for k, v in model.config.to_dict().items() if k not in ignored}
     assert {k: v for k, v in back.config.to_dict().items() if k in stated} == stated

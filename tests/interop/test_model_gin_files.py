@@ -79,7 +79,22 @@ def test_the_model_has_the_published_number_of_parameters(name):
 def test_every_model_file_is_counted():
     files = {path.stem for path in (CONFIGS / "models").glob("*.gin")}
     # The demo's backbone is counted with the demo.
-    assert files - {"demo"} == {*PARAMETERS, *ROUNDED} | FAMILIES
+    vits = {name for name in files if "vit" in name}
+    assert vits == {"vit", "demo_vit", "vit_s4_cifar", *VITS}
+    assert files - {"demo"} - vits == {*PARAMETERS, *ROUNDED} | FAMILIES
+
+
+# Without a head, as Dosovitskiy et al. (2021) and Steiner et al. (2022) have them.
+VITS = {"vit_ti16": 5.5, "vit_s16": 21.7, "vit_b16": 85.8, "vit_b32": 87.5, "vit_l16": 303.3}
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_a_vit_has_the_published_number_of_parameters(name):
+    from dpt_jax.interop.vit.parameters import parameter_shapes
+
+    config = model(name)
+    count = sum(math.prod(shape) for shape in parameter_shapes(config).values())
+    assert round(count / 1e6, 1) == VITS[name]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import copy
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -48,10 +47,14 @@ def adapter(tmp_path, t5, prompt):
 
 
 def ours(config, params, prompt):
-    params = jax.tree.map(jnp.asarray, params)
     return Transformer(config, VanillaPrompt(*prompt.shape)), params | {
-        "prompt": {"prompt": jnp.asarray(prompt)}
+        "prompt": {"prompt": prompt}
     }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def logits_of(network, params, source, decoder_input, target):
+    return network.apply({"params": params}, source, decoder_input, target, enable_dropout=False)
 
 
 def tensors(source, target=None):
@@ -73,7 +76,7 @@ def test_an_exported_prompt_gives_our_logits_in_pytorch(t5, adapter, prompt):
             **tensors(source), decoder_input_ids=torch.from_numpy(decoder_input).long()
         ).logits.numpy()
     network, params = ours(config, params, prompt)
-    found = network.apply({"params": params}, source, decoder_input, target, enable_dropout=False)
+    found = logits_of(network, params, source, decoder_input, target)
     real = target > 0
     np.testing.assert_allclose(np.asarray(found)[real], theirs[real], atol=1e-4, rtol=0)
 
@@ -151,7 +154,7 @@ def test_a_prompt_trained_with_peft_gives_the_same_loss_here(t5, tmp_path, submo
     prompt = load_prompt(tmp_path / "adapter", embed_dim=D, length=P)
     network, params = ours(config, params, prompt)
     source, decoder_input, target = random_batch(30, 9)
-    logits = network.apply({"params": params}, source, decoder_input, target, enable_dropout=False)
+    logits = logits_of(network, params, source, decoder_input, target)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     np.testing.assert_allclose(losses[target > 0].mean(), expected, rtol=1e-5)
 

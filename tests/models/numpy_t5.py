@@ -15,9 +15,20 @@ def logits(config, params, source, decoder_input, prefix, in_front=False):
     return t5.decode(t5.encode(source), decoder_input)
 
 
+def prefix_mass(config, params, source, decoder_input, prefix):
+    """The attention weights' sum over the prefix, `[layers, queries, heads]` of each stack."""
+    t5 = _Row(config, params, prefix, False)
+    t5.decode(t5.encode(source), decoder_input)
+    stacks: dict[str, list] = {}
+    for (stack, _), mass in t5.masses.items():
+        stacks.setdefault(stack, []).append(mass)
+    return {stack: np.array(layers) for stack, layers in stacks.items()}
+
+
 class _Row:
     def __init__(self, config, params, prefix, in_front):
         self.config, self.params, self.prefix, self.in_front = config, params, prefix, in_front
+        self.masses = {}
 
     def encode(self, tokens):
         params = self.params["encoder"]
@@ -66,6 +77,7 @@ class _Row:
             keys = np.concatenate([self.prefix[f"{stack}_keys"][layer], keys])
             values = np.concatenate([self.prefix[f"{stack}_values"][layer], values])
             in_front = self.prefix[f"{stack}_keys"].shape[1]
+            self.masses[stack, layer] = np.empty(queries.shape[:2])
         mixed = np.empty_like(queries)
         for q in range(len(queries)):
             for h in range(heads):
@@ -73,6 +85,8 @@ class _Row:
                 if bias is not None:
                     scores += [bias(h, q, k - in_front) for k in range(len(keys))]
                 weight = np.exp(scores - scores.max())
+                if in_front:
+                    self.masses[stack, layer][q, h] = weight[:in_front].sum() / weight.sum()
                 mixed[q, h] = weight @ values[:, h] / weight.sum()
         return mixed.reshape(len(x), -1) @ weights["out"]["kernel"]
 

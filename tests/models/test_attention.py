@@ -1,64 +1,125 @@
-"""`layers.attend` against JAX's own attention, below and above the size at which heads go alone."""
+"""`attend` against JAX's own attention, below and above the size at which heads go alone."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpt_jax.models import layers
+from dpt_jax.models.attention import attend, plain
 
 BATCH, HEADS, KV = 2, 3, 4
 
 
-def _operands(length: int, mask_heads: int = 1):
+def _operands(query: int, key: int):
     rng = np.random.default_rng(0)
-    queries, keys, values = rng.normal(size=(3, BATCH, HEADS, length, KV)).astype(np.float32)
-    bias = rng.normal(size=(1, HEADS, length, length)).astype(np.float32)
-    mask = rng.random((BATCH, mask_heads, length, length)) < 0.8
-    mask[..., 0] = True
-    return queries, keys, values, mask, bias
+    queries = rng.normal(size=(BATCH, HEADS, query, KV)).astype(np.float32)
+    keys, values = rng.normal(size=(2, BATCH, HEADS, key, KV)).astype(np.float32)
+    bias = rng.normal(size=(1, HEADS, query, key)).astype(np.float32)
+    key_mask = rng.random((BATCH, key)) < 0.8
+    key_mask[..., 0] = True
+    return queries, keys, values, bias, key_mask
 
 
-@jax.jit
-def _reference(queries, keys, values, mask, bias):
+def _reference(queries, keys, values, bias, key_mask, causal=False, query_mask=None):
     by_length = [x.swapaxes(1, 2) for x in (queries, keys, values)]
+    query, key = queries.shape[2], keys.shape[2]
+    mask = np.ones((BATCH, 1, query, key), bool)
+    if causal:
+        mask &= np.arange(key) <= np.arange(query)[:, None] + key - query
+    if key_mask is not None:
+        mask &= key_mask[:, None, None]
+    if query_mask is not None:
+        # A query that sees nothing has a uniform softmax, as T5X has it.
+        mask &= query_mask[:, None, :, None]
+        bias = np.where(query_mask[:, None, :, None], bias, 0)
+        by_length[0] = np.where(query_mask[:, :, None, None], by_length[0], 0)
+    mask |= ~mask.any(axis=-1, keepdims=True)
     out = jax.nn.dot_product_attention(*by_length, bias=bias, mask=mask, scale=1.0)
     return out.swapaxes(1, 2)
 
 
+def _close(ours, theirs, rtol=1e-5):
+    np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-5)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mask_heads", [1, HEADS])
-@pytest.mark.parametrize("length", [16, 160])
-def test_attention_without_a_gradient_equals_jax(length, mask_heads):
-    operands = _operands(length, mask_heads)
-    np.testing.assert_allclose(
-        jax.jit(layers.attend)(*operands), _reference(*operands), rtol=1e-5, atol=1e-5
-    )
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [(16, 16), (160, 160), (150, 160)])
+def test_attention_without_a_gradient_equals_jax(lengths, causal):
+    operands = _operands(*lengths)
+    found = jax.jit(attend, static_argnums=5)(*operands, causal)
+    _close(found, _reference(*operands, causal))
 
 
-@pytest.mark.parametrize("which", ["mask", "bias"])
+@pytest.mark.parametrize("which", ["key_mask", "bias"])
 def test_mask_and_bias_may_be_missing(which):
-    queries, keys, values, mask, bias = _operands(160)
-    mask, bias = (None, bias) if which == "mask" else (mask, None)
-    np.testing.assert_allclose(
-        jax.jit(layers.attend)(queries, keys, values, mask, bias),
-        _reference(queries, keys, values, mask, bias),
-        rtol=1e-5,
-        atol=1e-5,
-    )
+    queries, keys, values, bias, key_mask = _operands(160, 160)
+    key_mask, bias = (None, bias) if which == "key_mask" else (key_mask, None)
+    operands = (queries, keys, values, bias, key_mask)
+    _close(jax.jit(attend)(*operands), _reference(*operands))
+
+
+def test_a_query_that_is_masked_sees_every_key_alike():
+    operands = _operands(5, 7)
+    query_mask = np.array([[True] * 5, [True, False, True, False, False]])
+    found = jax.jit(lambda *args: attend(*args, query_mask=query_mask))(*operands)
+    _close(found, _reference(*operands, query_mask=query_mask))
+    _close(found[1, :, 1], operands[2][1].mean(axis=1))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [16, 160])
 def test_gradients_of_attention_equal_jax(length):
-    queries, keys, values, mask, bias = _operands(length)
+    queries, keys, values, bias, key_mask = _operands(length, length)
     target = np.random.default_rng(1).normal(size=queries.shape).astype(np.float32)
 
     def gradients(attention):
         def loss(q, k, v, b):
-            return jnp.sum(attention(q, k, v, mask, b) * target)
+            return jnp.sum(attention(q, k, v, b, key_mask) * target)
 
         return jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(queries, keys, values, bias)
 
-    for ours, theirs in zip(gradients(layers.attend), gradients(_reference), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(gradients(attend), gradients(_reference), strict=True):
+        _close(ours, theirs, rtol=1e-4)
+
+
+def _gradient(attention, target, *args):
+    return jax.jit(jax.grad(lambda q, k, v, b: jnp.sum(attention(q, k, v, b, *args) * target)))
+
+
+@pytest.mark.slow
+def test_blocked_attention_equals_plain_and_holds_the_scores_of_one_head():
+    queries, keys, values, bias, key_mask = _operands(33, 35)
+    target = np.random.default_rng(1).normal(size=queries.shape).astype(np.float32)
+    blocked = functools.partial(attend, implementation="blocked")
+    found, expected = (
+        _gradient(f, target, key_mask, True).lower(queries, keys, values, bias).compile()
+        for f in (blocked, plain)
+    )
+    operands = (queries, keys, values, bias)
+    np.testing.assert_allclose(found(*operands), expected(*operands), rtol=1e-4, atol=1e-5)
+    assert "[2,3,33,35]" in expected.as_text() and "[2,3,33,35]" not in found.as_text()
+
+
+def test_a_gpus_attention_is_given_what_it_needs(monkeypatch):
+    """cuDNN cannot run here; JAX's own attention, which takes the same arguments, can."""
+    given = []
+
+    def dot_product_attention(*args, implementation, **kwargs):
+        given.append(implementation)
+        return original(*args, **kwargs)
+
+    original = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
+    operands = _operands(6, 8)
+    query_mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
+    found, expected = (
+        jax.jit(lambda *args, f=f: f(*args, True, query_mask))(*operands)
+        for f in (functools.partial(attend, implementation="cudnn"), plain)
+    )
+    assert given == ["cudnn"]
+    # What a masked query sees is cuDNN's own affair.
+    real = query_mask[:, None, :, None]
+    _close(found * real, expected * real)

@@ -187,3 +187,38 @@ def test_a_libtpu_of_another_release_than_jaxlib_is_named():
     with pytest.raises(InputError, match="RET_CHECK failure.*pip install 'libtpu") as caught:
         ahead_of_time._text(Unreadable())
     assert "stack" not in str(caught.value)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_tpu_holds_no_scores_and_its_chips_exchange_no_heads():
+    model = T5Config(
+        vocab_size=256,
+        emb_dim=128,
+        num_heads=4,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        head_dim=64,
+        mlp_dim=256,
+        dtype="bfloat16",
+    )
+    config = runs.run_config(
+        "",
+        None,
+        model=model,
+        prompt=DecomposedPrompt(4, 128, 2),
+        task_feature_lengths={"inputs": 150, "targets": 8},
+        batch_size=8,
+        mesh=(2, 1, 2),
+    )
+    mesh = plan.partitioning.make_mesh(
+        config.mesh, ahead_of_time.tpu_devices(parse_topology("v5e:2x2"))
+    )
+    compiled = ahead_of_time.compile_train_step(config, mesh)
+    # Rows and heads of one chip, and nowhere an array of all their scores.
+    assert 'custom_call_target="tpu_custom_call"' in compiled.text
+    assert "[4,154,128]" in compiled.text and "[4,2,154,154]" not in compiled.text
+    assert set(compiled.costs.by_kind()) == {"all-reduce"}
+    # Two products forth and five back, of 4 rows and 2 heads; the kernels say so themselves.
+    kernels = [w.flops for w in compiled.costs.work if "_kernel" in w.name]
+    assert kernels == [2 * n * 4 * 2 * 154 * 154 * 64 for n in (2, 5)]

@@ -148,3 +148,18 @@ def test_decomposed_layers_share_a_and_have_their_own_b():
         product = own["encoder_A"].astype(np.float64) @ own["encoder_B"][layer]
         np.testing.assert_allclose(keys[layer].reshape(3, -1), product[:, :512], atol=1e-5)
         np.testing.assert_allclose(values[layer].reshape(3, -1), product[:, 512:], atol=1e-5)
+
+
+@pytest.mark.parametrize("hidden_dim", [8, 48])
+def test_the_control_starts_as_wide_as_the_deep_prefix(hidden_dim):
+    config = T5Config(vocab_size=64, emb_dim=32, num_heads=4, num_encoder_layers=8, head_dim=16)
+    deep = prefixes.DeepSharedPrefix(4, hidden_dim=hidden_dim)
+    draw = jax.jit(deep.initialize, static_argnums=1)
+    apply = jax.jit(
+        lambda params: deep.apply({"params": params}, prefixes.stacks_of(config)["encoder"])
+    )
+    numbers = [np.asarray(apply(draw(jax.random.key(i), config))) for i in range(20)]
+    init = prefixes.deep_scale(32, hidden_dim)
+    drawn = np.asarray(init(jax.random.key(0), (100, 100)))
+    assert drawn.std() == pytest.approx(np.std(numbers), rel=0.02)
+    assert abs(drawn.mean()) < 0.01 * drawn.std() * 3

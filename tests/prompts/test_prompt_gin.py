@@ -70,6 +70,7 @@ def test_file_builds_a_working_prompt(name, prompt_file, factors_file):
 
     table = np.random.default_rng(1).normal(size=(64, 512)).astype(np.float32)
     bound = prompts.bind_vocabulary(prompt, table, lambda text: [ord(text) - 90])
+    bound = prompts.bind_residual_norm(bound, lambda: 50.0)
 
     class Parent(nn.Module):
         prompt: nn.Module

@@ -53,7 +53,7 @@ def save_backbone(folder: pathlib.Path) -> pathlib.Path:
 
 
 def run_config(model_dir, backbone, **changes) -> RunConfig:
-    """A decomposed prompt on the toy task: 90 examples, 6 steps per epoch, 2 buckets."""
+    """A decomposed prompt on the toy task: 90 examples, 6 steps per epoch, 1 bucket."""
     fields = {
         "model_dir": str(model_dir),
         "model": T5,
@@ -63,7 +63,7 @@ def run_config(model_dir, backbone, **changes) -> RunConfig:
         "mixture_or_task_module": "tests.support.toy_tasks",
         "task_feature_lengths": {"inputs": 64, "targets": 6},
         "train_steps": 12,
-        "num_buckets": 2,
+        "num_buckets": 1,
     }
     return RunConfig(**fields | changes)
 
@@ -79,7 +79,7 @@ def arguments(model_dir, backbone, prompt="prompts/decomposed.gin", **macros) ->
         "PROMPT_LENGTH": PROMPT_LENGTH,
         "BOTTLENECK": BOTTLENECK,
         "TRAIN_STEPS": 12,
-        "NUM_BUCKETS": 2,
+        "NUM_BUCKETS": 1,
     }
     files = ["runs/prompt_train.gin", str(pathlib.Path(backbone).parent / "tiny.gin"), prompt]
     return [
@@ -123,6 +123,16 @@ def prompt(model_dir, step) -> np.ndarray:
     """An exported prompt of a run."""
     folder = pathlib.Path(model_dir) / "numpy_checkpoints" / f"checkpoint_{step}"
     return np.load(folder / "prompt.npy")
+
+
+def exported(model_dir, step) -> dict[str, np.ndarray]:
+    """The plain arrays that a run has exported: of its prompt, and of its prefix."""
+    folder = pathlib.Path(model_dir) / "numpy_checkpoints" / f"checkpoint_{step}"
+    found = {path.name: np.load(path) for path in folder.glob("prompt.npy")}
+    for path in folder.glob("prefix.npz"):
+        with np.load(path) as arrays:
+            found |= {name: array for name, array in arrays.items() if array.dtype.kind == "f"}
+    return found
 
 
 def same_results(model_dir, expected, step) -> None:

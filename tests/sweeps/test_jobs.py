@@ -26,9 +26,14 @@ def test_points_with_the_same_programs_are_one_job():
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("dpt_rte_k{k}_s{seed}", [2, 2]), ("task_{k}_{seed}", [1, 1, 1, 1])]
+    ("name", "expected"),
+    [
+        ("dpt_rte_k{k}_s{seed}", [2, 2]),
+        ("demo_questions_p{k}_s{seed}", [2, 2]),
+        ("task_{k}_{seed}", [1, 1, 1, 1]),
+    ],
 )
-def test_draws_of_one_few_shot_task_are_one_job(name, expected):
+def test_draws_of_one_amount_are_one_job(name, expected):
     sweep = Sweep(
         "one", bindings={"MIXTURE_OR_TASK_NAME": name}, grid={"k": [8, 16], "seed": [0, 1]}
     )

@@ -17,14 +17,18 @@ import pytest
 from dpt_jax import run_files
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
+from dpt_jax.models import Transformer
+from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import text
-from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
+from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
+from dpt_jax.training.optimizers import orthogonal
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import TrainState
 from tests.support import processes, runs
 
+FOLDED = text.folded_model(runs.T5, runs.PROMPT_LENGTH)
 # Every point is the first with something changed.
 POINTS = {
     "first": {},
@@ -33,13 +37,24 @@ POINTS = {
     "bottleneck": {"prompt": DecomposedPrompt(runs.PROMPT_LENGTH, runs.WIDTH, 1)},
     "examples": {"mixture_or_task_name": "toy_z"},
     "optimizer": {"optimizer": optax.adafactor, "clip_norm": 0.5, "train_steps": 9},
+    "fast": {
+        "optimizer": orthogonal,
+        "learning_rate": functools.partial(schedules.constant, peak=0.1),
+        "prompt": DecomposedPrompt(
+            runs.PROMPT_LENGTH,
+            runs.WIDTH,
+            runs.BOTTLENECK,
+            ResidualNorm("A"),
+            ResidualNorm("B"),
+        ),
+        "balanced_batches": True,
+    },
 }
 
 
 def config(folder, backbone, point, **changes):
-    return runs.run_config(
-        pathlib.Path(folder) / point, backbone, **{"eval_period": 4} | POINTS[point] | changes
-    )
+    settings = {"eval_period": 4, "num_buckets": 2} | POINTS[point] | changes
+    return runs.run_config(pathlib.Path(folder) / point, backbone, **settings)
 
 
 def configs(folder, backbone, **changes):
@@ -87,9 +102,10 @@ def assert_same_run(found, expected):
     for path in (expected / "predictions").iterdir():
         assert (found / "predictions" / path.name).read_text() == path.read_text()
     for step in checkpoints.Checkpoints(expected).steps():
-        np.testing.assert_allclose(
-            runs.prompt(found, step), runs.prompt(expected, step), rtol=1e-5, atol=5e-5
-        )
+        exported = [runs.exported(folder, step) for folder in (found, expected)]
+        assert exported[0].keys() == exported[1].keys()
+        for name, array in exported[0].items():
+            np.testing.assert_allclose(array, exported[1][name], rtol=1e-5, atol=5e-5)
         saved = [checkpoints.Checkpoints(f).restore_params(step) for f in (found, expected)]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *saved)
 
@@ -166,12 +182,10 @@ def test_a_signal_saves_every_member_and_each_can_go_on_alone(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_buckets", "microbatches"), [(1, 2), (2, 1)])
-def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microbatches):
+def test_dropout_draws_as_it_would_alone(backbone, tmp_path):
     changes = {
         "model": dataclasses.replace(runs.T5, dropout_rate=0.3),
-        "num_buckets": num_buckets,
-        "microbatches": microbatches,
+        "microbatches": 2,
         "train_steps": 4,
         "eval_period": 0,
     }
@@ -186,6 +200,28 @@ def test_dropout_draws_as_it_would_alone(backbone, tmp_path, num_buckets, microb
         found, expected = (tmp_path / where / point for where in ("together", "alone"))
         np.testing.assert_allclose(numbers(found), numbers(expected), rtol=1e-4)
         np.testing.assert_allclose(runs.prompt(found, 4), runs.prompt(expected, 4), atol=1e-5)
+
+
+# One shape when they are folded.
+PREFIXES = {
+    "free": {"prefix": FreePrefix(3, ("encoder", "cross")), "random_seed": 2},
+    # Its gradient goes through the frozen projections.
+    "simple": {"prefix": SimpleSharedPrefix(3, ("encoder", "cross"))},
+}
+
+
+@pytest.mark.slow
+def test_prefixes_of_one_folded_shape_train_together_beside_a_prompt(backbone, tmp_path):
+    def config_of(where, point):
+        folder = tmp_path / where / point
+        changes = {"train_steps": 4, "eval_period": 2, "num_buckets": 1}
+        return runs.run_config(folder, backbone, **changes | PREFIXES[point])
+
+    texts = [f"# {point}" for point in PREFIXES]
+    population.train_population([config_of("together", p) for p in PREFIXES], texts, 2, 2)
+    for point in PREFIXES:
+        text.train(config_of("alone", point), lambda point=point: f"# {point}")
+        assert_same_run(tmp_path / "together" / point, tmp_path / "alone" / point)
 
 
 @pytest.mark.slow
@@ -213,8 +249,10 @@ def test_the_frozen_weights_are_held_once(backbone, tmp_path, monkeypatch):
 
     monkeypatch.setattr(population, "Run", Spy)
     short = {"train_steps": 1, "eval_period": 0}
-    population.train_population(configs(tmp_path, backbone, **short))
-    assert len(made) == len(POINTS)
+    population.train_population(
+        [config(tmp_path, backbone, point, **short) for point in ("first", "bottleneck")]
+    )
+    assert len(made) == 2
     pointers = {
         tuple(x.unsafe_buffer_pointer() for x in jax.tree.leaves(run.frozen)) for run in made
     }
@@ -226,7 +264,9 @@ def test_the_frozen_weights_are_held_once(backbone, tmp_path, monkeypatch):
     [
         ({"batch_size": 8}, r"they differ in RunConfig\.batch_size"),
         ({"prompt": VanillaPrompt(5, runs.WIDTH)}, "their prompts differ in length"),
-        ({"prompt": None}, "trains more than a prompt"),
+        ({"prompt": None}, "trains more than a prompt or a prefix"),
+        ({"trainable": ".*"}, "trains more than a prompt or a prefix"),
+        ({"prefix": FreePrefix(2)}, "their prefixes differ in PREFIX_LENGTH"),
         ({"model_dir": "first"}, "two of them have the same MODEL_DIR"),
         ({"initial_checkpoint_path": None}, "differ in RunConfig.initial_checkpoint_path"),
     ],
@@ -272,10 +312,9 @@ def chunk_memory(width, sizes):
         "decoder_input_tokens": (width, rows, target),
         "decoder_target_tokens": (width, rows, target),
     }
-    gradients = population_step.make_chunk_gradients(runs.T5, runs.PROMPT_LENGTH)
-    shared = population_step.Shared(
-        np.zeros((8, runs.PROMPT_LENGTH, runs.WIDTH), np.float32), np.zeros((8, 2), np.uint32)
-    )
+    gradients = population_step.make_chunk_gradients(FOLDED)
+    prompts = np.zeros((8, runs.PROMPT_LENGTH, runs.WIDTH), np.float32)
+    shared = population_step.Shared({"prompt": {"prompt": prompts}}, np.zeros((8, 2), np.uint32))
     batch = {name: np.ones(shape, np.int32) for name, shape in shapes.items()}
     lowered = jax.jit(gradients).lower(
         shared, np.arange(width, dtype=np.int32), runs.random_parameters(), batch
@@ -288,7 +327,7 @@ def test_activations_grow_with_the_members_of_a_chunk_and_are_estimated():
     sizes = (16, 64, 8)
     one, four = chunk_memory(1, sizes), chunk_memory(4, sizes)
     assert 2 < four / one < 5
-    estimate = population_step.activation_bytes(runs.T5, runs.PROMPT_LENGTH, sizes)
+    estimate = population_step.activation_bytes(FOLDED, sizes)
     assert 0.3 < estimate / one < 3
 
 
@@ -315,7 +354,8 @@ def test_as_many_members_at_once_as_memory_has_room_for(
             data=types.SimpleNamespace(buckets=(16, 24), target_length=8)
         ),
     )
-    each = population_step.activation_bytes(model, runs.PROMPT_LENGTH, (16, 24, 8))
+    folded = text.folded_model(model, runs.PROMPT_LENGTH)
+    each = population_step.activation_bytes(folded, (16, 24, 8))
     monkeypatch.setattr(population_memory, "_cores", lambda: 2)
     monkeypatch.setattr(population_memory, "_free_bytes", lambda mesh: room * each / 0.4)
     layout = population_memory.choose_layout(
@@ -326,15 +366,18 @@ def test_as_many_members_at_once_as_memory_has_room_for(
 
 
 def test_a_member_without_a_batch_stays_as_it_is():
-    prompts = [DecomposedPrompt(4, 16, 2)] * 2
+    models = [Transformer(runs.T5, DecomposedPrompt(4, 16, 2))] * 2
     optimizer = optax.sgd(0.1)
     states = tuple(
-        TrainState.create({"prompt": jax.jit(prompt.initialize)(jax.random.key(i))}, optimizer, i)
-        for i, prompt in enumerate(prompts)
+        TrainState.create(
+            {"prompt": jax.jit(model.prompt.initialize)(jax.random.key(i))}, optimizer, i
+        )
+        for i, model in enumerate(models)
     )
-    sums = population_step.Sums(np.ones(2), np.ones(2), np.ones((2, 4, 16), np.float32))
-    update = jax.jit(population_step.make_update(prompts, [optimizer] * 2))
-    (first, second), _, _ = update(states, (sums,), np.arange(2), np.array([True, False]))
+    gradients = {"prompt": {"prompt": np.ones((2, 4, 16), np.float32)}}
+    sums = population_step.Sums(np.ones(2), np.ones(2), gradients)
+    update = jax.jit(population_step.make_update(models, [optimizer] * 2))
+    (first, second), _, _ = update(states, {}, (sums,), np.arange(2), np.array([True, False]))
     assert (first.step, second.step) == (1, 0)
     before = jax.device_get(states[1].params["prompt"])
     jax.tree.map(np.testing.assert_array_equal, second.params["prompt"], before)

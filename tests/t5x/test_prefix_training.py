@@ -1,6 +1,7 @@
 """Prefixes trained by T5X: as `dpt train` does it, and saved, resumed and evaluated."""
 
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -106,15 +107,16 @@ def test_prompt_and_prefix_start_where_dpt_train_starts_them(pretrained, tmp_pat
 def test_only_what_is_trained_has_slots_and_is_updated(parts, optimizer):
     drawn = first_values(*parts)
     # Adding even a zero update would lose the sign of -0.0.
-    params = {"encoder": {"scale": jnp.asarray([-0.0, 1.0])}, **jax.tree.map(jnp.asarray, drawn)}
-    grads = jax.tree.map(jnp.ones_like, params)
-    wrapped = PromptOptimizer(optimizer).create(params)
-    alone = optimizer(0.2).init(drawn)
+    params = {"encoder": {"scale": np.asarray([-0.0, 1.0], np.float32)}, **drawn}
+    grads = jax.tree.map(np.ones_like, params)
+    wrapped = jax.jit(PromptOptimizer(optimizer).create)(params)
+    alone = jax.jit(optimizer(0.2).init)(drawn)
     shapes = [leaf.shape for leaf in jax.tree.leaves(alone)]
     assert sorted(x.shape for x in jax.tree.leaves(wrapped.state.param_states)) == sorted(shapes)
 
-    found = wrapped.apply_gradient(grads, learning_rate=0.2).target
-    updates, _ = optimizer(0.2).update({part: grads[part] for part in drawn}, alone, drawn)
+    update = jax.jit(lambda o, g: o.apply_gradient(g, learning_rate=0.2))
+    found = update(wrapped, grads).target
+    updates, _ = jax.jit(optimizer(0.2).update)({p: grads[p] for p in drawn}, alone, drawn)
     for name, array in flatten_dict(optax.apply_updates(drawn, updates)).items():
         np.testing.assert_allclose(flatten_dict(found)[name], array, rtol=1e-6)
     assert np.asarray(found["encoder"]["scale"]).tobytes() == np.float32([-0.0, 1.0]).tobytes()
@@ -198,6 +200,15 @@ def test_an_evaluation_takes_what_the_run_has_saved(pretrained, tmp_path):
     assert int(found.step) == 7
     for name, array in tiny.prompt_of(state, "prefix").items():
         np.testing.assert_array_equal(tiny.prompt_of(found, "prefix")[name], array)
+    # Elsewhere than in T5X the checkpoint stands for what was saved beside it in plain arrays.
+    beside = load_prefix(tmp_path / "numpy_checkpoints" / "checkpoint_7" / "prefix.npz")
+    arrays = adapters.load_adapter(saved).prefix.arrays
+    assert arrays.keys() == beside.arrays.keys()
+    for name, array in beside.arrays.items():
+        np.testing.assert_array_equal(arrays[name], array)
+    shutil.rmtree(tmp_path / "numpy_checkpoints")
+    with pytest.raises(InputError, match="holds a prefix as its method's own parameters"):
+        adapters.load_adapter(saved)
     # Others read the T5 in it and nothing else.
     assert set(open_checkpoint(saved.as_uri())) == set(pretrained[1])
 

@@ -23,12 +23,15 @@ from dpt_jax import demo
 from dpt_jax.errors import InputError
 from dpt_jax.interop import PromptFile, load_backbone, load_factors, load_prompt, save_backbone
 from dpt_jax.interop.adapters import Adapter
+from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.problems.text import init_prompt
 from dpt_jax.prompts import (
     ClassLabels,
     DecomposedPrompt,
+    ResidualNorm,
     SampledVocabulary,
     VanillaPrompt,
+    bind_residual_norm,
     from_prompt,
     truncated_svd,
 )
@@ -37,12 +40,14 @@ from dpt_jax.t5x.prompt_checkpointer import PromptCheckpointer
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.trained_parts import trained_of
 from dpt_jax.t5x.vocabulary import task_vocabulary
+from dpt_jax.training.optimizers import orthogonal
 from tests.models.random_weights import random_parameters
 from tests.t5x import tiny
 
 pytestmark = pytest.mark.t5x
 
 PROMPT = DecomposedPrompt(tiny.LENGTH, tiny.WIDTH, 2)
+MEASURED = PROMPT.clone(a_init=ResidualNorm("A"), b_init=ResidualNorm("B"))
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +75,17 @@ def checkpointer(
     )
 
 
+@jax.jit
+def added(tree, number):
+    """The tree with the number added to everything in it."""
+    return jax.tree.map(lambda x: x + number.astype(x.dtype), tree)
+
+
 def moved(state, step):
     """The state at a later step: something else trained, and slots that are not zero."""
-
-    def by(x):
-        return x + jnp.asarray(step, x.dtype)
-
-    trained = {name: jax.tree.map(by, own) for name, own in trained_of(state.params).items()}
-    params = freeze({**state.params, **trained})
-    slots = jax.tree.map(by, state._optimizer.state.param_states)
+    number = np.int32(step)
+    params = freeze({**state.params, **added(trained_of(state.params), number)})
+    slots = added(state._optimizer.state.param_states, number)
     optimizer = OptimizerState(jnp.asarray(step, jnp.int32), slots)
     return state.replace(_optimizer=state._optimizer.replace(state=optimizer, target=params))
 
@@ -124,6 +131,29 @@ def test_the_prompt_starts_where_dpt_train_starts_it(pretrained, tmp_path, promp
     if isinstance(prompt, VanillaPrompt):
         table = params["token_embedder/embedding"]
         assert all((row == table[3:43]).all(1).any() for row in tiny.prompt_of(state)["prompt"])
+
+
+def test_a_prompt_starts_at_the_norm_that_dpt_train_measures(pretrained, tmp_path):
+    path, _ = pretrained
+    text = tiny.batch()["encoder_input_tokens"]
+    starting = checkpointer(tmp_path, MEASURED, random_seed=3, text=lambda: text)
+    state = starting.restore(path=str(path))
+    backbone = load_backbone(path)[1]
+    norm = residual_norm(tiny.config(), backbone, text)
+    assert json.loads((tmp_path / "start.json").read_text()) == {"residual_norm": norm}
+    bound = bind_residual_norm(MEASURED, lambda: norm)
+    expected = init_prompt(bound, backbone, tiny.VOCABULARY, seed=3)
+    for name, array in tiny.prompt_of(state).items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+@pytest.mark.slow
+def test_a_norm_is_not_measured_where_there_is_no_pretrained_model(pretrained):
+    with pytest.raises(InputError, match="INITIAL_CHECKPOINT_PATH is None.*without _measured"):
+        tiny.initializer(tiny.config(), MEASURED).from_scratch(jax.random.PRNGKey(0))
+    evaluating = checkpointer(prompt=MEASURED, training=False)
+    with pytest.raises(InputError, match=r"lacks .* prompt/.*CHECKPOINT_PATH.*PROMPT_FILE"):
+        evaluating.restore(path=str(pretrained[0]))
 
 
 def test_class_labels_start_at_the_restored_embeddings_of_their_pieces(pretrained, tmp_path):
@@ -173,7 +203,7 @@ def test_a_npy_file_that_does_not_fit_is_refused_before_anything_is_read(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor, orthogonal])
 @pytest.mark.parametrize("only_prompt", [False, True])
 def test_a_run_goes_on_from_what_it_saved(pretrained, tmp_path, optimizer, only_prompt):
     wrapped = PromptOptimizer(optimizer, clip_norm=1.0)

@@ -20,6 +20,7 @@ from dpt_jax.models.decoding import greedy_decode
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt, ResidualPrompt, SpectralPrompt, VanillaPrompt
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
+from dpt_jax.training.optimizers import orthogonal
 from dpt_jax.training.state import TrainState
 from dpt_jax.training.step import make_train_step
 from tests.models.random_weights import random_parameters
@@ -27,6 +28,7 @@ from tests.t5x import tiny
 
 pytestmark = pytest.mark.t5x
 
+ADAMW = functools.partial(optax.adamw, weight_decay=1e-3)
 # A prompt whose rows are embeddings of tokens is the same as those tokens in front of the text.
 TOKENS = np.asarray([9, 33, 5, 60, 17], np.int32)
 
@@ -135,24 +137,27 @@ def test_greedy_answers_are_those_of_dpt_evaluate(decomposed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clip_norm", [None, 0.01])
-def test_ten_adamw_steps_reach_the_prompt_of_dpt_train(decomposed, clip_norm):
+@pytest.mark.parametrize(
+    ("optimizer", "clip_norm"), [(ADAMW, None), (ADAMW, 0.01), (orthogonal, None)]
+)
+def test_ten_steps_reach_the_prompt_of_dpt_train(decomposed, optimizer, clip_norm):
     cfg, prompt, frozen, drawn, _ = decomposed
     batches = [tiny.batch(seed) for seed in range(10)]
     rate = optax.linear_schedule(0.3, 0.0, 10)
-    adamw = functools.partial(optax.adamw, weight_decay=1e-3)
-    model = tiny.model(cfg, prompt, PromptOptimizer(adamw, clip_norm))
-    state, _ = tiny.trained_by_t5x(model, {**frozen, "prompt": drawn}, batches, rate)
+    model = tiny.model(cfg, prompt, PromptOptimizer(optimizer, clip_norm))
+    state, their_losses = tiny.trained_by_t5x(model, {**frozen, "prompt": drawn}, batches, rate)
 
-    optimizer = adamw(rate)
+    optimizer, losses = optimizer(rate), []
     if clip_norm is not None:
         optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
     ours = TrainState.create({"prompt": drawn}, optimizer, seed=0)
     step = jax.jit(make_train_step(make_loss_fn(Transformer(cfg, prompt)), optimizer))
     for batch in batches:
-        ours, _ = step(ours, frozen, batch)
+        ours, metrics = step(ours, frozen, batch)
+        losses.append(float(metrics["loss"]))
 
     assert int(state.step) == 10
+    np.testing.assert_allclose(their_losses, losses, atol=1e-5, rtol=0)
     for name, factor in ours.params["prompt"].items():
         np.testing.assert_allclose(state.params["prompt"][name], factor, atol=1e-4, rtol=0)
         assert np.abs(factor - drawn[name]).max() > 0.1
@@ -173,7 +178,7 @@ def test_only_the_prompt_has_optimizer_slots(decomposed, optimizer):
     assert sizes == [leaf.shape for leaf in jax.tree.leaves(alone)]
 
 
-@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor, optax.lion])
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor, optax.lion, orthogonal])
 def test_an_update_is_that_of_the_optimizer_on_the_prompt_alone(optimizer):
     prompt = {"A": np.ones((4, 2), np.float32), "B": np.full((2, 8), 0.5, np.float32)}
     # Adding even a zero update would lose the sign of -0.0.
@@ -205,7 +210,7 @@ def test_an_update_is_that_of_the_optimizer_on_the_prompt_alone(optimizer):
     ],
     ids=lambda prompt: type(prompt).__name__,
 )
-@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
+@pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor, orthogonal])
 def test_every_prompt_is_replicated_and_the_backbone_keeps_t5xs_axes(prompt, optimizer):
     made = tiny.initializer(tiny.config(), prompt, PromptOptimizer(optimizer))
     axes = flatten_dict(made.train_state_axes.state_dict(), sep="/")

@@ -32,7 +32,8 @@ def test_k_training_rows_are_listed_by_id_and_validation_is_complete(jsonl):
         drawn = tasks.few_shot_ids(name)
         assert ids(name) == drawn == sorted(drawn)
         assert len(drawn) == k
-        assert all(idx in ids(task) for idx in drawn)
+        all_ids = ids(task)
+        assert all(idx in all_ids for idx in drawn)
         assert ids(name, "validation") == ids(task, "validation")
         assert seqio.TaskRegistry.get(name).num_input_examples("train") == k
 
@@ -110,3 +111,34 @@ def test_any_draw_can_be_registered_by_its_name():
         before = set(seqio.TaskRegistry.names())
         tasks.register_by_name(name)
         assert set(seqio.TaskRegistry.names()) == before
+
+
+@pytest.mark.slow
+def test_shares_are_the_first_rows_of_the_same_order_and_the_last_tenth_is_held_out(jsonl):
+    def order(i):
+        return hashlib.sha256(f"rte 1 {i}".encode()).digest()
+
+    expected = [[i] for i in sorted(range(30), key=order)]
+    for percent, count in ((1, 1), (10, 3), (50, 14), (100, 27)):
+        name = f"dpt_rte_p{percent}_s1"
+        tasks.register_by_name(name)
+        assert tasks.few_shot_ids(name) == sorted(expected[:count])
+        source = seqio.TaskRegistry.get(name)
+        assert [source.num_input_examples(split) for split in ("train", "heldout")] == [count, 3]
+    assert ids("dpt_rte_p10_s1") == sorted(expected[:3])
+    assert ids("dpt_rte_p10_s1", "heldout") == sorted(expected[27:])
+    assert ids("dpt_rte_k8_s1", "heldout") == sorted(expected[27:])
+    assert "heldout" not in seqio.TaskRegistry.get("dpt_rte").splits
+
+
+@pytest.mark.parametrize(
+    ("percent", "message"), [(0, "few-shot percent is 0"), (101, "101 %, more than all")]
+)
+def test_a_share_that_cannot_be_is_said(percent, message):
+    with pytest.raises(tasks.TaskError, match=message):
+        tasks.share("dpt_rte", percent, 0)
+
+
+def test_rows_that_are_drawn_are_not_held_out(jsonl):
+    with pytest.raises(tasks.TaskError, match="30 training rows, too few to hold a tenth"):
+        ids(tasks.few_shot("dpt_rte", 28, 0), "heldout")

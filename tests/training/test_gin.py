@@ -16,7 +16,7 @@ import pytest
 from dpt_jax import gin_utils
 from dpt_jax.errors import InputError
 from dpt_jax.interop import save_prompt
-from dpt_jax.prompts import SoftPrompt
+from dpt_jax.prompts import ResidualNorm, SoftPrompt
 from dpt_jax.training.config import RunConfig
 from tests.support import runs
 
@@ -37,9 +37,9 @@ def updates_of(config, steps, gradient=1.0):
     """How far the configuration's optimizer moves one number, which starts at 2, at each step."""
     optimizer = config.optimizer(config.learning_rate(steps))
     params, moved = {"A": jnp.float32(2.0)}, []
-    state = optimizer.init(params)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     for _ in range(steps):
-        updates, state = optimizer.update({"A": jnp.float32(gradient)}, state, params)
+        updates, state = update({"A": jnp.float32(gradient)}, state, params)
         params = optax.apply_updates(params, updates)
         moved.append(float(updates["A"]))
     return moved
@@ -83,6 +83,21 @@ def test_the_released_recipe_is_the_released_codes():
     # Up over a tenth of the steps, then down to zero.
     rates = [0.3 * i / 4 for i in range(4)] + [0.3 * (40 - i) / 36 for i in range(4, 40)]
     np.testing.assert_allclose(updates_of(config, 40), adamw(rates, 1e-5), rtol=1e-4, atol=1e-7)
+
+
+def test_the_fast_recipe_starts_at_the_measured_norm_and_keeps_it():
+    config = config_of([*T5_SMALL, "recipes/fast.gin"])
+    assert config.prompt.a_init == ResidualNorm("A") and config.prompt.b_init == ResidualNorm("B")
+    assert (config.train_steps, config.batch_size, config.balanced_batches) == (200, 32, False)
+    matrix = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    optimizer = config.optimizer(config.learning_rate(config.train_steps))
+    state = optimizer.init(matrix)
+    for _ in range(2):
+        updates, state = optimizer.update(matrix[::-1], state, matrix)
+    # The second of 20 steps of warm-up has the rate 0.1 / 20; the norm is kept, which shortens it.
+    assert np.linalg.norm(updates) / np.linalg.norm(matrix) == pytest.approx(0.005, rel=0.2)
+    other = config_of([*T5_SMALL, "recipes/fast.gin", "prompts/vanilla_measured.gin"])
+    assert other.prompt.prompt_init == ResidualNorm()
 
 
 @pytest.mark.parametrize("recipe", ["paper", "released"])
@@ -211,6 +226,7 @@ def test_config_gin_says_the_same_again(tmp_path, monkeypatch, backbone, files, 
     assert again == first
 
 
+@pytest.mark.slow
 def test_a_runs_config_is_read_by_another_process_from_another_folder(tmp_path, backbone):
     """Nothing that this process has registered by the way may be needed."""
     tiny = str(backbone.parent / "tiny.gin")

@@ -126,6 +126,7 @@ def test_it_stops_early_and_another_problem_is_refused_its_folder(tmp_path):
         trainer.train(config(tmp_path, random_seed=1), problem())
 
 
+@pytest.mark.slow
 def test_training_imports_nothing_of_text(tmp_path):
     code = (
         "import sys, tests.training.test_problem as t\n"

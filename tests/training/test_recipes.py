@@ -14,7 +14,7 @@ class Fields:
 
 
 @pytest.mark.parametrize("peak", [None, 0.01])
-@pytest.mark.parametrize("name", ["paper", "released"])
+@pytest.mark.parametrize("name", ["fast", "paper", "released"])
 def test_a_recipe_is_what_gin_makes_of_its_file(name, peak):
     bindings = [] if peak is None else [f"LEARNING_RATE_PEAK = {peak}"]
     expected = config_of([*T5_SMALL, f"recipes/{name}.gin"], bindings)
@@ -25,7 +25,7 @@ def test_a_recipe_is_what_gin_makes_of_its_file(name, peak):
 
 
 def test_the_names_are_those_of_whole_recipes():
-    assert recipes.names() == ["paper", "released"]
+    assert recipes.names() == ["fast", "paper", "released"]
     with pytest.raises(InputError, match="no recipe 'tpu'"):
         recipes.read("tpu")
 

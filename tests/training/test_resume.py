@@ -1,6 +1,7 @@
 """A run that is killed, stopped or asked for again reaches what an unbroken run reaches."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import random
@@ -16,8 +17,10 @@ from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, Stopped
 from dpt_jax.models import T5Config
 from dpt_jax.problems import text
-from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
+from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, ResidualPrompt, VanillaPrompt
+from dpt_jax.training import schedules
 from dpt_jax.training.checkpoints import Checkpoints
+from dpt_jax.training.optimizers import orthogonal
 from tests.support import processes, runs
 
 STEPS = 24
@@ -28,6 +31,14 @@ MACROS = {
     "config.RunConfig.log_period": 3,
     "DROPOUT_RATE": 0.1,
     "MIXTURE_OR_TASK_NAME": "toy_mixture",
+}
+
+# Matrices and vectors, which the optimizer treats apart.
+FAST = {
+    "optimizer": functools.partial(orthogonal, momentum=0.8),
+    "learning_rate": functools.partial(schedules.linear_warmup_linear_decay, peak=0.1),
+    "prompt": ResidualPrompt(runs.PROMPT_LENGTH, runs.WIDTH, 4, prompt_init=ResidualNorm()),
+    "balanced_batches": True,
 }
 
 
@@ -115,15 +126,22 @@ def test_a_run_killed_again_and_again_reaches_the_same_prompt(backbone, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [2, 7])
+@pytest.mark.parametrize(("stop", "recipe"), [(2, {}), (7, {}), (7, FAST)])
 def test_a_signal_saves_first_and_the_run_goes_on_as_if_unbroken(
-    backbone, tmp_path, monkeypatch, stop
+    backbone, tmp_path, monkeypatch, stop, recipe
 ):
     # Neither step is one of the log's, an evaluation's or a checkpoint's.
     def config(folder):
         model = dataclasses.replace(runs.T5, dropout_rate=0.1)
         return runs.run_config(
-            folder, backbone, model=model, log_period=5, eval_period=0, checkpoint_period=6
+            folder,
+            backbone,
+            model=model,
+            log_period=5,
+            eval_period=0,
+            checkpoint_period=6,
+            **recipe,
+            num_buckets=2,
         )
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -203,7 +221,7 @@ def test_a_folder_of_another_run_is_refused_and_left_as_it_was(
 @pytest.fixture(scope="module")
 def finished(backbone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished")
-    text.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0, num_buckets=2))
+    text.train(runs.run_config(folder, backbone, train_steps=2, eval_period=0))
     return folder
 
 

@@ -1,5 +1,6 @@
 """Whole runs on the toy task, in this process: what they train, keep and report."""
 
+import dataclasses
 import json
 
 import jax
@@ -176,7 +177,8 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
         update(self, step, total, text)
 
     monkeypatch.setattr(Progress, "update", count)
-    text.train(runs.run_config(tmp_path, backbone, train_steps=18, log_period=1))
+    config = runs.run_config(tmp_path, backbone, train_steps=18, log_period=1, num_buckets=2)
+    text.train(config)
     [run] = spied
     assert len(run.problem.data.buckets) == 2
     assert run.train_step._cache_size() == 2
@@ -186,7 +188,7 @@ def test_nothing_is_compiled_after_the_first_pass_over_the_buckets(
     assert counts[18] == counts[7]
 
     # A run that continues compiles each program once as well.
-    text.train(runs.run_config(tmp_path, backbone, train_steps=30, log_period=1))
+    text.train(dataclasses.replace(config, train_steps=30))
     assert spied[1].train_step._cache_size() == 2
     counts = dict(seen)
     assert counts[30] == counts[25]

@@ -1,16 +1,10 @@
-"""`PromptedT5`: a frozen T5, its tokenizer and a prompt as one object, for notebooks and scripts.
+"""A frozen T5 with a prompt: trained, asked and saved."""
 
-It is made of the parts that `dpt train` and `dpt predict` are made of, and imports neither SeqIO,
-TensorFlow nor gin.
-"""
-
-import contextlib
 import dataclasses
 import functools
 import logging
 import os
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,33 +12,25 @@ from jaxtyping import Float32
 
 from dpt_jax import run_files
 from dpt_jax.analysis.history import History, read_history
-from dpt_jax.data.examples import enforce_lengths
-from dpt_jax.data.folder_vocabulary import open_vocabulary
-from dpt_jax.data.pairs import NAME, Pairs, read_pairs, read_texts, tokenize
-from dpt_jax.errors import InputError, Stopped, nearest_names, path_given_by
+from dpt_jax.data.pairs import read_pairs, read_texts
+from dpt_jax.errors import InputError, Stopped
 from dpt_jax.evaluation.text_metrics import MetricFn, TextMetrics
 from dpt_jax.inference import Answerer
-from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, load_adapter, load_own
-from dpt_jax.interop.peft_adapter import BaseModel
 from dpt_jax.interop.prefix_exports import export_prefix
 from dpt_jax.interop.prompt_exports import FORMATS, export_prompt
 from dpt_jax.models import T5Config
 from dpt_jax.prefixes import Prefix
 from dpt_jax.problems.config_text import as_gin
-from dpt_jax.problems.continued import PromptLike, continued, factors_of, load
-from dpt_jax.problems.pairs import prepare_pairs
-from dpt_jax.problems.text import Prepared, prepare
+from dpt_jax.problems.continued import PromptLike
+from dpt_jax.prompted_t5 import fitting, requests
+from dpt_jax.prompted_t5.opening import Pretrained, check_positive, moved, open_pretrained
 from dpt_jax.prompts import SoftPrompt
-from dpt_jax.training import recipes, trainer
-from dpt_jax.training.config import RunConfig
+from dpt_jax.training import trainer
 from dpt_jax.training.loggers import Callback
 from dpt_jax.training.recipes import Optimizer, Rate
 
-NUM_BUCKETS = 8
 _COLUMNS = ("inputs", "targets")
-# Steps between checkpoints that nobody would go on from; the last step is saved in any case.
-_NEVER = 2**31
 
 
 class PromptedT5:
@@ -57,28 +43,17 @@ class PromptedT5:
         t5.generate(["is it red ?"])
         t5.save_prompt("red")
 
-    Attributes:
-      config: the T5's sizes and the dtype of its activations.
-      method: the prompt or prefix that `fit` trains; None where there is none.
+    `fit` and `dpt train` give the same prompt, bit for bit. The default recipe is that of Xiao et
+    al., "Decomposed Prompt Tuning", Findings of EMNLP 2023, section 3.
     """
 
-    def __init__(
-        self,
-        prepared: Prepared,
-        method: SoftPrompt | Prefix | None,
-        adapter: Adapter | None = None,
-        own: Mapping[str, Any] | None = None,
-        base: BaseModel | None = None,
-        limits: Mapping[str, Any] | None = None,
-    ):
+    def __init__(self, pretrained: Pretrained):
         """Takes its parts; `from_pretrained` makes them."""
-        self.method = method
-        self._prepared, self._vocabulary = prepared, prepared.vocabulary
-        self._base, self._limits = base or BaseModel(), dict(limits or {})
+        self._pretrained, self._prepared = pretrained, pretrained.prepared
         # What the T5 is given now, folded, and the parameters that it was folded from.
-        self._adapter, self._own = adapter, dict(own or {})
-        self._origin = "" if adapter is None else "It was loaded by dpt-jax."
-        self._answerer = Answerer(prepared)
+        self._adapter, self._own = pretrained.adapter, dict(pretrained.own)
+        self._origin = "" if self._adapter is None else "It was loaded by dpt-jax."
+        self._answerer = Answerer(self._prepared)
 
     @classmethod
     def from_pretrained(
@@ -107,7 +82,8 @@ class PromptedT5:
             T5 answers as it is.
           prompt: what was trained before: what `save_prompt` wrote, a run's folder, a PEFT adapter,
             any other file that `dpt inspect` knows, or a float array `[P, D]`. `fit` goes on from a
-            prompt, from its factors where they are there.
+            decomposed prompt's factors where they are there; otherwise every number of the prompt
+            or prefix is a parameter of its own.
           tokenizer: takes the place of the folder's own: a SentencePiece file, a `tokenizer.json`
             (read by the package tokenizers), or "bytes" for ByT5.
           mesh: sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
@@ -122,52 +98,24 @@ class PromptedT5:
           InputError: when the folder is no T5 or brings no tokenizer, the prompt is another
             model's, or the mesh does not fit the devices.
         """
-        if max_source_length is not None:
-            _check_positive(max_source_length=max_source_length)
-        with path_given_by("the folder of from_pretrained"):
-            backbone = open_backbone(folder)
-            vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
-        method: SoftPrompt | Prefix | None = None
-        if isinstance(method_or_prompt, SoftPrompt | Prefix):
-            method = method_or_prompt
-        elif method_or_prompt is not None and prompt is not None:
-            raise InputError("Two prompts are given; one is what fit begins with. Leave one out.")
-        elif method_or_prompt is not None:
-            prompt = method_or_prompt
-        if method is not None and prompt is not None:
-            raise InputError(
-                f"Both a method, {type(method).__name__}, and a prompt are given. Leave out the "
-                "method to go on from the prompt, or give the method initializers that start "
-                "there, such as dpt_jax.prompts.truncated_svd."
+        return cls(
+            open_pretrained(
+                folder,
+                method_or_prompt,
+                prompt,
+                tokenizer=tokenizer,
+                mesh=mesh,
+                dtype=dtype,
+                max_source_length=max_source_length,
+                overlength=overlength,
             )
-        adapter, own, model = None, {}, _in_dtype(backbone.config, dtype)
-        if prompt is not None:
-            adapter = load(prompt, model)
-            factors = factors_of(prompt)
-            own, method = {"prompt": factors} if factors else {}, continued(adapter, factors)
-        config = RunConfig(
-            model_dir="",
-            model=model,
-            prompt=method if isinstance(method, SoftPrompt) else None,
-            prefix=method if isinstance(method, Prefix) else None,
-            initial_checkpoint_path=os.fspath(folder),
-            mixture_or_task_name=NAME,
-            task_feature_lengths={"inputs": max_source_length or 512, "targets": 1},
-            train_steps=1,
-            num_buckets=NUM_BUCKETS,
-            mesh=tuple(mesh),
-            frozen_dtype="bfloat16" if dtype == "bfloat16" else None,
-            overlength=overlength or "error",
         )
-        prepared = prepare(config)
-        prepared.vocabulary = vocabulary
-        base = BaseModel(
-            os.fspath(folder) if backbone.format == "hf" else None,
-            config.model.num_encoder_layers,
-            config.model.num_heads,
-        )
-        limits = {"max_source_length": max_source_length, "overlength": overlength}
-        return cls(prepared, method, adapter, own, base, limits)
+
+    @property
+    def method(self) -> SoftPrompt | Prefix | None:
+        """The prompt that `fit` trains, or where there is none the prefix; None without either."""
+        config = self._prepared.config
+        return config.prefix if config.prompt is None else config.prompt
 
     @property
     def config(self) -> T5Config:
@@ -220,7 +168,8 @@ class PromptedT5:
           steps: updates; takes precedence over `epochs`.
           eval_pairs: pairs to evaluate on by generation; without them the last step is kept.
           recipe: where what is not given comes from: "paper", or another file of
-            `gin_configs/recipes`, such as "released".
+            `gin_configs/recipes`, "released" or "fast". With "fast", first values that were left at
+            the method's defaults start at a norm that is measured on the T5.
           optimizer: a function of a learning rate, such as `optax.adamw`, or what one has made,
             such as `optax.adamw(0.1)`, whose rate the log cannot show and has as 0.
           learning_rate: the peak of the recipe's schedule, or an optax schedule.
@@ -252,62 +201,36 @@ class PromptedT5:
         """
         if self.method is None:
             raise InputError(
-                "There is nothing to train: from_pretrained was given no method, or a prefix that "
-                "was trained before. Give it one, such as dpt_jax.DecomposedPrompt(100, "
-                "bottleneck=10)."
+                "There is nothing to train: from_pretrained was given neither a method nor a "
+                "prompt. Give it one, such as dpt_jax.DecomposedPrompt(100, bottleneck=10)."
             )
-        counts = {
-            "epochs": epochs,
-            "steps": steps,
-            "batch_size": batch_size,
-            "max_target_length": max_target_length,
-            "early_stopping_patience": early_stopping_patience,
-            "microbatches": microbatches,
-        }
-        _check_positive(**{name: value for name, value in counts.items() if value is not None})
-        metrics = TextMetrics(metric)
-        rows = read_pairs(pairs, columns)
-        held_out_rows = (
-            None if eval_pairs is None else read_pairs(eval_pairs, columns, "eval_pairs")
+        training = fitting.Training(
+            recipe=recipe,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            max_source_length=self._pretrained.max_source_length,
+            max_target_length=max_target_length,
+            overlength=self._pretrained.overlength,
+            eval_period=eval_period,
+            early_stopping_patience=early_stopping_patience,
+            microbatches=microbatches,
+            kept=model_dir is not None,
         )
-        settings, trained_by = recipes.with_changes(recipe, optimizer, learning_rate)
-        if steps is not None or epochs is not None:
-            settings["epochs"] = epochs
-        given = {"batch_size": batch_size, "eval_period": eval_period, **self._limits}
-        limits = settings.pop("task_feature_lengths")
-        limit = given.pop("max_source_length") or limits["inputs"]
-        settings |= {name: value for name, value in given.items() if value is not None}
-        if held_out_rows is None:
-            settings["eval_period"] = 0
-            if model_dir is None:
-                settings["checkpoint_period"] = _NEVER
-        target_limit = max_target_length or _longest_target(
-            self._vocabulary, [*rows, *(held_out_rows or ())]
-        )
-        lengths = {"inputs": limit, "targets": target_limit}
+        metrics, rows, held_out = TextMetrics(metric), read_pairs(pairs, columns), None
+        if eval_pairs is not None:
+            held_out = read_pairs(eval_pairs, columns, "eval_pairs")
         self._move(mesh, dtype)
-        with _folder(model_dir) as folder:
-            config = dataclasses.replace(
-                self._prepared.config,
-                model_dir=folder,
-                prompt=self.method if isinstance(self.method, SoftPrompt) else None,
-                prefix=self.method if isinstance(self.method, Prefix) else None,
-                task_feature_lengths=lengths,
-                train_steps=steps,
-                random_seed=seed,
-                early_stopping_patience=early_stopping_patience,
-                microbatches=microbatches,
-                **settings,
-            )
-            prepared = prepare_pairs(
-                self._prepared, config, rows, held_out_rows, metrics, trained_by
-            )
-            problem = prepared.problem()
+        with fitting.run_folder(model_dir) as folder:
+            run = fitting.prepare_run(self._prepared, folder, training, rows, held_out, metrics)
             try:
                 trainer.train(
-                    config,
-                    problem,
-                    functools.partial(as_gin, config),
+                    run.config,
+                    run.problem(),
+                    functools.partial(as_gin, run.config),
                     frozen=self._prepared.placed,
                     callbacks=callbacks,
                 )
@@ -316,7 +239,9 @@ class PromptedT5:
                 raise
             self._use(run_files.kept_checkpoint(folder))
             self._prepared.config = dataclasses.replace(
-                self._prepared.config, task_feature_lengths=lengths, overlength=config.overlength
+                self._prepared.config,
+                task_feature_lengths=run.config.task_feature_lengths,
+                overlength=run.config.overlength,
             )
             return read_history(folder)
 
@@ -354,23 +279,23 @@ class PromptedT5:
             or a prompt of another model.
         """
         found = read_texts(texts)
-        _check_positive(max_new_tokens=max_new_tokens, num_beams=num_beams, batch_size=batch_size)
-        if prompts is None:
-            if names is not None:
-                raise InputError("names are given, but no prompts that have them. Set prompts=.")
-            adapters = [self._current()] * len(found)
+        check_positive(max_new_tokens=max_new_tokens, num_beams=num_beams, batch_size=batch_size)
+        if prompts is not None:
+            adapters = requests.adapters_of(len(found), prompts, names, self.config)
+        elif names is not None:
+            raise InputError("names are given, but no prompts that have them. Set prompts=.")
         else:
-            loaded = {
-                name: load(prompt, self.config, f"prompts[{name!r}]")
-                for name, prompt in prompts.items()
-            }
-            adapters = [loaded[name] for name in _names_of(found, loaded, names)]
+            adapters = [self._current()] * len(found)
         if not found:
             return []
         generated = self._answerer.generate(
-            self._tokens(found), adapters, max_new_tokens, num_beams, batch_size
+            requests.tokens_of(found, self._prepared),
+            adapters,
+            max_new_tokens,
+            num_beams,
+            batch_size,
         )
-        return [self._vocabulary.decode(row.tolist()) for row in generated]
+        return [self._prepared.vocabulary.decode(row.tolist()) for row in generated]
 
     def score(
         self,
@@ -398,24 +323,13 @@ class PromptedT5:
         Raises:
           InputError: as `generate`, or where a text has no candidates.
         """
-        _check_positive(batch_size=batch_size)
+        check_positive(batch_size=batch_size)
         found = read_texts(texts)
-        each: list[Any] = list(candidates)
-        if all(isinstance(text, str) for text in each):
-            each = [each] * len(found)
-        if isinstance(candidates, str) or len(each) != len(found):
-            raise InputError(
-                f"There are {len(found)} texts, but candidates for {len(each)}. Give one list of "
-                "candidates for all texts, or one list for each."
-            )
-        answers = [read_texts(row) for row in each]
-        for number, row in enumerate(answers):
-            if not row:
-                raise InputError(f"Row {number} of candidates is empty; give at least one.")
+        answers = requests.candidates_of(len(found), candidates, self._prepared.vocabulary)
         if not found:
             return []
-        tokens = [tokenize(self._vocabulary, row) for row in answers]
-        return self._answerer.score(self._tokens(found), tokens, self._current(), batch_size)
+        tokens = requests.tokens_of(found, self._prepared)
+        return self._answerer.score(tokens, answers, self._current(), batch_size)
 
     def evaluate(
         self,
@@ -448,7 +362,7 @@ class PromptedT5:
           InputError: as `fit` and `generate`.
         """
         metrics, rows = TextMetrics(metric), read_pairs(pairs, columns)
-        limit = max_new_tokens or _longest_target(self._vocabulary, rows)
+        limit = max_new_tokens or fitting.longest_target(self._prepared.vocabulary, rows)
         inputs, targets = zip(*rows, strict=True)
         answers = self.generate(inputs, limit, num_beams, batch_size=batch_size)
         return metrics.measure(list(targets), answers)
@@ -476,7 +390,7 @@ class PromptedT5:
         format = format or (suffix if suffix in FORMATS else "npy")
         if format not in FORMATS:
             raise InputError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
-        how = format, self._base, self._origin, {"path": "path", "format": "format"}
+        how = format, self._pretrained.base, self._origin, {"path": "path", "format": "format"}
         if adapter.prefix is not None:
             export_prefix(path, adapter, self._own, *how)
         elif adapter.prompt is not None:
@@ -508,85 +422,6 @@ class PromptedT5:
 
     def _move(self, mesh: Sequence[int] | None, dtype: str | None) -> None:
         """Has the frozen weights in another place or dtype from here on, where they are not."""
-        config = self._prepared.config
-        changed = config
-        if mesh is not None:
-            changed = dataclasses.replace(changed, mesh=tuple(mesh))
-        if dtype is not None:
-            changed = dataclasses.replace(
-                changed,
-                model=_in_dtype(config.model, dtype),
-                frozen_dtype="bfloat16" if dtype == "bfloat16" else None,
-            )
-        if (changed.mesh, changed.model, changed.frozen_dtype) == (
-            config.mesh,
-            config.model,
-            config.frozen_dtype,
-        ):
-            return
-        self._prepared = prepare(changed)
-        self._prepared.vocabulary = self._vocabulary
-        self._answerer = Answerer(self._prepared)
-
-    def _tokens(self, texts: Sequence[str]) -> list[np.ndarray]:
-        config = self._prepared.config
-        rows = [{"inputs": x} for x in tokenize(self._vocabulary, texts)]
-        # Dropped rows would have no answer.
-        overlength = "error" if config.overlength == "drop" else config.overlength
-        short = enforce_lengths(
-            rows,
-            {"inputs": config.task_feature_lengths["inputs"]},
-            overlength,
-            what="texts",
-            limit="max_source_length",
-            remedy="Give from_pretrained a larger max_source_length, or overlength='truncate'.",
-        )
-        return [row["inputs"] for row in short]
-
-
-def _in_dtype(config: T5Config, dtype: str | None) -> T5Config:
-    try:
-        return config if dtype is None else dataclasses.replace(config, dtype=dtype)
-    except ValueError as e:
-        raise InputError(f"dtype is {dtype!r}; it must be 'float32' or 'bfloat16'.") from e
-
-
-def _check_positive(**values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; it must be a positive integer.")
-
-
-def _longest_target(vocabulary: Any, rows: Pairs) -> int:
-    return max(len(x) for x in tokenize(vocabulary, (target for _, target in rows)))
-
-
-@contextlib.contextmanager
-def _folder(model_dir: str | os.PathLike | None) -> Iterator[str]:
-    """The run's folder; a temporary one where none is named."""
-    if model_dir is not None:
-        yield os.fspath(model_dir)
-        return
-    with tempfile.TemporaryDirectory(prefix="dpt-") as folder:
-        yield folder
-
-
-def _names_of(
-    texts: Sequence[str], prompts: Mapping[str, Adapter], names: Sequence[str] | None
-) -> Sequence[str]:
-    """Which of the prompts each text has."""
-    if names is None and len(prompts) == 1:
-        names = list(prompts) * len(texts)
-    if names is None or isinstance(names, str) or len(names) != len(texts):
-        count = "none" if names is None else f"{len(names)}"
-        raise InputError(
-            f"There are {len(texts)} texts and {len(prompts)} prompts, so names= takes one of "
-            f"{', '.join(prompts) or 'no prompts'} for each text, but there are {count}."
-        )
-    for row, name in enumerate(names):
-        if name not in prompts:
-            raise InputError(
-                f"Row {row} names the prompt {name!r}; there are {', '.join(prompts)}."
-                f"{nearest_names(str(name), prompts)} Add it to prompts=."
-            )
-    return names
+        self._prepared, changed = moved(self._prepared, mesh, dtype)
+        if changed:
+            self._answerer = Answerer(self._prepared)

@@ -1,0 +1,109 @@
+"""Show what the prompts of a run on images attend to.
+
+  dpt attention runs/partial_deep
+  dpt attention runs/partial_deep --split=test --images=400 --output=attention
+
+For every layer: the share of attention on the patches that are relevant, over their share of the
+area; 1 is no selection. Beside the trained prompts stand the same prompts before training, CLS of
+the run and CLS of the frozen ViT without prompts, each with its 95 % bootstrap interval over images
+and with the masks of other images in the place of its own (what position alone gives).
+attention.json has every head. attention.png lays the attention over examples, layer by layer, and
+selection.png draws the table; dpt report shows both. A run with a prefix has CLS alone: a prefix
+does not ask.
+"""
+
+import argparse
+import json
+from typing import Any
+
+from dpt_jax.cli import outputs
+from dpt_jax.cli.console import print_table
+
+HELP = "show what the prompts of a run on images attend to"
+# Rows of attention.png.
+_SHOWN = 6
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    parser.add_argument("model_dir", metavar="MODEL_DIR", help="the folder of a run on images")
+    parser.add_argument(
+        "--step", default="best", metavar="STEP", help="best, latest or a number (default: best)"
+    )
+    parser.add_argument("--split", metavar="NAME", help="whose images (default: the run's own)")
+    parser.add_argument(
+        "--images", type=int, default=400, metavar="N", help="how many at most (default: 400)"
+    )
+    parser.add_argument(
+        "--output", metavar="DIR", help="where pictures go (default: MODEL_DIR/attention)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measures, draws and prints."""
+    from dpt_jax import run_files
+    from dpt_jax.cli import runs
+    from dpt_jax.errors import InputError
+    from dpt_jax.paths import as_path
+    from dpt_jax.problems import image_attention, trained_images
+
+    if args.images < 2:
+        raise InputError(f"--images is {args.images}; it takes at least 2.")
+    config = runs.load_config(argparse.Namespace(**vars(args), gin_file=[], gin_search_paths=[]))
+    if not runs.is_of_images(config):
+        raise InputError(
+            f"{args.model_dir} is a run on text; dpt attention takes runs on images "
+            "(runs/image_train.gin)."
+        )
+    output = args.output or as_path(args.model_dir) / run_files.ATTENTION
+    folder = outputs.require_folder(str(output), "--output")
+    step = trained_images.step_of(args.model_dir, args.step)
+    prepared, params = trained_images.load(config, args.model_dir, step)
+    found = image_attention.measure(prepared, params, args.split or config.eval_split, args.images)
+    write(folder, found, step)
+    print_table(
+        ["attends", *(f"layer {i + 1}" for i in range(config.model.num_layers))],
+        [
+            [name, *(f"{m:.2f} [{a:.2f}, {b:.2f}]" for m, a, b in _layers(one))]
+            for name, one in found.selections.items()
+        ],
+        title=f"Attention on what is relevant, over its share of the area; {len(found.images)} "
+        f"images, step {step}",
+    )
+    print(f"\nWritten: {folder / 'attention.json'}, attention.png, selection.png")
+
+
+def _layers(one: Any) -> Any:
+    return zip(one.by_layer, one.low, one.high, strict=True)
+
+
+def write(folder: Any, found: Any, step: int) -> None:
+    """Writes `attention.json`, `attention.png` and `selection.png` into a folder."""
+    from dpt_jax.analysis import attention_figures
+    from dpt_jax.files import write_text
+
+    told = {
+        "step": step,
+        "images": len(found.images),
+        "selections": {name: one.to_json() for name, one in found.selections.items()},
+    }
+    write_text(folder / "attention.json", json.dumps(told, indent=2) + "\n")
+    attention_figures.chart(found.selections, folder / "selection.png")
+    draw_examples(folder / "attention.png", found)
+
+
+def draw_examples(path: Any, found: Any) -> None:
+    """Draws some images with the attention of the prompts, or else of CLS, over them."""
+    from dpt_jax.analysis import attention_figures
+    from dpt_jax.data.images.augment import centre
+
+    shown = found.images.take(range(min(_SHOWN, len(found.images))))
+    asking = found.trained.prompts if found.trained.prompts is not None else found.trained.cls
+    size = found.masks.shape[1]
+    attention_figures.overlays(
+        centre(shown.pixels, size),
+        asking[: len(shown)].mean(axis=2),
+        found.masks[: len(shown)],
+        [shown.classes[label] for label in shown.labels],
+        path,
+    )
