@@ -92,16 +92,22 @@ class Estimates(NamedTuple):
         Args:
           reading: "none"; "mean" subtracts the mean output over the third split, "fresh mean" that
             over a split of its own; "projection" takes from w2 its part along q1.
+
+        Raises:
+          InputError: for the fresh mean where no split was drawn for it.
         """
         if reading == "projection":
             along, _ = in_law.direction_of(self.q1)
             return Debiasing(in_law.across(self.w2, along), jnp.zeros_like(self.w2[0]))
-        read = {
+        reads: dict[str, Vector | None] = {
             "none": jnp.zeros_like(self.w2),
             "mean": self.mean_read,
             "fresh mean": self.fresh_mean_read,
         }
-        return Debiasing(self.w2, self.w2 @ read[reading])
+        read = reads[reading]
+        if read is None:
+            raise InputError('The "fresh mean" needs a split of its own: give fresh=True.')
+        return Debiasing(self.w2, self.w2 @ read)
 
 
 READINGS = ("none", "mean", "fresh mean", "projection")
@@ -159,7 +165,7 @@ def three_steps(
         start = jnp.zeros(shape.shape, shape.dtype)
         return jax.lax.fori_loop(0, -(-count // batch), add, start) / count
 
-    def descent_w(w: Vector, q: Vector) -> Callable[[Array, Array], Array]:
+    def descent_w(w: Vector, q: Vector) -> Callable[[Array, Array, Array], Array]:
         """Minus the gradient by w, and what the query reads: sums over a batch."""
 
         def of(key, labels, counts):
@@ -175,7 +181,10 @@ def three_steps(
 
     w1 = step_w * mean(splits[0], descent_w(zero, zero))[0]
     q1 = mean(splits[1], descent_q)
-    q1 = step_q * q1 if query_norm is None else query_norm * in_law.direction_of(q1)[0]
+    if query_norm is not None:
+        q1, step_q = in_law.direction_of(q1)[0], query_norm
+    assert step_q is not None
+    q1 = step_q * q1
     descent, mean_read = mean(splits[2], descent_w(w1, q1))
     fresh_read = mean(splits[3], descent_w(w1, q1))[1] if fresh else None
     return Estimates(w1, q1, step_w * descent, mean_read, fresh_read)

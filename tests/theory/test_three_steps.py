@@ -66,6 +66,8 @@ def test_the_readings_of_debiasing():
     assert float(est.debiased("mean").offset) == 7
     assert float(est.debiased("fresh mean").offset) == 14
     np.testing.assert_allclose(est.debiased("projection").w, [0, 4])
+    with pytest.raises(InputError, match="fresh=True"):
+        est._replace(fresh_mean_read=None).debiased("fresh mean")
 
 
 def test_the_first_head_has_its_expectation_for_every_mixture():

@@ -59,7 +59,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
 def _measure(count: int):
     def measure(mixture, q, key):
         train_key, test_key = jax.random.split(key)
-        labels = contextual_mixture.draw_labels(None, count, balanced=True)
+        labels = contextual_mixture.draw_labels(train_key, count, balanced=True)
         read = in_law.pooled(mixture, train_key, labels, q)
         w = exact_error.least_squares_head(read, labels)
         return in_law.test_error(mixture, test_key, w, q, count=500)

@@ -169,7 +169,7 @@ def _full_training(settings: Settings):
     def train(mixture: ContextualMixture, key):
         data_key, order_key, test_key = jax.random.split(key, 3)
         total = 3 * settings.count // settings.train_batch * settings.train_batch
-        labels = contextual_mixture.draw_labels(None, total, balanced=True)
+        labels = contextual_mixture.draw_labels(data_key, total, balanced=True)
         tokens = contextual_mixture.sample(mixture, data_key, labels)
         optimizer = optax.adam(settings.train_rate)
         params = {name: jnp.zeros_like(mixture.head) for name in ("w", "q")}
@@ -213,7 +213,7 @@ def table(rows: Sequence[Row]) -> Table:
                 f"{row['factor'] * row['context'] / 2:g}",
                 *_beside(miss_of(row, "w1"), said["miss_w1"]),
                 *_beside(miss_of(row, "q1"), said["miss_q1"]),
-                *_beside(np.mean(row["attention"]), said["attention"]),
+                *_beside(float(np.mean(row["attention"])), said["attention"]),
                 *(shown(row[f"error_{name}"]) for name in ("w1", "w2", "debiased")),
                 f"{said['error_debiased']:.3f}",
                 shown(row["error_full"]) if "error_full" in row else "–",
