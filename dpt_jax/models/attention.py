@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from dpt_jax.models import tpu_attention
+from dpt_jax.models.kernel_sizes import Sizes, takes
 from dpt_jax.models.tpu_attention import MASKED_SCORE
 
 # Scores of a row and a head from which on it pays not to hold them: fewer fit a CPU's cache, and
@@ -191,7 +192,7 @@ def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float3
     def local(queries, keys, values, bias, key_mask, query_mask):
         rows, heads, query, kv = queries.shape
         bias_rows = 0 if bias is None else bias.shape[0]
-        sizes = tpu_attention.Sizes(
+        sizes = Sizes(
             rows, query, keys.shape[2], heads, kv, values.dtype.itemsize, causal, bias_rows
         )
 
@@ -278,7 +279,7 @@ def _choice(platform: str, queries: Array, keys: Array, values: Array) -> Callab
     # Of one shape and dtype, as kernels want them; those of a measurement may differ.
     alike = keys.shape == values.shape and queries.dtype == keys.dtype == dtype
     if platform == "tpu" and alike:
-        if tpu_attention.takes(keys.shape[2], kv, dtype.itemsize) is None:
+        if takes(keys.shape[2], kv, dtype.itemsize) is None:
             return _pallas
     if platform == "gpu" and alike and cudnn_takes(dtype, kv) is None:
         return _cudnn

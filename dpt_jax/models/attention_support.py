@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dpt_jax.errors import InputError
-from dpt_jax.models import attention, tpu_attention
+from dpt_jax.models import attention, kernel_sizes
 from dpt_jax.models.config import ATTENTIONS, T5Config
 
 # Those that are one platform's alone; the others run everywhere.
@@ -58,7 +58,7 @@ def why_not(config: T5Config, platform: str, length: int = 1) -> str | None:
         return f"needs a {_PLATFORM[name].upper()}, and this is a {platform.upper()}: {instead}"
     reason = None
     if name == "pallas":
-        reason = tpu_attention.takes(length, config.head_dim, config.dtype.itemsize)
+        reason = kernel_sizes.takes(length, config.head_dim, config.dtype.itemsize)
     elif name == "cudnn":
         reason = attention.cudnn_takes(config.dtype, config.head_dim)
     return reason and f"does not take this model: {reason}; {instead}"

@@ -1,7 +1,6 @@
-"""The TPU kernels, interpreted on the CPU and compiled for TPUs, against attention written down."""
+"""The TPU kernels, interpreted on the CPU, against attention written down."""
 
 import functools
-import importlib.util
 import json
 
 import jax
@@ -9,15 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpt_jax.models import attention, tpu_attention
+from dpt_jax.models import attention, kernel_sizes, tpu_attention
 from dpt_jax.models.attention import plain
 from tests.support import processes
 
 pytestmark = pytest.mark.slow
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu not installed: pip install 'dpt-jax[tpu]'",
-)
 
 
 @pytest.fixture
@@ -72,7 +67,7 @@ def test_values_and_gradients_equal_attention_written_down(case, kernels, monkey
         masks["key_mask"] = (rng.random((2, key)) < 0.7) & [[True], [False]]
         masks["query_mask"] = rng.random((2, query)) < 0.7
     if case == "blocks":
-        monkeypatch.setattr(tpu_attention, "_FAST_BYTES", 0)
+        monkeypatch.setattr(kernel_sizes, "_FAST_BYTES", 0)
     target = rng.normal(size=operands[0].shape).astype(np.float32)
     found, expected = (
         _value_and_gradients(functools.partial(f, causal=causal, **masks), operands, target)
@@ -114,6 +109,6 @@ def test_devices_of_a_mesh_take_their_own_rows_and_heads():
 
 
 def test_what_the_kernels_do_not_take_is_told():
-    assert tpu_attention.takes(612, 64, 2) is None
-    assert "12 wide" in tpu_attention.takes(612, 12, 2)
-    assert "100000 keys" in tpu_attention.takes(100_000, 64, 2)
+    assert kernel_sizes.takes(612, 64, 2) is None
+    assert "12 wide" in kernel_sizes.takes(612, 12, 2)
+    assert "100000 keys" in kernel_sizes.takes(100_000, 64, 2)
