@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dpt_jax.data.contextual import FullTiled
 from dpt_jax.data.images import Digits, Images
@@ -108,6 +108,7 @@ def pretrain(
     learning_rate: float = 3e-3,
     evaluation_period: int = 100,
     threshold: float = 0.9,
+    start: pathlib.Path | None = None,
 ) -> dict[str, float]:
     """Pretrains and writes the ViT; see the module's docstring.
 
@@ -120,6 +121,11 @@ def pretrain(
     model, tx = VisionTransformer(CONFIG), optimizer(learning_rate, steps)
     blank = jnp.zeros((1, CONFIG.image_size, CONFIG.image_size, CONFIG.channels))
     params = jax.jit(model.init)(jax.random.key(seed), blank)["params"]
+    if start is not None:
+        from dpt_jax.interop.vit import open_vit
+
+        stored = {n: np.asarray(t.load(), np.float32) for n, t in open_vit(start).tensors.items()}
+        params = unflatten_dict(stored, sep="/")
     state = jax.jit(tx.init)(params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count:,} parameters, {steps} steps of {batch_size} images, seed {seed}", flush=True)
@@ -147,6 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=pathlib.Path, required=True, help="folder to write to")
     parser.add_argument("--steps", type=int, default=1_000)
+    parser.add_argument("--start", type=pathlib.Path, help="folder of a ViT to continue from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=48)
     parser.add_argument("--learning-rate", type=float, default=3e-3)

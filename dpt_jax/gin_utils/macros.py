@@ -81,12 +81,18 @@ def check_unused_macros() -> None:
         logging.warning("The gin macro %s is set, but nothing uses it.", name)
 
 
-def leave_out_what_is_not_named() -> None:
-    """Without a prefix file there is no prefix, and with one there may be no prompt."""
+def leave_out_what_is_not_named(prompt_too: bool = False) -> None:
+    """Without a prefix file there is no prefix, and with one there may be no prompt.
+
+    Args:
+      prompt_too: there may be no prompt in any case.
+    """
     bound = set_macros()
     if "PREFIX" not in bound and "PREFIX" in used_macros():
         gin.parse_config("PREFIX = None")
     elif bound.get("PREFIX") is not None and "PROMPT" not in bound:
+        prompt_too = True
+    if prompt_too and "PROMPT" not in bound:
         gin.parse_config("PROMPT = None")
 
 

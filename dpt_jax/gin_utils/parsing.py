@@ -52,7 +52,8 @@ def parse(
             f"{_files_named(gin_files)} no run file, which gives a run its model, prompt and task. "
             f"{ADD_RUN_FILE}, before the others."
         )
-    leave_out_what_is_not_named()
+    # A run on images has a head to train.
+    leave_out_what_is_not_named(prompt_too=bound_run() == "ImageRunConfig")
     check_macros()
 
 
