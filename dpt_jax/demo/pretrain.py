@@ -46,7 +46,7 @@ CONFIG = T5Config(
 
 #: What `--shape` takes: the demo's own T5 1.1; T5 1.0's form, one ReLU and tied embeddings; and
 #: twice the demo's width and depth.
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "demo": {},
     "t5_1_0": {"mlp_activations": ("relu",), "logits_via_embedding": True, "mlp_dim": 512},
     "double": {
