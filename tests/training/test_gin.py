@@ -178,10 +178,10 @@ def comparable(config):
     prompt = fields["prompt"]
     if isinstance(prompt, SoftPrompt):
         table = np.random.default_rng(0).normal(size=(6000, runs.WIDTH)).astype(np.float32)
-        from dpt_jax.prompts import bind_vocabulary
+        from dpt_jax.prompts import bind_residual_norm, bind_vocabulary
 
         bound = bind_vocabulary(prompt, table, lambda text: list(text.encode()))
-        values = bound.initialize(jax.random.key(0))
+        values = bind_residual_norm(bound, lambda: 40.0).initialize(jax.random.key(0))
         fields["prompt"] = type(prompt), jax.tree.map(lambda x: np.asarray(x).tobytes(), values)
     return fields
 
