@@ -85,7 +85,7 @@ def load(size: str, folder: str) -> float:
     from dpt_jax.devices.placement import place
     from dpt_jax.models import Transformer
     from dpt_jax.models.network import abstract_variables
-    from dpt_jax.problems.text import open_frozen
+    from dpt_jax.problems.first_values import open_frozen
 
     start = time.perf_counter()
     model = config(size)

@@ -25,7 +25,8 @@ from dpt_jax.interop.adapters import Adapter, load_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config
 from dpt_jax.paths import absolute, as_path
-from dpt_jax.problems.text import FINGERPRINT, Prepared, folded_model, prepare
+from dpt_jax.problems.folded import folded_model
+from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints

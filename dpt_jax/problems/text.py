@@ -7,16 +7,13 @@ shapes and shardings alone, and the runs of a population share what they agree o
 
 import dataclasses
 import functools
-import logging
 import pathlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Int32
 
@@ -32,26 +29,25 @@ from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import Evaluator, summarized
 from dpt_jax.evaluation.metrics import Metrics
 from dpt_jax.files import atomic_folder
-from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter, save_adapter
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.models.attention_support import with_attention
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.models.residual_norm import residual_norm
-from dpt_jax.prefixes import Prefix, as_free
+from dpt_jax.prefixes import as_free
 from dpt_jax.problems.described import describe_method
+from dpt_jax.problems.first_values import init_prefix, init_prompt, open_frozen
+from dpt_jax.problems.folded import folded_model_of
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import (
     NO_MODEL,
     DecomposedPrompt,
     SoftPrompt,
-    VanillaPrompt,
     bind_residual_norm,
-    bind_vocabulary,
     needs_residual_norm,
 )
-from dpt_jax.tensors import fingerprint, in_memory
+from dpt_jax.tensors import fingerprint
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
 from dpt_jax.training.problem import Evaluation, Problem
@@ -422,69 +418,6 @@ class Prepared:
             "train_split": config.train_split,
             "overlength": config.overlength,
         }
-
-
-def folded_model(
-    config: T5Config, prompt_length: int | None, prefix: Prefix | None = None
-) -> Transformer:
-    """The network with a folded prompt of that length, or without one, and a folded prefix.
-
-    It serves every method: `{"prompt": {"prompt": array}}` are its prompt's parameters.
-    """
-    folded = None if prompt_length is None else VanillaPrompt(prompt_length, config.emb_dim)
-    return Transformer(config, folded, prefix)
-
-
-def folded_model_of(config: RunConfig) -> Transformer:
-    """The network with what a run's prompt and prefix fold into, where there are any."""
-    prompt, prefix = config.prompt, config.prefix
-    return folded_model(
-        config.model,
-        None if prompt is None else prompt.length,
-        None if prefix is None else as_free(prefix),
-    )
-
-
-def open_frozen(path: str | None, config: T5Config, seed: int) -> Params:
-    """The backbone's parameters as tensors that are not read yet; random ones for `path` None."""
-    if path is None:
-        logging.warning("INITIAL_CHECKPOINT_PATH is None: the backbone has random weights.")
-        tokens = jnp.zeros((1, 8), jnp.int32)
-        init = jax.jit(lambda key: Transformer(config).init(key, tokens, tokens, tokens))
-        return jax.tree.map(in_memory, init(jax.random.key(seed))["params"])
-    return unflatten_dict(open_backbone(path, config).tensors, sep="/")
-
-
-def init_prompt(prompt: SoftPrompt, backbone: Params, vocabulary: Any, seed: int) -> Params:
-    """Draws the prompt's first parameters; an initializer may read the backbone's embeddings.
-
-    Raises:
-      InputError: when an initializer cannot serve this prompt, as a file of another width.
-    """
-    embedding = backbone["token_embedder"]["embedding"]
-    try:
-        bound = bind_vocabulary(prompt, embedding, vocabulary.encode)
-        return bound.initialize(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"prompt")))
-    except (ValueError, OSError) as e:
-        remedy = (
-            "" if "PROMPT" in str(e) else " Set --gin.PROMPT_FILE or use another prompt gin file."
-        )
-        raise InputError(f"The prompt cannot be initialized: {e}{remedy}") from e
-
-
-def init_prefix(
-    prefix: Prefix, config: T5Config, backbone: Params, vocabulary: Any, seed: int
-) -> Params:
-    """Draws the prefix's first parameters, as `init_prompt` does a prompt's."""
-    embedding = backbone["token_embedder"]["embedding"]
-    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"prefix"))
-    try:
-        bound = bind_vocabulary(prefix, embedding, vocabulary.encode)
-        return jax.jit(bound.initialize, static_argnums=1)(key, config)
-    except (ValueError, OSError) as e:
-        raise InputError(
-            f"The prefix cannot be initialized: {e} Use another prefix gin file."
-        ) from e
 
 
 def _told_of_size(prompt: SoftPrompt | None) -> str:

@@ -24,8 +24,9 @@ from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
 from dpt_jax.paths import absolute, as_path
 from dpt_jax.prefixes import Prefix
+from dpt_jax.problems.folded import folded_model_of
 from dpt_jax.problems.image_config import ImageRunConfig
-from dpt_jax.problems.text import folded_model_of, prepare
+from dpt_jax.problems.text import prepare
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
 from dpt_jax.sweeps.population_memory import Layout, choose_layout

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from dpt_jax.problems.text import folded_model_of
+from dpt_jax.problems.folded import folded_model_of
 from dpt_jax.sweeps import population_step
 from dpt_jax.training.run import Run
 

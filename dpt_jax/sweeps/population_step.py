@@ -35,7 +35,7 @@ class Shared(struct.PyTreeNode):
 
     Attributes:
       folded: every member's folded prompt and prefix, float32, as the parameters of the folded
-        model (`dpt_jax.problems.text.folded_model`), with an axis of members in front.
+        model (`dpt_jax.problems.folded.folded_model`), with an axis of members in front.
       keys: the data of every member's dropout key for its next step.
     """
 

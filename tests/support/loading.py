@@ -19,7 +19,7 @@ from dpt_jax.devices.placement import place
 from dpt_jax.interop import load_backbone, open_backbone
 from dpt_jax.models import Transformer
 from dpt_jax.models.network import abstract_variables
-from dpt_jax.problems.text import open_frozen
+from dpt_jax.problems.first_values import open_frozen
 from dpt_jax.tensors import fingerprint
 
 

@@ -20,6 +20,7 @@ from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
 from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import text
+from dpt_jax.problems.folded import folded_model
 from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
@@ -28,7 +29,7 @@ from dpt_jax.training.run import Run
 from dpt_jax.training.state import TrainState
 from tests.support import processes, runs
 
-FOLDED = text.folded_model(runs.T5, runs.PROMPT_LENGTH)
+FOLDED = folded_model(runs.T5, runs.PROMPT_LENGTH)
 # Every point is the first with something changed.
 POINTS = {
     "first": {},
@@ -354,7 +355,7 @@ def test_as_many_members_at_once_as_memory_has_room_for(
             data=types.SimpleNamespace(buckets=(16, 24), target_length=8)
         ),
     )
-    folded = text.folded_model(model, runs.PROMPT_LENGTH)
+    folded = folded_model(model, runs.PROMPT_LENGTH)
     each = population_step.activation_bytes(folded, (16, 24, 8))
     monkeypatch.setattr(population_memory, "_cores", lambda: 2)
     monkeypatch.setattr(population_memory, "_free_bytes", lambda mesh: room * each / 0.4)

@@ -20,8 +20,8 @@ from dpt_jax.interop.prefixes import FoldedPrefix, load_prefix, save_prefix
 from dpt_jax.interop.t5x_checkpoint import open_checkpoint
 from dpt_jax.models import Transformer
 from dpt_jax.prefixes import STACKS, DecomposedPrefix, FreePrefix, SimpleSharedPrefix
+from dpt_jax.problems.first_values import init_prefix, init_prompt
 from dpt_jax.problems.loss import make_loss_fn
-from dpt_jax.problems.text import init_prefix, init_prompt
 from dpt_jax.prompts import DecomposedPrompt, SampledVocabulary
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.prompted_network import PromptedTransformer

@@ -24,7 +24,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.interop import PromptFile, load_backbone, load_factors, load_prompt, save_backbone
 from dpt_jax.interop.adapters import Adapter
 from dpt_jax.models.residual_norm import residual_norm
-from dpt_jax.problems.text import init_prompt
+from dpt_jax.problems.first_values import init_prompt
 from dpt_jax.prompts import (
     ClassLabels,
     DecomposedPrompt,

@@ -11,7 +11,7 @@ from dpt_jax import interop
 from dpt_jax.interop.hugging_face import write_folder
 from dpt_jax.interop.parameters import parameter_shapes
 from dpt_jax.models import T5Config
-from dpt_jax.problems.text import open_frozen
+from dpt_jax.problems.first_values import open_frozen
 from dpt_jax.tensors import Tensor, fingerprint
 from tests.support import processes, runs
 
