@@ -6,10 +6,11 @@
 For every layer: the share of attention on the patches that are relevant, over their share of the
 area; 1 is no selection. Beside the trained prompts stand the same prompts before training, CLS of
 the run and CLS of the frozen ViT without prompts, each with its 95 % bootstrap interval over images
-and with the masks of other images in the place of its own (what position alone gives).
-attention.json has every head. attention.png lays the attention over examples, layer by layer, and
-selection.png draws the table; dpt report shows both. A run with a prefix has CLS alone: a prefix
-does not ask.
+and with the masks of other images in the place of its own (what position alone gives). Of the first
+layer, where a prompt asks the same of every image, the cosine is told of what it asks for with the
+mean relevant patch less the mean other one. attention.json has every head. attention.png lays the
+attention over examples, layer by layer, and selection.png draws the table; dpt report shows both.
+A run with a prefix has CLS alone: a prefix does not ask.
 """
 
 import argparse
@@ -70,6 +71,11 @@ def run(args: argparse.Namespace) -> None:
         title=f"Attention on what is relevant, over its share of the area; {len(found.images)} "
         f"images, step {step}",
     )
+    for name, cosines in found.alignment.items():
+        print(
+            f"First layer, {name}: cosine with what is relevant {cosines.mean():+.3f}, absolute "
+            f"{abs(cosines).mean():.3f}"
+        )
     print(f"\nWritten: {folder / 'attention.json'}, attention.png, selection.png")
 
 
@@ -86,6 +92,7 @@ def write(folder: Any, found: Any, step: int) -> None:
         "step": step,
         "images": len(found.images),
         "selections": {name: one.to_json() for name, one in found.selections.items()},
+        "alignment": {name: cosines.tolist() for name, cosines in found.alignment.items()},
     }
     write_text(folder / "attention.json", json.dumps(told, indent=2) + "\n")
     attention_figures.chart(found.selections, folder / "selection.png")

@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from dpt_jax.models.vit import VisionTransformer
 from dpt_jax.models.vit.layers import ATTENTION
+from dpt_jax.theory import attention_maps
 from dpt_jax.training.state import Params
+
+_NORM = "pre_attention_layer_norm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,53 @@ def patch_attention(
     ]
     prompts = np.concatenate([one for one, _ in found]) if count else None
     return PatchAttention(prompts, np.concatenate([one for _, one in found]))
+
+
+def query_alignment(
+    model: VisionTransformer,
+    params: Params,
+    images: Any,
+    relevant: Float[np.ndarray, "images patches"],
+) -> Float[np.ndarray, "heads prompts"]:
+    """Cosines of what prompts ask for with what tells relevant patches from others.
+
+    In the first layer a prompt's query is the same for every image: a patch's score for it is
+    `x^T q`, x being normalized. Compared with q is the mean relevant patch less the mean other one.
+
+    Args:
+      model: the network, with a prompt.
+      params: all of its parameters.
+      images: normalized pixels, `[images, height, width, channels]`.
+      relevant: the relevant share of each patch.
+    """
+    assert model.prompt is not None
+    count, patches = int(model.prompt.length), model.config.num_patches
+
+    @jax.jit
+    def first_layer(params: Params, images: Any) -> Any:
+        _, kept = model.apply(
+            {"params": params},
+            images,
+            capture_intermediates=lambda module, _: module.name == _NORM,
+            mutable=["intermediates"],
+        )
+        return kept["intermediates"]["encoder"]["layers_0"][_NORM]["__call__"]
+
+    # Hidden prompts are normalized apart, and after the tokens.
+    normed = first_layer(params, images)
+    prompts = normed[-1][0] if model.hidden else normed[0][0, 1 : 1 + count]
+    x = np.asarray(normed[0], np.float32)[:, -patches:]
+    direction = np.average(x, axis=(0, 1), weights=np.broadcast_to(relevant[..., None], x.shape))
+    others = np.broadcast_to(1 - relevant[..., None], x.shape)
+    direction = direction - np.average(x, axis=(0, 1), weights=others)
+    layer = params["encoder"]["layers_0"]["attention"]
+    # The query's bias is one more row of its kernel.
+    query = jnp.vstack([layer["query"]["kernel"], layer["query"]["bias"]])
+    prompts = jnp.pad(prompts.astype(jnp.float32), ((0, 0), (0, 1)), constant_values=1)
+    asked = attention_maps.query_directions(
+        prompts, query, layer["key"]["kernel"], model.config.num_heads
+    )
+    return np.asarray(attention_maps.cosines(asked, jnp.asarray(direction)))
 
 
 def _on_patches(weights: jax.Array, patches: int) -> jax.Array:

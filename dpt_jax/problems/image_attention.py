@@ -12,7 +12,7 @@ from dpt_jax.data.contextual.tiling import patch_shares
 from dpt_jax.data.images.augment import centre
 from dpt_jax.data.images.examples import Images
 from dpt_jax.errors import InputError
-from dpt_jax.evaluation.vit_attention import PatchAttention, patch_attention
+from dpt_jax.evaluation.vit_attention import PatchAttention, patch_attention, query_alignment
 from dpt_jax.models.vit import VisionTransformer
 from dpt_jax.models.vit.pixels import normalize
 from dpt_jax.problems.images import PreparedImages
@@ -32,12 +32,15 @@ class Found:
       masks: their relevant pixels, as far as the network sees them.
       trained: the run's attention on them.
       selections: what is selected, by the names above, and each "…, shuffled masks" with it.
+      alignment: of the prompts and the untrained ones, `[heads, prompts]` each: the cosine of what
+        they ask for in the first layer with what tells relevant patches from others.
     """
 
     images: Images
     masks: np.ndarray
     trained: PatchAttention
     selections: dict[str, Selection]
+    alignment: dict[str, np.ndarray]
 
 
 def measure(prepared: PreparedImages, params: Params, split: str, count: int) -> Found:
@@ -81,14 +84,17 @@ def measure(prepared: PreparedImages, params: Params, split: str, count: int) ->
         CLS: trained.cls,
         BARE: patch_attention(bare, _without_own(start), pixels).cls,
     }
+    alignment = {}
     if trained.prompts is not None:
+        for name, own in ((PROMPTS, params), (UNTRAINED, start)):
+            alignment[name] = query_alignment(model, own, pixels, shares)
         attention[UNTRAINED] = patch_attention(model, start, pixels).prompts
     selections = {}
     for name, weights in attention.items():
         if weights is not None:
             selections[name] = relevance.selection(weights, shares)
             selections[f"{name}, shuffled masks"] = relevance.null(weights, shares)
-    return Found(images, masks, trained, selections)
+    return Found(images, masks, trained, selections, alignment)
 
 
 def _without_own(params: Params) -> Params:

@@ -8,7 +8,7 @@ import pytest
 
 from dpt_jax.analysis import relevance
 from dpt_jax.cli.main import main
-from dpt_jax.evaluation.vit_attention import patch_attention
+from dpt_jax.evaluation.vit_attention import patch_attention, query_alignment
 from dpt_jax.models.vit import LayerPrompts, VisionTransformer
 from dpt_jax.prefixes import FreePrefix
 from dpt_jax.prompts import VanillaPrompt
@@ -68,6 +68,17 @@ def test_attention_to_patches_is_the_networks_softmax(hidden):
             if name == "cls":
                 np.testing.assert_allclose(found.cls[2, 0], weights[:, 0], atol=1e-4)
     np.testing.assert_allclose(found.prompts.sum(-1), 1, atol=1e-5)
+    # A query's score is linear in the patch, so its cosine is that of the score of a difference.
+    relevant = np.array([[1, 0, 0.5, 0]])
+    aligned = query_alignment(model, params, image[None], relevant)
+    norm = layer["pre_attention_layer_norm"]
+    y = (x[1:] - x[1:].mean(-1, keepdims=True)) / x[1:].std(-1, keepdims=True)
+    y = y * norm["scale"] + norm["bias"]
+    direction = relevant[0] @ y / 1.5 - (1 - relevant[0]) @ y / 2.5
+    kernel = layer["attention"]["key"]["kernel"].reshape(16, 4, 4)
+    asked = np.einsum("hpk,ehk->hpe", projected(asking["prompts"], "query"), kernel)
+    expected = asked @ direction / np.linalg.norm(asked, axis=-1) / np.linalg.norm(direction)
+    np.testing.assert_allclose(aligned, expected, atol=1e-4)
 
 
 def test_a_prefix_does_not_ask():
@@ -98,7 +109,8 @@ def test_the_command_measures_and_draws(tmp_path, capsys):
     assert np.shape(one["ratio"]) == (2, 4) and one["low"][0] < one["by_layer"][0] < one["high"][0]
     # Hidden prompts leave CLS as it is.
     assert one["ratio"] == told["selections"]["CLS of the frozen ViT"]["ratio"]
-    assert "untrained prompts, shuffled masks" in shown
+    assert "untrained prompts, shuffled masks" in shown and "First layer, prompts: cosine" in shown
+    assert np.shape(told["alignment"]["prompts"])[0] == 4
     for name in ("attention.png", "selection.png"):
         assert (run / "attention" / name).read_bytes()[:4] == b"\x89PNG"
     # A report has the pictures, and a prompt for each layer has no spectrum of its own.
