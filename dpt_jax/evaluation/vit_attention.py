@@ -105,9 +105,11 @@ def query_alignment(
     normed = first_layer(params, images)
     prompts = normed[-1][0] if model.hidden else normed[0][0, 1 : 1 + count]
     x = np.asarray(normed[0], np.float32)[:, -patches:]
-    direction = np.average(x, axis=(0, 1), weights=np.broadcast_to(relevant[..., None], x.shape))
-    others = np.broadcast_to(1 - relevant[..., None], x.shape)
-    direction = direction - np.average(x, axis=(0, 1), weights=others)
+    means = [
+        np.average(x, axis=(0, 1), weights=np.broadcast_to(share[..., None], x.shape))
+        for share in (relevant, 1 - relevant)
+    ]
+    direction = means[0] - means[1]
     layer = params["encoder"]["layers_0"]["attention"]
     # The query's bias is one more row of its kernel.
     query = jnp.vstack([layer["query"]["kernel"], layer["query"]["bias"]])
