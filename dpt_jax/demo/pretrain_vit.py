@@ -22,6 +22,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dpt_jax.data.contextual import FullTiled
 from dpt_jax.data.images import Digits, Images
+from dpt_jax.errors import InputError
 from dpt_jax.models.vit import VisionTransformer, ViTConfig
 from dpt_jax.tensors import BFLOAT16, in_memory
 
@@ -115,7 +116,15 @@ def pretrain(
     Returns:
       Its accuracy on the images of each split, in the order of `train`, `validation`, `test`.
       `output/vit` exists if and only if that of `validation` reaches `threshold`.
+
+    Raises:
+      InputError: when `output` holds something.
     """
+    if output.exists() and any(output.iterdir()):
+        raise InputError(
+            f"--output: {output} exists and is not empty. Name a new folder; --start goes on from "
+            "the weights of an earlier one."
+        )
     splits = {s: FullTiled(Digits()).load(s, None, 1) for s in ("train", "validation", "test")}
     train = splits["train"]
     model, tx = VisionTransformer(CONFIG), optimizer(learning_rate, steps)

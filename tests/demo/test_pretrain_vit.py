@@ -8,6 +8,7 @@ from dpt_jax import demo
 from dpt_jax.data.contextual import FullTiled
 from dpt_jax.data.images import Digits
 from dpt_jax.demo import pretrain_vit
+from dpt_jax.errors import InputError
 from dpt_jax.interop.vit import open_vit
 from dpt_jax.models.vit import VisionTransformer
 
@@ -25,11 +26,14 @@ def test_rolled_tiles_are_other_views_of_the_same():
 @pytest.mark.slow
 def test_a_few_steps_learn_and_nothing_is_kept_below_the_threshold(tmp_path, capsys):
     arguments = ["--steps=12", "--batch-size=32", "--learning-rate=0.003"]
-    folder = f"--output={tmp_path}"
-    assert pretrain_vit.main([*arguments, folder, "--threshold=1"]) == 1
-    assert "Not kept" in capsys.readouterr().out and not (tmp_path / "vit").exists()
-    assert pretrain_vit.main([*arguments, folder, "--threshold=0"]) == 0
-    found = open_vit(tmp_path / "vit", pretrain_vit.CONFIG)
+    poor, kept = tmp_path / "poor", tmp_path / "kept"
+    assert pretrain_vit.main([*arguments, f"--output={poor}", "--threshold=1"]) == 1
+    assert "Not kept" in capsys.readouterr().out and not (poor / "vit").exists()
+    # What an earlier run left is told before the first step.
+    with pytest.raises(InputError, match="poor exists and is not empty"):
+        pretrain_vit.main([*arguments, f"--output={poor}"])
+    assert pretrain_vit.main([*arguments, f"--output={kept}", "--threshold=0"]) == 0
+    found = open_vit(kept / "vit", pretrain_vit.CONFIG)
     assert found.config.epsilon == 1e-6
 
 

@@ -172,11 +172,11 @@ def test_gradients_equal_finite_differences(method):
             # where it depends on the other.
             return jnp.sum(weights * jnp.tanh(prompt.apply({"params": params})))
 
-        gradients, step = jax.jit(jax.grad(loss))(params), 1e-6
+        # Waited for, as float() below waits: JAX may read the arrays in place, and later.
+        gradients, step = jax.device_get(jax.jit(jax.grad(loss))(params)), 1e-6
         for leaf, gradient in zip(jax.tree.leaves(params), jax.tree.leaves(gradients), strict=True):
             for index in np.ndindex(leaf.shape):
                 value = leaf[index]
-                # float() waits for the result: JAX may read the array in place, and later.
                 leaf[index] = value + step
                 above = float(loss(params))
                 leaf[index] = value - step

@@ -226,7 +226,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ),
         ({"optimizer": optax.lbfgs}, "OPTIMIZER is lbfgs, which cannot be used"),
         ({"learning_rate": lambda n: optax.constant_schedule(float("nan"))}, "rate is nan"),
-        ({"learning_rate": lambda n: optax.linear_schedule(0.3, -1.0, n)}, "-0.35 at step 13"),
+        ({"learning_rate": lambda n: optax.linear_schedule(0.3, -1.0, n)}, "-0.025 at step 7"),
         ({"learning_rate": lambda n: "0.3"}, "LEARNING_RATE is <lambda>, which cannot be used"),
     ],
 )
