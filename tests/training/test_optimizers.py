@@ -11,7 +11,7 @@ import pytest
 from dpt_jax.errors import InputError
 from dpt_jax.prompts import DecomposedPrompt, ResidualPrompt, SpectralPrompt, VanillaPrompt
 from dpt_jax.training import schedules
-from dpt_jax.training.optimizers import orthogonal
+from dpt_jax.training.optimizers import orthogonal, sgd_with_decay
 from tests.support import runs
 
 RNG = np.random.default_rng(0)
@@ -131,3 +131,38 @@ def test_a_peak_that_comes_later_is_refused_before_training():
     check(0.5)
     with pytest.raises(InputError, match=r"LEARNING_RATE_PEAK is 1.5, but a step of optimizers"):
         check(1.5)
+
+
+@pytest.mark.interop
+def test_sgd_decays_as_pytorchs_does_and_spares_the_heads_bias():
+    import torch
+
+    shapes = {"prompt": (3, 4), "kernel": (4, 2), "bias": (2,)}
+    start = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    grads = [gradients(step, start) for step in range(5)]
+    theirs = {name: torch.tensor(x, requires_grad=True) for name, x in start.items()}
+    groups = [
+        {"params": [theirs["prompt"], theirs["kernel"]], "weight_decay": 0.1},
+        {"params": [theirs["bias"]], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.2, momentum=0.9)
+    for gradient in grads:
+        for name, x in theirs.items():
+            x.grad = torch.tensor(gradient[name])
+        optimizer.step()
+
+    def tree(x):
+        return {"prompt": x["prompt"], "head": {"kernel": x["kernel"], "bias": x["bias"]}}
+
+    ours = trained(sgd_with_decay(0.2, 0.9, 0.1), tree(start), map(tree, grads))
+    expected = tree({name: x.detach().numpy() for name, x in theirs.items()})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, expected)
+
+
+def test_a_warmup_rises_in_a_line_and_falls_along_a_cosine():
+    schedule = schedules.linear_warmup_cosine(50, peak=0.4, warmup_fraction=0.2)
+    rising = [0.4 * step / 10 for step in range(10)]
+    falling = [0.2 * (1 + np.cos(np.pi * (step - 10) / 40)) for step in range(10, 51)]
+    np.testing.assert_allclose([schedule(step) for step in range(51)], rising + falling, atol=1e-7)
+    with pytest.raises(InputError, match="warmup_fraction is 2"):
+        schedules.linear_warmup_cosine(50, warmup_fraction=2)
