@@ -2,37 +2,36 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dpt_jax.errors import SETTING, InputError
-from dpt_jax.interop.new_folder import new_folder
-from dpt_jax.interop.own_folder import CONFIG, WEIGHTS
-from dpt_jax.interop.safetensors_file import open_safetensors, write_safetensors
+from dpt_jax.interop.model_folder import CONFIG, Kind, open_model, write_model
 from dpt_jax.interop.vit.parameters import check_parameters
 from dpt_jax.models.vit import ViTConfig
 from dpt_jax.tensors import Tensor
 
-FORMAT = "dpt-jax vision transformer"
-_VERSION = 1
-# What is a property of the model; dtype and rematerialization are its user's choice.
-_STORED = (
-    *("image_size", "patch_size", "channels", "emb_dim", "num_layers", "num_heads", "mlp_dim"),
-    *("gelu", "epsilon", "num_classes"),
+# What is stored is a property of the model; dtype and rematerialization are its user's choice.
+_KIND = Kind(
+    "dpt-jax vision transformer",
+    "ViT",
+    ViTConfig,
+    (
+        *("image_size", "patch_size", "channels", "emb_dim", "num_layers", "num_heads", "mlp_dim"),
+        *("gelu", "epsilon", "num_classes"),
+    ),
 )
 
 
 def stored_sizes(config: ViTConfig) -> dict[str, Any]:
     """What of `config` belongs to the model, and so into its folder."""
-    return {name: getattr(config, name) for name in _STORED}
+    return _KIND.sizes(config)
 
 
 def is_own(folder: Path) -> bool:
     """Whether a folder is one of these, by its first words."""
     try:
-        return json.loads((folder / CONFIG).read_text()).get("format") == FORMAT
+        return json.loads((folder / CONFIG).read_text()).get("format") == _KIND.format
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -43,29 +42,7 @@ def open_folder(folder: Path) -> tuple[ViTConfig, dict[str, Tensor], dict[str, A
     Raises:
       InputError: the folder is damaged, or of a later version.
     """
-    path = folder / CONFIG
-    try:
-        header = json.loads(path.read_text())
-        if header["version"] != _VERSION:
-            raise InputError(
-                f"{path} has version {header['version']!r}; this program reads {_VERSION}."
-            )
-        config = ViTConfig(**header["config"])
-        origin = dict(header.get("hugging_face", {}))
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} does not describe a ViT: {error!r}.") from error
-    weights = folder / WEIGHTS
-    if not weights.exists():
-        raise InputError(
-            f"{folder} has a {CONFIG} but no {WEIGHTS}. Copy it again, or change {SETTING}."
-        )
-    tensors = {
-        name: tensor.as_weight(f"{weights}: {name}")
-        for name, tensor in open_safetensors(weights).items()
-    }
-    return config, tensors, origin
+    return open_model(folder, _KIND)
 
 
 def write_vit(
@@ -91,15 +68,4 @@ def write_vit(
     """
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     check_parameters(str(path), shapes, config, "the ViTConfig", "Use their own config.")
-    header: dict[str, Any] = {
-        "format": FORMAT,
-        "version": _VERSION,
-        "config": stored_sizes(config),
-    }
-    if origin:
-        header["hugging_face"] = dict(origin)
-    with new_folder(path, sum(tensor.nbytes for tensor in tensors.values())) as folder:
-        write_safetensors(folder / WEIGHTS, tensors, progress)
-        for name, file in (files or {}).items():
-            shutil.copyfile(file, folder / name)
-        (folder / CONFIG).write_text(json.dumps(header, indent=2) + "\n")
+    write_model(path, _KIND, config, tensors, files, origin, progress)
