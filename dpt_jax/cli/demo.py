@@ -2,7 +2,7 @@
 
   dpt demo
   dpt demo --methods vanilla,decomposed,residual,prefix,fine_tuning
-  dpt demo --recipe=fast
+  dpt demo --recipe=released
   dpt demo --images
   dpt demo --images --methods deep,fine_tuning --tasks embedded
 
@@ -63,14 +63,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         choices=list(RECIPES),
-        default="released",
-        help="how prompts for the T5 are trained: the DPT authors' released recipe for 700 steps "
-        "(default), or recipes/fast.gin for 200",
+        default="fast",
+        help="how prompts for the T5 are trained: recipes/fast.gin for 200 steps (default), or the "
+        "DPT authors' released recipe for 700",
     )
     parser.add_argument(
         "--output",
         metavar="DIR",
-        help="default: runs/demo, runs/demo_fast of that recipe, or runs/demo_images with --images",
+        help="default: runs/demo, runs/demo_released of that recipe, or runs/demo_images with "
+        "--images",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of prompts and data order (default: 0)"
@@ -79,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains every method on every task, then writes and prints the results."""
-    name = "images" if args.images else args.recipe.replace("released", "")
-    args.output = args.output or f"runs/demo_{name}".removesuffix("_")
+    name = "images" if args.images else args.recipe
+    args.output = args.output or f"runs/demo_{name}".removesuffix("_fast")
     if args.images:
         known = demo_images.METHODS, demo_images.SETS
         methods = _chosen("--methods", args.methods or ",".join(known[0]), list(known[0]))

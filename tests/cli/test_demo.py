@@ -11,7 +11,7 @@ from dpt_jax.prompts import needs_residual_norm
 from dpt_jax.training.config import RunConfig
 
 # Two demos: one whose prompts learn, and one that shows that the other methods run.
-STEPS = {"vanilla,decomposed": 120, "prefix,residual,fine_tuning": 2}
+STEPS = {"vanilla,decomposed": 60, "prefix,residual,fine_tuning": 2}
 
 
 @pytest.fixture(scope="module")
