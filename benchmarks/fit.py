@@ -6,16 +6,19 @@ The demo's T5 (1.3 million parameters) in a folder of Hugging Face, the 4,096 tr
 `demo_wordsense`, 20 prompt tokens (ours decomposed, b = 4; PEFT's vanilla), batches of 32, AdamW.
 Every measurement is a process of its own; the sides take turns.
 
+All read the rows from a file of JSON; `dpt train` as a task of texts (`TEXT_TASKS`), and as the
+same task in SeqIO's registry, which generates them.
+
 The last line is a JSON object, of medians over the turns:
-  fit_start_seconds, train_start_seconds, peft_start_seconds
+  fit_start_seconds, train_start_seconds, seqio_start_seconds, peft_start_seconds
                  from `python` to the end of the first step: imports, the model, the rows and their
                  tokens, compilation, the step. Nothing is kept from one process to the next.
-  fit_warm_start_seconds, train_warm_start_seconds
+  fit_warm_start_seconds, train_warm_start_seconds, seqio_warm_start_seconds
                  the same with JAX's programs kept (JAX_COMPILATION_CACHE_DIR).
   the same names with processor_seconds
                  what the whole process took of the cores, its end included. On a machine that
                  others use, too, this says more.
-  fit_start_ratio, train_start_ratio
+  fit_start_ratio, train_start_ratio, seqio_start_ratio and those of warm starts
                  peft_start_processor_seconds over ours.
   fit_seconds, train_seconds
                  `--steps` steps as both report them, their programs kept.
@@ -64,7 +67,22 @@ optimizer.step()
 print(float(loss.detach()))
 print("step 1/1", file=sys.stderr, flush=True)
 """
+# What `dpt train` is given beside the model: the task's name, and the module that has it.
+TEXTS = ("pairs_of_texts", "text_tasks_of_pairs")
+SEQIO = (TASK, "dpt_jax.demo.tasks")
+TEXT_TASKS = f"""
+import json
+import dpt_jax
+
+def rows(split):
+    return [{{"inputs": x, "targets": y}} for x, y in json.load(open("pairs.json"))]
+
+TEXT_TASKS = [dpt_jax.TextTask("{TEXTS[0]}", rows)]
+"""
 _FIRST_STEP = "step 1/1"
+
+
+OURS = ("fit", "train", "seqio")
 
 
 def prepare(folder: pathlib.Path) -> None:
@@ -90,10 +108,12 @@ def prepare(folder: pathlib.Path) -> None:
     texts = [superglue.text_to_text(TASK, row) for row in superglue.rows(TASK, "train")]
     pairs = [(text["inputs"], text["targets"]) for text in texts]
     (folder / "pairs.json").write_text(json.dumps(pairs))
+    (folder / f"{TEXTS[1]}.py").write_text(TEXT_TASKS)
 
 
-def train(model_dir: pathlib.Path, steps: int) -> list[str]:
+def train(model_dir: pathlib.Path, steps: int, task: tuple[str, str] = TEXTS) -> list[str]:
     """The arguments of `dpt train` on the same rows."""
+    name, module = task
     macros = {
         "TRAIN_STEPS": steps,
         "EVAL_PERIOD": 0,
@@ -101,8 +121,9 @@ def train(model_dir: pathlib.Path, steps: int) -> list[str]:
         "PROMPT_LENGTH": LENGTH,
         "BOTTLENECK": BOTTLENECK,
         "TASK_FEATURE_LENGTHS": {"inputs": 512, "targets": TARGET},
+        "MIXTURE_OR_TASK_MODULE": module,
     }
-    short = ["--model=t5", f"--task={TASK}", f"--output={model_dir}"]
+    short = ["--model=t5", f"--task={name}", f"--output={model_dir}"]
     flags = [f"--gin.{name}={value!r}" for name, value in macros.items()]
     return ["-m", "dpt_jax", "train", *short, *flags]
 
@@ -167,18 +188,21 @@ def main() -> None:
             note(f"{name}_seconds", seconds)
             note(f"{name}_processor_seconds", processor)
 
-        def training(count: int) -> list[str]:
-            return train(folder / f"run{next(runs)}", count)
+        def training(count: int, task: tuple[str, str] = TEXTS) -> list[str]:
+            return train(folder / f"run{next(runs)}", count, task)
+
+        def sides() -> dict[str, list[str]]:
+            ours = {"fit": ["-c", FIT, "1"], "train": training(1), "seqio": training(1, SEQIO)}
+            return ours | {"peft": ["-c", PEFT]}
 
         # What is counted finds the files and the programs in memory or on the disk.
-        for argv in (["-c", PEFT], ["-c", FIT, "1"], training(1)):
+        for argv in [] if args.tiny else sides().values():
             start(folder, argv, cache)
         for _ in range(turns):
-            measure("fit_start", ["-c", FIT, "1"])
-            measure("train_start", training(1))
-            measure("peft_start", ["-c", PEFT])
-            measure("fit_warm_start", ["-c", FIT, "1"], cache)
-            measure("train_warm_start", training(1), cache)
+            for side, argv in sides().items():
+                measure(f"{side}_start", argv)
+            for side in OURS:
+                measure(f"{side}_warm_start", sides()[side], cache)
         for turn in range(turns + (not args.tiny)):
             by_fit = float(start(folder, ["-c", FIT, str(steps)], cache)[2])
             by_train = json.loads(start(folder, training(steps), cache)[2])["train_seconds"]
@@ -188,9 +212,8 @@ def main() -> None:
                 note("ratio", by_train / by_fit)
     medians = {name: round(statistics.median(values), 3) for name, values in found.items()}
     peft = medians["peft_start_processor_seconds"]
-    for side in ("fit", "train"):
-        ours = medians[f"{side}_start_processor_seconds"]
-        medians[f"{side}_start_ratio"] = round(peft / ours, 3)
+    for name in [f"{side}_{start}" for side in OURS for start in ("start", "warm_start")]:
+        medians[f"{name}_ratio"] = round(peft / medians[f"{name}_processor_seconds"], 3)
     print(json.dumps({"turns": turns, "steps": steps, "cores": os.cpu_count(), **medians}))
 
 

@@ -20,6 +20,7 @@ _MODULES = {
     "dpt_jax.prompted_t5": ("PromptedT5",),
     "dpt_jax.analysis.history": ("History",),
     "dpt_jax.errors": ("InputError",),
+    "dpt_jax.data.text_tasks": ("TextMixture", "TextTask"),
     "dpt_jax.prompts": (
         "ClassLabels",
         "DecomposedPrompt",
@@ -58,12 +59,15 @@ __all__ = [
     "SimpleSharedPrefix",
     "SoftPrompt",
     "SpectralPrompt",
+    "TextMixture",
+    "TextTask",
     "VanillaPrompt",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from dpt_jax.analysis.history import History
+    from dpt_jax.data.text_tasks import TextMixture, TextTask
     from dpt_jax.errors import InputError
     from dpt_jax.prefixes import (
         DecomposedPrefix,

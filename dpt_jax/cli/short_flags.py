@@ -17,7 +17,7 @@ RUN_FILE = "runs/prompt_train.gin"
 DEFAULT_RECIPE = "paper"
 # Which module registers a task, by how its name begins; SuperGLUE's has macros of its own.
 _SUPERGLUE = "dpt_"
-_MODULES = {"demo_": "dpt_jax.demo.tasks"}
+_MODULES = {"demo_": "dpt_jax.demo.text_tasks"}
 # What the files of `models/` say: a macro has the width, and the rest is a run's choice.
 _NOT_OF_A_MODEL = (
     "emb_dim",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dpt_jax.cli.console import say
-from dpt_jax.data.tasks import import_seqio
+from dpt_jax.data.tasks import parts
 from dpt_jax.errors import InputError
 from dpt_jax.files import atomic_write, fetched
 from dpt_jax.paths import as_path
@@ -21,7 +21,7 @@ def require_superglue(task: Any, path: str) -> None:
     """Checks that every task has a file of its own in the zip, and that what is there is a zip.
 
     Args:
-      task: a SeqIO task or mixture.
+      task: a task or mixture.
       path: --submission.
 
     Raises:
@@ -29,7 +29,7 @@ def require_superglue(task: Any, path: str) -> None:
     """
     from dpt_jax.tasks.benchmark import BENCHMARKS, benchmark_of
 
-    names = [one.name for one in import_seqio().get_subtasks(task)]
+    names = [one.name for one, _ in parts(task)]
     of = {name: benchmark_of(name) for name in names}
     for name, benchmark in of.items():
         if benchmark is None:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from dpt_jax.data import reading
-from dpt_jax.data.tasks import check_split, import_seqio
+from dpt_jax.data.tasks import check_split, import_seqio, parts
+from dpt_jax.data.text_tasks import TextTask
 from dpt_jax.devices import agreement
 from dpt_jax.errors import InputError
 
@@ -25,7 +26,7 @@ class TaskExamples:
     """One task's split: tokenized features and what metrics need of the original rows.
 
     Attributes:
-      name: the SeqIO task.
+      name: the task.
       inputs: source token ids, one int32 array per example.
       targets: target token ids, one int32 array per example.
       rows: all features of every example, for postprocessors; of a split that several processes
@@ -48,24 +49,26 @@ def load_split(
     """Tokenizes a split of a task, or of every task of a mixture, into memory.
 
     Args:
-      provider: SeqIO task or mixture.
+      provider: a task or mixture, SeqIO's or of texts.
       split: `train`, `validation`, ...
       feature_lengths: longest allowed `inputs` and `targets`, in tokens with EOS.
       overlength: what to do with longer examples: `error`, `truncate` or `drop`; the last two
         are counted and logged.
       together: the processes of the run share the work and exchange the tokens, see
-        `reading.read_together`; all must call this. Otherwise this process reads everything.
+        `reading.read_together`; all must call this. Otherwise this process reads everything, and
+        so does every process of a task of texts.
 
     Raises:
       InputError: for an unknown split, an empty one, or examples that are too long.
     """
-    seqio = import_seqio()
-    tasks = seqio.get_subtasks(provider)
     loaded = []
-    for task in tasks:
+    for task, _ in parts(provider):
         check_split(task, split)
-        read = reading.read_together if together else reading.read
-        rows = read(task, split, None if _cuts(task) else dict(feature_lengths))
+        if isinstance(task, TextTask):
+            rows = task.read(split)
+        else:
+            read = reading.read_together if together else reading.read
+            rows = read(task, split, None if _cuts(task) else dict(feature_lengths))
         rows = enforce_lengths(
             rows,
             feature_lengths,

@@ -19,7 +19,10 @@ _T5_SENTINELS = 100
 
 
 def open_vocabulary(
-    folder: str | os.PathLike, rows: int, tokenizer: str | os.PathLike | None = None
+    folder: str | os.PathLike,
+    rows: int,
+    tokenizer: str | os.PathLike | None = None,
+    setting: str = "tokenizer=",
 ) -> KeptVocabulary:
     """Opens a model's vocabulary.
 
@@ -31,6 +34,7 @@ def open_vocabulary(
       rows: of the model's embedding table.
       tokenizer: takes the place of what the folder brings: a SentencePiece file, a
         `tokenizer.json`, a folder with one of them, or "bytes".
+      setting: what names another one, for messages.
 
     Returns:
       The vocabulary; inputs and targets end in its end token.
@@ -42,12 +46,12 @@ def open_vocabulary(
     if tokenizer is not None and os.fspath(tokenizer) == BYTES:
         found: KeptVocabulary = Bytes(0, add_eos=True)
     else:
-        found = _open(folder if tokenizer is None else tokenizer, rows)
+        found = _open(folder if tokenizer is None else tokenizer, rows, setting)
     check_special_ids(found, os.fspath(folder))
     if found.vocab_size > rows:
         raise InputError(
             f"The tokenizer of {folder} has {found.vocab_size} pieces, the model embeds {rows}. "
-            f"Name the model's own{published(rows)} with tokenizer=."
+            f"Name the model's own{published(rows)} with {setting}."
         )
     return found
 
@@ -70,7 +74,7 @@ def _is_byt5(folder: pathlib.Path) -> bool:
     return any(_tokenizer_class(folder / name) == _BYTE_CLASS for name in _NAMES_CLASS)
 
 
-def _open(location: str | os.PathLike, rows: int) -> KeptVocabulary:
+def _open(location: str | os.PathLike, rows: int, setting: str) -> KeptVocabulary:
     path = pathlib.Path(location).expanduser()
     if path.is_file():
         return Fast(path, add_eos=True) if path.suffix == ".json" else _pieces(path, rows)
@@ -84,7 +88,7 @@ def _open(location: str | os.PathLike, rows: int) -> KeptVocabulary:
     raise InputError(
         f"{location} brings no tokenizer: looked for {', '.join((*model_vocabulary.FILES, FAST))}, "
         f"and for the tokenizer_class {_BYTE_CLASS} in {' and '.join(_NAMES_CLASS)}. Copy the "
-        f"model's own{published(rows)} into the folder, or name it with tokenizer=."
+        f"model's own{published(rows)} into the folder, or name it with {setting}."
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from dpt_jax import run_files
-from dpt_jax.data.tasks import import_seqio
 from dpt_jax.errors import InputError
 from dpt_jax.paths import as_path
+from dpt_jax.quiet_import import quiet_import
 
 # What a subclass must have left as it was, to be kept as the class that it comes from.
 _BEHAVIOUR = ("encode", "_encode", "decode", "_decode", "eos_id", "unk_id", "vocab_size")
@@ -26,13 +26,16 @@ def files_of(feature: Any) -> dict[str, Any]:
     """What a run's folder has to keep of the vocabulary of its inputs, by the file's name.
 
     Args:
-      feature: the SeqIO feature.
+      feature: the feature of a SeqIO task or a text task.
 
     Returns:
       The contents of `vocabulary.json` and the bytes of `sentencepiece.model`, which comes first;
       nothing for other vocabularies than SeqIO's of pieces and of bytes.
     """
-    seqio, vocabulary = import_seqio(), feature.vocabulary
+    vocabulary = feature.vocabulary
+    if isinstance(vocabulary, KeptVocabulary):
+        return vocabulary.files()
+    seqio = quiet_import("seqio")
     sizes = vocabulary.extra_ids, feature.add_eos
     if _behaves_as(vocabulary, seqio.ByteVocabulary, _BEHAVIOUR):
         return {run_files.VOCABULARY: _description("bytes", *sizes)}

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dpt_jax.data.examples import TaskExamples, enforce_lengths
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
+from dpt_jax.data.text_tasks import tokenize
 from dpt_jax.errors import InputError
 
 # How examples that are no SeqIO task's are called, in logs and files.
@@ -87,11 +86,6 @@ def read_texts(texts: Iterable[str]) -> list[str]:
         if not isinstance(text, str):
             raise InputError(f"Row {number} of texts is no text, but {_shown(text)}.")
     return found
-
-
-def tokenize(vocabulary: KeptVocabulary, texts: Iterable[str]) -> list[np.ndarray]:
-    """The int32 token ids of texts, the end token included."""
-    return [np.asarray([*vocabulary.encode(x), vocabulary.eos_id], np.int32) for x in texts]
 
 
 def examples_of(

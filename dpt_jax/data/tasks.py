@@ -1,11 +1,11 @@
-"""SeqIO tasks and mixtures: found, imported and checked before anything is read."""
+"""Tasks and mixtures, SeqIO's and those of texts: found and checked before anything is read."""
 
 import importlib
 import sys
 from collections.abc import Iterable
 from typing import Any
 
-from dpt_jax.data import reading
+from dpt_jax.data import reading, text_tasks
 from dpt_jax.errors import MODULES_ARE_FOUND, InputError, nearest_names
 from dpt_jax.quiet_import import quiet_import
 
@@ -21,12 +21,13 @@ def imported_seqio() -> Any:
 
 
 def import_tasks(module: str, flag: str = "--gin.MIXTURE_OR_TASK_MODULE") -> Any:
-    """Imports the module that registers tasks; `flag` is what named it.
+    """Imports the module that registers tasks, or lists text tasks; `flag` is what named it.
 
     Raises:
       InputError: when it cannot be imported, or refuses its own settings with a ValueError.
     """
-    import_seqio()
+    if not text_tasks.lists_text_tasks(module):
+        import_seqio()  # Before the module does, and without what it prints.
     try:
         return importlib.import_module(module)
     except ImportError as e:
@@ -43,14 +44,17 @@ def get_provider(
     remedy: str = "Change --gin.MIXTURE_OR_TASK_NAME, or name the module that registers it with "
     "--gin.MIXTURE_OR_TASK_MODULE.",
 ) -> Any:
-    """Returns the SeqIO task or mixture `name`, after importing `module`.
+    """Returns the task or mixture `name`, after importing `module`.
+
+    Of a module with text tasks and SeqIO tasks, the text task has the name where both have it.
 
     Raises:
       InputError: when the module cannot be imported or the name is not registered.
     """
+    imported = import_tasks(module) if module else None
+    if (found := text_tasks.find(imported, name)) is not None:
+        return found
     seqio = import_seqio()
-    if module:
-        import_tasks(module)
     if tasks := _superglue():
         try:
             tasks.register_by_name(name)
@@ -59,9 +63,21 @@ def get_provider(
     try:
         return seqio.get_mixture_or_task(name)
     except ValueError as e:
-        known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+        registered = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+        known = sorted(registered.union(text_tasks.names(imported)))
         listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
-        raise InputError(f"There is no SeqIO task or mixture {name!r}.{listed} {remedy}") from e
+        raise InputError(f"There is no task or mixture {name!r}.{listed} {remedy}") from e
+
+
+def parts(provider: Any) -> list[tuple[Any, float]]:
+    """The tasks of a provider, and the rate of each where it is a mixture."""
+    if isinstance(provider, text_tasks.TextTask | text_tasks.TextMixture):
+        return provider.parts
+    seqio = import_seqio()
+    mixed = isinstance(provider, seqio.Mixture)
+    return [
+        (task, provider.get_rate(task) if mixed else 1.0) for task in seqio.get_subtasks(provider)
+    ]
 
 
 def _superglue() -> Any:
@@ -104,7 +120,7 @@ def get_vocabulary(provider: Any) -> Any:
 
 
 def check_split(task: Any, split: str) -> None:
-    """Raises InputError when the SeqIO task has no such split."""
+    """Raises InputError when the task has no such split."""
     if split not in task.splits:
         raise InputError(
             f"Task {task.name!r} has no split {split!r}; it has {', '.join(task.splits)}."

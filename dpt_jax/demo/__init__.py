@@ -1,7 +1,7 @@
 """The embedded default: a tiny pretrained T5 and a generated miniature SuperGLUE.
 
-`dpt_jax.demo.tasks` registers the tasks with SeqIO; importing it brings TensorFlow in, importing
-this package does not.
+`dpt_jax.demo.text_tasks` lists the tasks, and `dpt_jax.demo.tasks` registers them with SeqIO;
+importing the latter brings TensorFlow in.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Evaluation with a SeqIO task's own postprocessor and metrics."""
+"""Evaluation with a task's own postprocessor and metrics."""
 
 import dataclasses
 import functools
@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 
 from dpt_jax.data.batches import evaluation_batches, pad, round_up
 from dpt_jax.data.examples import TaskExamples
+from dpt_jax.data.text_tasks import TextTask
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.evaluation import rank_classification, summaries
 from dpt_jax.evaluation.generation import Generator
 from dpt_jax.evaluation.metrics import Answers, Metrics, TaskMetrics
+from dpt_jax.evaluation.text_metrics import TextMetrics
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.training.problem import Evaluation, TaskResult
 from dpt_jax.training.state import Params
@@ -30,7 +32,7 @@ class Evaluator:
 
     Attributes:
       model: the network.
-      providers: SeqIO tasks by name, for their postprocessors and metrics.
+      providers: tasks by name, for their postprocessors and metrics.
       examples: the loaded split of each task.
       scoring: how a row is answered: by `generation`, or by `rank`, which takes the most probable
         of the row's `candidates`; the task's postprocessor and metrics see its text either way.
@@ -64,7 +66,7 @@ class Evaluator:
           max_decode_length: tokens of an answer at most.
           beam_size: beams of decoding; 1 is greedy.
           scoring: see above.
-          metrics: of each task, by its name; None takes those of the SeqIO tasks.
+          metrics: of each task, by its name; None takes the tasks' own.
         """
         self.model = model
         self.providers = providers
@@ -79,7 +81,7 @@ class Evaluator:
         self._beam_size = beam_size
         self._candidates: dict[str, rank_classification.Candidates] = {}
         self._metrics: Mapping[str, Metrics] = metrics or {
-            task.name: TaskMetrics(providers[task.name]) for task in self.examples
+            task.name: metrics_of(providers[task.name]) for task in self.examples
         }
         self._said_left_out: set[tuple[str, str]] = set()
         for task in self.examples:
@@ -272,6 +274,15 @@ class Evaluator:
         if text is None:
             return decode_text(self._vocabulary, row[feature])
         return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def metrics_of(task: Any) -> Metrics:
+    """A task's own metrics.
+
+    Raises:
+      InputError: when it has none, or one that cannot be asked.
+    """
+    return TextMetrics(task.metric) if isinstance(task, TextTask) else TaskMetrics(task)
 
 
 def decode_text(vocabulary: Any, tokens: Iterable[int]) -> str:

@@ -16,9 +16,11 @@ from flax.linen.partitioning import logical_to_mesh_axes
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from dpt_jax.models import tpu_attention
 from dpt_jax.models.kernel_sizes import Sizes, takes
-from dpt_jax.models.tpu_attention import MASKED_SCORE
+
+# Finite, so that a query whose keys are all masked gives a uniform softmax instead of NaN. T5X uses
+# the same value, and such queries then agree too.
+MASKED_SCORE = -1e10
 
 # Scores of a row and a head from which on it pays not to hold them: fewer fit a CPU's cache, and
 # are a small part of a TPU's memory.
@@ -187,6 +189,9 @@ def _on_cpu(*operands, causal, float32_scores):
 
 def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float32_scores):
     """The TPU kernels, on each device of the mesh for its own rows and heads."""
+    # It brings Pallas, a tenth of what it takes to import this package's parts.
+    from dpt_jax.models import tpu_attention
+
     del float32_scores  # They are.
 
     def local(queries, keys, values, bias, key_mask, query_mask):

@@ -21,11 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
+from dpt_jax.models.attention import MASKED_SCORE
 from dpt_jax.models.kernel_sizes import Sizes
-
-# Finite, so that a query whose keys are all masked gives a uniform softmax instead of NaN. T5X uses
-# the same value, and such queries then agree too.
-MASKED_SCORE = -1e10
 
 
 def attend(

@@ -21,7 +21,10 @@ from dpt_jax import run_files
 from dpt_jax.data import first_inputs, kept_vocabulary, pairs
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum, load_split
-from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, import_seqio
+from dpt_jax.data.folder_vocabulary import open_vocabulary
+from dpt_jax.data.kept_vocabulary import KeptVocabulary
+from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, parts
+from dpt_jax.data.text_tasks import TextMixture, TextTask
 from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
@@ -171,8 +174,23 @@ class Prepared:
 
     @functools.cached_property
     def task(self) -> Any:
-        """The SeqIO task or mixture."""
-        return get_provider(self.config.mixture_or_task_name, self.config.mixture_or_task_module)
+        """The task or mixture, SeqIO's or of texts."""
+        config = self.config
+        found = get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
+        if isinstance(found, TextTask | TextMixture):
+            return found.with_vocabulary(self._open_vocabulary)
+        return found
+
+    def _open_vocabulary(self) -> KeptVocabulary:
+        """That of the model's folder."""
+        config, setting = self.config, "TextTask(vocabulary=)"
+        if config.initial_checkpoint_path is None:
+            raise InputError(
+                f"{config.mixture_or_task_name!r} has the vocabulary of the model's folder, but "
+                f"INITIAL_CHECKPOINT_PATH is None. Set it, or give the task one: {setting}."
+            )
+        rows = config.model.vocab_size
+        return open_vocabulary(config.initial_checkpoint_path, rows, setting=setting)
 
     @functools.cached_property
     def vocabulary(self) -> Any:
@@ -184,7 +202,7 @@ class Prepared:
     @functools.cached_property
     def data(self) -> TrainData:
         """The training examples in this configuration's own order."""
-        config, seqio = self.config, import_seqio()
+        config = self.config
         tasks = self._shared(
             "training examples",
             (*_TASK, "train_split"),
@@ -196,12 +214,9 @@ class Prepared:
                 together=True,
             ),
         )
-        rates = [1.0]
-        if isinstance(self.task, seqio.Mixture):
-            rates = [self.task.get_rate(task) for task in seqio.get_subtasks(self.task)]
         return TrainData.create(
             tasks,
-            rates,
+            [rate for _, rate in parts(self.task)],
             config.batch_size,
             config.random_seed,
             config.num_buckets,
@@ -218,13 +233,13 @@ class Prepared:
         return self._shared(f"evaluator, {shape}", _EVALUATION, self._make_evaluator)
 
     def _make_evaluator(self) -> Evaluator:
-        config, seqio = self.config, import_seqio()
+        config = self.config
         # Evaluation reads whole targets for its metrics; only the sources meet the model. It needs
         # all features of every row, so that every process reads the whole split.
         examples = load_split(
             self.task, config.eval_split, config.task_feature_lengths, config.overlength
         )
-        tasks = {task.name: task for task in seqio.get_subtasks(self.task)}
+        tasks = {task.name: task for task, _ in parts(self.task)}
         return self._evaluator_of(tasks, examples)
 
     def _evaluator_of(
@@ -305,10 +320,9 @@ class Prepared:
     def _first_inputs(self) -> Int32[np.ndarray, "rows length"] | None:
         """Some of the training text; None where there is none yet."""
         config = self.config
-        task = config.mixture_or_task_name, config.mixture_or_task_module
-        if task[0] == pairs.NAME:
+        if config.mixture_or_task_name == pairs.NAME:
             return None  # A model in a notebook, before it has seen any pairs.
-        return first_inputs.of_task(*task, config.task_feature_lengths, config.train_split)
+        return first_inputs.of_task(self.task, config.task_feature_lengths, config.train_split)
 
     def initial(self) -> Params:
         """The first parameters of the prompt and the prefix, drawn with the run's seed.

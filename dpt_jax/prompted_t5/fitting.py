@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
-from dpt_jax.data.pairs import Pairs, tokenize
+from dpt_jax.data.pairs import Pairs
+from dpt_jax.data.text_tasks import tokenize
 from dpt_jax.evaluation.text_metrics import TextMetrics
 from dpt_jax.problems.pairs import PreparedPairs, prepare_pairs
 from dpt_jax.problems.text import Prepared

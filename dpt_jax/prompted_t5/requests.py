@@ -7,7 +7,8 @@ import numpy as np
 
 from dpt_jax.data.examples import enforce_lengths
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
-from dpt_jax.data.pairs import read_texts, tokenize
+from dpt_jax.data.pairs import read_texts
+from dpt_jax.data.text_tasks import tokenize
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.interop.adapters import Adapter
 from dpt_jax.models import T5Config

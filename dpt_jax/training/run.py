@@ -281,7 +281,7 @@ class Run:
 
     def _save(self, step: int) -> None:
         # The loss is that of the parameters before the update.
-        if not all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(self.state.params)):
+        if not _all_finite(self.state.params):
             raise self._diverged("a trained parameter is not finite", step)
         if self.lock is not None:
             self.lock.check()
@@ -332,6 +332,11 @@ class Run:
         """Whether the patience for evaluations without a new best has run out."""
         patience = self.config.early_stopping_patience
         return patience is not None and self.best.evaluations_since >= patience
+
+
+@jax.jit
+def _all_finite(params: Params) -> jax.Array:
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()
 
 
 def _shown(metrics: Mapping[str, float]) -> str:

@@ -87,7 +87,7 @@ def test_the_config_is_that_of_the_long_form(configured, folders, name, short, f
     values = {
         "INITIAL_CHECKPOINT_PATH": str(folder / "model"),
         "MIXTURE_OR_TASK_NAME": "demo_questions",
-        "MIXTURE_OR_TASK_MODULE": "dpt_jax.demo.tasks",
+        "MIXTURE_OR_TASK_MODULE": "dpt_jax.demo.text_tasks",
         "MODEL_DIR": "runs/rte",
     }
     theirs = configured(

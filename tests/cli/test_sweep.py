@@ -64,7 +64,7 @@ def test_a_failing_point_leaves_the_others_alone(swept):
         "toy_gone-2-0": "failed",
         "toy_gone-3-0": "not run",
     }
-    assert "no SeqIO task or mixture 'toy_gone'" in found["toy_gone-2-0"]["error"]
+    assert "no task or mixture 'toy_gone'" in found["toy_gone-2-0"]["error"]
     for part in ("killed (SIGKILL)", "memory", "--gin.BATCH_SIZE", "--gin.MICROBATCHES", "--jobs"):
         assert part in found["toy_killing-3-0"]["error"]
 

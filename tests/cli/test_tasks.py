@@ -115,7 +115,7 @@ def test_percentiles_are_lengths_that_occur():
         (["shw", "toy_x"], "dpt tasks has no 'shw'; it takes list, show, lengths. Nearest: show"),
         (["show"], "Name a task: dpt tasks show NAME"),
         (["list", "toy_x"], "dpt tasks show toy_x"),
-        (["show", "toy_mixtur", RANKED], "no SeqIO task or mixture 'toy_mixtur'. Nearest: toy_mix"),
+        (["show", "toy_mixtur", RANKED], "no task or mixture 'toy_mixtur'. Nearest: toy_mix"),
         (["show", "toy_x", RANKED, "--n=0"], "--n is 0"),
         (
             ["lengths", "toy_x", RANKED, "--split=validaton"],

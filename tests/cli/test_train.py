@@ -92,7 +92,7 @@ def test_a_task_module_that_does_not_exist(refused):
         ("--gin.OPTIMIZER='lion'", "OPTIMIZER is 'lion'"),
         ("--gin.LEARNING_RATE=0.3", "LEARNING_RATE is 0.3"),
         ("--gin.LEARNING_RATE_PEAK=1/3", "LEARNING_RATE_PEAK is '1/3'; it must be a number"),
-        ("--gin.MIXTURE_OR_TASK_NAME=toy_", "There is no SeqIO task or mixture 'toy_'. Nearest"),
+        ("--gin.MIXTURE_OR_TASK_NAME=toy_", "There is no task or mixture 'toy_'. Nearest"),
         ("--gin.BATCH_SIZE=many", "BATCH_SIZE is 'many'; it must be a positive integer"),
         ("--gin.MODEL_DIR=%gin.REQUIRED", "Required gin macros are not set: MODEL_DIR."),
         ("--gin.MODEL_DIR=%FOLDER", "gin macro FOLDER is used, but not set"),

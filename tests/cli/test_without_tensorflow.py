@@ -1,4 +1,4 @@
-"""Commands that read no examples run where neither TensorFlow nor SeqIO can be imported."""
+"""Commands that read no SeqIO task run where neither TensorFlow nor SeqIO can be imported."""
 
 import importlib.util
 import io
@@ -29,22 +29,28 @@ for argv, text in json.loads(sys.argv[1]):
 LINES = "is the red cup big ?\\na dog <extra_id_0> Ä\n"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Two steps on a task of the demo; its config.gin names a setting of the SuperGLUE tasks."""
-    folder = tmp_path_factory.mktemp("tensorflow") / "run"
+def training(folder, module="dpt_jax.demo.text_tasks"):
+    """The arguments of two steps on a task of the demo."""
     flags = {
         "PROMPT_LENGTH": 4,
         "BOTTLENECK": 2,
-        "MIXTURE_OR_TASK_NAME": "demo_wordsense",
+        "MIXTURE_OR_TASK_NAME": "demo_wordsense_k8_s0",
+        "MIXTURE_OR_TASK_MODULE": module,
         "MODEL_DIR": str(folder),
         "TRAIN_STEPS": 2,
-        "EVAL_PERIOD": 0,
+        "EVAL_PERIOD": 2,
         "BATCH_SIZE": 4,
-        "EVAL_BATCH_SIZE": 4,
+        "EVAL_BATCH_SIZE": 100,
     }
     argv = ["train", "--gin_file=runs/demo.gin", "--gin_file=prompts/decomposed.gin"]
-    assert main(argv + [f"--gin.{name}={value!r}" for name, value in flags.items()]) == 0
+    return argv + [f"--gin.{name}={value!r}" for name, value in flags.items()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on SeqIO's task; its config.gin names a setting of the SuperGLUE tasks."""
+    folder = tmp_path_factory.mktemp("tensorflow") / "run"
+    assert main(training(folder, "dpt_jax.demo.tasks")) == 0
     config = folder / run_files.CONFIG
     # As a run on one of the SuperGLUE tasks has it.
     config.write_text(
@@ -56,7 +62,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
+def test_commands_that_read_no_seqio_task(run, tmp_path, capsys, monkeypatch):
     exported = tmp_path / "exported"
     commands = [
         (["predict", f"--model_dir={run}"], LINES),
@@ -68,6 +74,7 @@ def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
         (["rank", str(exported / "prompt.npy"), "--json"], ""),
         (["rank", str(run), "--no_score"], ""),
         (["convert", str(BACKBONE_DIR), str(tmp_path / "hf"), "--to=hf"], ""),
+        (training(tmp_path / "texts"), ""),
     ]
     statuses = [0] * len(commands)
     files = ("runs/prompt_train.gin", "models/demo.gin", "recipes/paper.gin", "recipes/tpu.gin")
@@ -96,5 +103,10 @@ def test_commands_that_read_no_examples(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LINES.encode())))
     assert main(["predict", f"--model_dir={run}"]) == 0
     assert answers[0][1] == answers[1][1] == capsys.readouterr().out
+    # The task of texts is SeqIO's, to the bit.
+    for name in (run_files.PIECES, "predictions/demo_wordsense_k8_s0_2.jsonl"):
+        assert (run / name).read_bytes() == (tmp_path / "texts" / name).read_bytes(), name
+    for name in (run_files.IDENTITY, run_files.METRICS):
+        assert (run / name).read_text() == (tmp_path / "texts" / name).read_text(), name
     prompt = run_files.numpy_checkpoint(run, 2) / run_files.PROMPT
     np.testing.assert_array_equal(np.load(exported / "prompt.npy"), np.load(prompt))

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def kernels(monkeypatch):
     """`attend` by the kernels, interpreted."""
     interpreted = functools.partial(tpu_attention.attend, interpret=True)
-    monkeypatch.setattr(attention.tpu_attention, "attend", interpreted)
+    monkeypatch.setattr(tpu_attention, "attend", interpreted)
     return functools.partial(attention.attend, implementation="pallas")
 
 

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     operands = (queries, keys, values, rng.normal(size=(1, 2, 6, 6)).astype(np.float32))
     key_mask = rng.random((2, 6)) < 0.7
     expected = value_and_gradients("plain", operands, key_mask)
-    attention.tpu_attention.attend = functools.partial(tpu_attention.attend, interpret=True)
+    tpu_attention.attend = functools.partial(tpu_attention.attend, interpret=True)
     mesh = partitioning.make_mesh((2, 1, 2))
     with partitioning.activate(mesh):
         spec = jax.sharding.PartitionSpec
