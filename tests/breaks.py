@@ -118,7 +118,7 @@ BREAKS = [
     ),
     Break(
         "token written over the prefix",
-        "dpt_jax/models/network.py",
+        "dpt_jax/models/stacks.py",
         "index=None if index is None else in_front + index,",
         "index=None if index is None else index,",
         "tests/models/test_prefixes.py -k cached",
@@ -232,7 +232,7 @@ BREAKS = [
     ),
     Break(
         "the decoder sees what comes",
-        "dpt_jax/models/network.py",
+        "dpt_jax/models/stacks.py",
         "causal=cache is None,",
         "causal=False,",
         "tests/models/test_parity_hugging_face.py -k logits_equal",
@@ -246,7 +246,7 @@ BREAKS = [
     ),
     Break(
         "tied logits without their scale",
-        "dpt_jax/models/network.py",
+        "dpt_jax/models/stacks.py",
         "logits = embedder.attend(x) / jnp.sqrt(cfg.emb_dim)",
         "logits = embedder.attend(x)",
         "tests/models/test_parity_hugging_face.py -k logits_equal",
@@ -267,7 +267,7 @@ BREAKS = [
     ),
     Break(
         "a cache written one place late",
-        "dpt_jax/models/network.py",
+        "dpt_jax/models/stacks.py",
         "jnp.asarray(old).at[:, :, index].set(new[:, :, 0])",
         "jnp.asarray(old).at[:, :, index + 1].set(new[:, :, 0])",
         "tests/models/test_decoding.py -k cached_greedy",

@@ -7,6 +7,7 @@ from typing import Any
 
 from dpt_jax.data import model_vocabulary
 from dpt_jax.data.kept_vocabulary import Bytes, Fast, KeptVocabulary, Pieces
+from dpt_jax.data.text_tasks import TextMixture, TextTask
 from dpt_jax.data.vocabularies import check_special_ids, published
 from dpt_jax.errors import InputError
 
@@ -54,6 +55,32 @@ def open_vocabulary(
             f"Name the model's own{published(rows)} with {setting}."
         )
     return found
+
+
+def with_vocabulary(provider: Any, folder: str | None, rows: int) -> Any:
+    """A task or mixture of texts that has no vocabulary, with that of the model's folder.
+
+    Args:
+      provider: a task or mixture; whatever has a vocabulary is returned as it is.
+      folder: INITIAL_CHECKPOINT_PATH.
+      rows: of the model's embedding table.
+
+    Raises:
+      InputError: when there is no folder, or as `open_vocabulary`.
+    """
+    if not isinstance(provider, TextTask | TextMixture):
+        return provider
+    setting = "TextTask(vocabulary=)"
+
+    def opened() -> KeptVocabulary:
+        if folder is None:
+            raise InputError(
+                f"{provider.name!r} has the vocabulary of the model's folder, but "
+                f"INITIAL_CHECKPOINT_PATH is None. Set it, or give the task one: {setting}."
+            )
+        return open_vocabulary(folder, rows, setting=setting)
+
+    return provider.with_vocabulary(opened)
 
 
 def named_by(folder: str | os.PathLike) -> str | None:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from dpt_jax.models.network import KeysValues, Transformer
+from dpt_jax.models.layers import KeysValues
+from dpt_jax.models.network import Transformer
 
 PAD_ID = 0
 EOS_ID = 1

@@ -14,7 +14,7 @@ from jaxtyping import Int32
 from dpt_jax.errors import InputError
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.layers import RelativePositionBiases
-from dpt_jax.models.network import EncoderLayer
+from dpt_jax.models.stacks import EncoderLayer
 
 _ROWS, _LENGTH, _END = 8, 64, 1
 # Padding, end and unknown come before the pieces.

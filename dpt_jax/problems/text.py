@@ -21,10 +21,8 @@ from dpt_jax import run_files
 from dpt_jax.data import first_inputs, kept_vocabulary, pairs
 from dpt_jax.data.batches import TrainData
 from dpt_jax.data.examples import TaskExamples, checksum, load_split
-from dpt_jax.data.folder_vocabulary import open_vocabulary
-from dpt_jax.data.kept_vocabulary import KeptVocabulary
+from dpt_jax.data.folder_vocabulary import with_vocabulary
 from dpt_jax.data.tasks import few_shot_ids, get_provider, get_vocabulary, parts
-from dpt_jax.data.text_tasks import TextMixture, TextTask
 from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.devices.placement import place
@@ -39,14 +37,17 @@ from dpt_jax.models.attention_support import with_attention
 from dpt_jax.models.network import abstract_variables, fold_prefix
 from dpt_jax.models.residual_norm import residual_norm
 from dpt_jax.prefixes import as_free
-from dpt_jax.problems.described import describe_method
+from dpt_jax.problems.described import (
+    describe_method,
+    describe_run,
+    diagnostics,
+    told_of_size,
+)
 from dpt_jax.problems.first_values import init_prefix, init_prompt, open_frozen
 from dpt_jax.problems.folded import folded_model_of
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import (
     NO_MODEL,
-    DecomposedPrompt,
-    SoftPrompt,
     bind_residual_norm,
     needs_residual_norm,
 )
@@ -177,20 +178,8 @@ class Prepared:
         """The task or mixture, SeqIO's or of texts."""
         config = self.config
         found = get_provider(config.mixture_or_task_name, config.mixture_or_task_module)
-        if isinstance(found, TextTask | TextMixture):
-            return found.with_vocabulary(self._open_vocabulary)
-        return found
-
-    def _open_vocabulary(self) -> KeptVocabulary:
-        """That of the model's folder."""
-        config, setting = self.config, "TextTask(vocabulary=)"
-        if config.initial_checkpoint_path is None:
-            raise InputError(
-                f"{config.mixture_or_task_name!r} has the vocabulary of the model's folder, but "
-                f"INITIAL_CHECKPOINT_PATH is None. Set it, or give the task one: {setting}."
-            )
         rows = config.model.vocab_size
-        return open_vocabulary(config.initial_checkpoint_path, rows, setting=setting)
+        return with_vocabulary(found, config.initial_checkpoint_path, rows)
 
     @functools.cached_property
     def vocabulary(self) -> Any:
@@ -271,12 +260,13 @@ class Prepared:
           InputError: for input that cannot be used; nothing large has been read then.
         """
         config = self.config
-        run_folder.check_identity(config, self._identity(), unknown=(FINGERPRINT,))
+        identity = describe_run(config, self._task_identity())
+        run_folder.check_identity(config, identity, unknown=(FINGERPRINT,))
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
         _ = self.vocabulary  # What is wrong with the task is said first.
         params = dict(self.backbone)
-        identity = self._identity() | {FINGERPRINT: self.fingerprint}
+        identity |= {FINGERPRINT: self.fingerprint}
         run_folder.check_identity(config, identity)
         params |= self.initial()
         data, evaluator = self.data, None
@@ -290,11 +280,11 @@ class Prepared:
             loss_fn=make_loss_fn(self.model, config.z_loss),
             data=data,
             identity=identity,
-            description=data.describe() + _told_of_size(config.prompt),
+            description=data.describe() + told_of_size(config.prompt),
             shardings=self.shardings,
             evaluate=None if evaluator is None else functools.partial(self._evaluate, evaluator),
             export=self._export if config.prompt or config.prefix else None,
-            diagnostics=functools.partial(_diagnostics, config.prompt),
+            diagnostics=functools.partial(diagnostics, config.prompt),
             files=self._files() | self._start(),
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
@@ -397,32 +387,6 @@ class Prepared:
 
         return write
 
-    def _identity(self) -> dict[str, Any]:
-        """What must not change when the run is continued, but for the backbone's fingerprint."""
-        config = self.config
-        model = dataclasses.asdict(config.model)
-        model["dtype"] = config.model.dtype.name
-        model["mlp_activations"] = list(config.model.mlp_activations)
-        # Memory against time, and nothing else.
-        del model["remat_policy"], model["attention"]
-        # Runs from before umT5 do not have it.
-        if not config.model.relpos_bias_per_layer:
-            del model["relpos_bias_per_layer"]
-        # Nor those from before prefixes.
-        prefix = {} if config.prefix is None else {"prefix": describe_method(config.prefix)}
-        # Nor those from before batches could be balanced.
-        balanced = {"balanced_batches": True} if config.balanced_batches else {}
-        return run_folder.flat(
-            {
-                "model": model,
-                "prompt": describe_method(config.prompt),
-                **prefix,
-                "task": self._task_identity(),
-                "data": {"num_buckets": config.num_buckets, **balanced},
-                "trainable": config.trainable_pattern,
-            }
-        )
-
     def _task_identity(self) -> dict[str, Any]:
         """What tells the training examples from others."""
         config = self.config
@@ -432,23 +396,3 @@ class Prepared:
             "train_split": config.train_split,
             "overlength": config.overlength,
         }
-
-
-def _told_of_size(prompt: SoftPrompt | None) -> str:
-    """A line for a decomposition that has more parameters than what it decomposes, or nothing."""
-    if not isinstance(prompt, DecomposedPrompt) or prompt.embed_dim is None:
-        return ""
-    factors = prompt.bottleneck * (prompt.length + prompt.embed_dim)
-    whole = prompt.length * prompt.embed_dim
-    if factors <= whole:
-        return ""
-    return (
-        f"\nBOTTLENECK = {prompt.bottleneck}: the factors have {factors:,} parameters, a plain "
-        f"prompt of this length {whole:,} (DPT paper, section 6.4)"
-    )
-
-
-def _diagnostics(prompt: SoftPrompt | None, trained: Params) -> Mapping[str, float]:
-    if prompt is None or "prompt" not in trained:
-        return {}
-    return prompt.diagnostics(jax.device_get(trained["prompt"]))
