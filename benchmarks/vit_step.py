@@ -66,7 +66,7 @@ class Ours:
         from dpt_jax.data.images import Digits
         from dpt_jax.devices import partitioning
         from dpt_jax.models.vit import ViTConfig
-        from dpt_jax.problems import images
+        from dpt_jax.problems import image_network
         from dpt_jax.problems.image_config import ImageRunConfig
         from dpt_jax.prompts import VanillaPrompt
         from dpt_jax.training.state import TrainState, split_params
@@ -83,7 +83,9 @@ class Ours:
             prompt=VanillaPrompt(PROMPTS),
             prompt_placement="deep",
         )
-        model = images.model_of(config, dataclasses.replace(config.model, num_classes=CLASSES))
+        model = image_network.model_of(
+            config, dataclasses.replace(config.model, num_classes=CLASSES)
+        )
         blank = np.zeros((1, size.image_size, size.image_size, 3), np.float32)
         params = jax.jit(model.init)(jax.random.key(0), blank)["params"]
         self._mesh = partitioning.make_mesh()
@@ -93,7 +95,7 @@ class Ours:
         trainable, self._frozen = split_params(params, config.trainable_pattern)
         optimizer = optax.sgd(RATE, MOMENTUM)
         self._state = jax.device_put(TrainState.create(trainable, optimizer, 0), everywhere)
-        step = make_train_step(images.make_loss_fn(model, config), optimizer)
+        step = make_train_step(image_network.make_loss_fn(model, config), optimizer)
         self._step = jax.jit(step, donate_argnums=0)
         self._activate = functools.partial(partitioning.activate, self._mesh)
         self._put = functools.partial(partitioning.put_batch, mesh=self._mesh)

@@ -632,7 +632,7 @@ BREAKS = [
     ),
     Break(
         "a prefix of a population without a gradient",
-        "dpt_jax/sweeps/population_step.py",
+        "dpt_jax/problems/folded.py",
         'folded["prefix"] = fold_prefix(model, merge_params(trained, frozen))',
         'folded["prefix"] = fold_prefix(model, frozen | jax.lax.stop_gradient(trained))',
         "tests/sweeps/test_population.py -k folded_shape",

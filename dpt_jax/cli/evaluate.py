@@ -131,7 +131,7 @@ def _run_on_images(args: argparse.Namespace, config: Any) -> None:
         config = dataclasses.replace(config, eval_split=args.split)
     step = trained_images.step_of(args.model_dir, args.step)
     prepared, params = trained_images.load(config, args.model_dir, step)
-    result = prepared.classifier(params, config.task)
+    result = prepared.evaluate(params)
     print(json_dumps({"prompt": str(step), "metrics": {result.task: result.metrics}}))
     if args.predictions:
         path = as_path(args.predictions) / f"{result.task}_{step}.jsonl"

@@ -84,6 +84,12 @@ class TrainData:
         """Batches in an epoch; the same in every epoch."""
         return self.schedule.steps_per_epoch
 
+    @property
+    def blanks(self) -> list[dict[str, np.ndarray]]:
+        """Batches of padding, one of every shape that there is."""
+        rows = self.schedule.batch_size
+        return [make_batch([], [], rows, source, self.target_length) for source in self.buckets]
+
     def batch(self, step: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The batch of an update, a function of the seed and of the updates made before.
 

@@ -25,7 +25,7 @@ from dpt_jax.models import vit
 from dpt_jax.models.network import abstract_variables
 from dpt_jax.planning.compiled import Costs, read_costs
 from dpt_jax.planning.tpus import Slice
-from dpt_jax.problems import images
+from dpt_jax.problems import image_network
 from dpt_jax.problems.image_config import ImageRunConfig
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.problems.text import prepare
@@ -192,13 +192,13 @@ def _planned(config: Any, mesh: Mesh | AbstractMesh) -> _Planned:
         size, channels = config.model.image_size, config.model.channels
         # How many classes there are, the data would say; their head is next to nothing.
         sizes = dataclasses.replace(config.model, num_classes=1000)
-        model: Any = images.model_of(config, sizes)
+        model: Any = image_network.model_of(config, sizes)
         row = {
             "images": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8),
             "labels": jax.ShapeDtypeStruct((), jnp.int32),
             "weights": jax.ShapeDtypeStruct((), jnp.float32),
         }
-        variables, loss_fn = _abstract_vit(model), images.make_loss_fn(model, config)
+        variables, loss_fn = _abstract_vit(model), image_network.make_loss_fn(model, config)
         return _Planned(config, mesh, model, variables, loss_fn, row)
     prepared = prepare(config, mesh)
     lengths = config.task_feature_lengths

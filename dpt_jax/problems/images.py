@@ -5,12 +5,10 @@ import functools
 import logging
 import pathlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import AbstractMesh, Mesh
 
@@ -25,16 +23,16 @@ from dpt_jax.files import atomic_folder
 from dpt_jax.interop.prefixes import FoldedPrefix
 from dpt_jax.interop.vision_export import save_vision
 from dpt_jax.interop.vit import VitBackbone, open_vit
-from dpt_jax.models.network import fold_prefix
-from dpt_jax.models.vit import LayerPrompts, VisionTransformer, ViTConfig, abstract_variables
+from dpt_jax.models.vit import VisionTransformer, abstract_variables
 from dpt_jax.models.vit.pixels import normalize
 from dpt_jax.problems.described import describe_method
+from dpt_jax.problems.folded import fold, folded_vit, plain_prompt
 from dpt_jax.problems.image_config import ImageRunConfig
+from dpt_jax.problems.image_network import drawing, make_loss_fn, model_of
 from dpt_jax.tensors import Params, fingerprint, in_memory
 from dpt_jax.training import run_folder, trainer
-from dpt_jax.training.problem import Evaluation, Problem
+from dpt_jax.training.problem import Evaluation, Folding, Problem, TaskResult
 from dpt_jax.training.state import merge_params
-from dpt_jax.training.step import LossFn
 
 FINGERPRINT = "backbone_fingerprint"
 # Parameters that the frozen ViT does not have.
@@ -48,17 +46,24 @@ def train(config: ImageRunConfig, gin_config: Callable[[], str] = str) -> dict[s
     return trainer.train(config, problem, gin_config)
 
 
-def prepare(config: ImageRunConfig, mesh: Mesh | AbstractMesh | None = None) -> "PreparedImages":
+def prepare(
+    config: ImageRunConfig,
+    mesh: Mesh | AbstractMesh | None = None,
+    like: "PreparedImages | None" = None,
+) -> "PreparedImages":
     """Prepares a configuration; every part of it is made when it is first asked for.
 
     Args:
       config: the run.
       mesh: the devices, which need not exist; None makes the mesh that `config` asks for.
+      like: another one on the same mesh, with which to share what both have in common.
 
     Raises:
       InputError: when there is no such mesh.
     """
-    return PreparedImages(config, partitioning.make_mesh(config.mesh) if mesh is None else mesh)
+    if like is not None:
+        return PreparedImages(config, like.mesh, like.made)
+    return PreparedImages(config, partitioning.make_mesh(config.mesh) if mesh is None else mesh, {})
 
 
 class PreparedImages:
@@ -67,12 +72,25 @@ class PreparedImages:
     Attributes:
       config: the run.
       mesh: the devices, a `Mesh`, or an `AbstractMesh` where shapes are all that is asked for.
+      made: what was made so far that another configuration may share.
     """
 
-    def __init__(self, config: ImageRunConfig, mesh: Any):
-        self.config, self.mesh = config, mesh
+    def __init__(self, config: ImageRunConfig, mesh: Any, made: dict[str, Any]):
+        self.config, self.mesh, self.made = config, mesh, made
+
+    def _shared(self, name: str, of: Sequence[Any], make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once for all configurations with the same `of`."""
+        key = repr([name, *of])
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
 
     def _load(self, split: str) -> Images:
+        config = self.config
+        of = split, config.data, config.resize, config.model, config.augmentation
+        return self._shared("images", of, lambda: self._read(split))
+
+    def _read(self, split: str) -> Images:
         config = self.config
         images = config.data.load(split, config.resize, config.model.channels)
         where = f"{config.data.name} ({split})"
@@ -121,8 +139,10 @@ class PreparedImages:
 
     @functools.cached_property
     def _opened(self) -> VitBackbone | None:
-        path = self.config.initial_checkpoint_path
-        return None if path is None else open_vit(path, self.config.model)
+        path, model = self.config.initial_checkpoint_path, self.config.model
+        if path is None:
+            return None
+        return self._shared("backbone", (path, model), lambda: open_vit(path, model))
 
     @functools.cached_property
     def backbone(self) -> Params:
@@ -131,7 +151,13 @@ class PreparedImages:
             return unflatten_dict(dict(self._opened.tensors), sep="/")
         logging.warning("INITIAL_CHECKPOINT_PATH is None: the ViT has random weights.")
         bare = VisionTransformer(dataclasses.replace(self.config.model, num_classes=0))
-        return jax.tree.map(in_memory, _initialize(bare, self.config.random_seed))
+        return jax.tree.map(in_memory, self._initialize(bare))
+
+    def _initialize(self, model: VisionTransformer, names: tuple[str, ...] = ()) -> Params:
+        """The first parameters, or those of `names` alone, drawn with the run's seed."""
+        draw = self._shared("initial", (model, names), lambda: drawing(model, names))
+        key = jax.random.key(self.config.random_seed)
+        return draw(jax.random.fold_in(key, zlib.crc32(b"image")))
 
     def initial(self) -> Params:
         """The first parameters of head, prompt and prefix, drawn with the run's seed.
@@ -140,7 +166,7 @@ class PreparedImages:
           InputError: when an initializer cannot serve this prompt or prefix.
         """
         try:
-            return _initialize(self.model, self.config.random_seed, _OWN)
+            return self._initialize(self.model, _OWN)
         except (ValueError, OSError) as e:
             raise InputError(
                 f"Prompt or prefix cannot be initialized: {e} Use another gin file of prompts/ or "
@@ -149,7 +175,8 @@ class PreparedImages:
 
     def shardings(self, mesh: Mesh) -> Params:
         """Where each of the model's parameters lives on a mesh."""
-        return partitioning.parameter_shardings(abstract_variables(self.model), mesh)
+        variables = self._shared("shapes", (self.model,), lambda: abstract_variables(self.model))
+        return partitioning.parameter_shardings(variables, mesh)
 
     @functools.cached_property
     def placed(self) -> Params:
@@ -167,11 +194,23 @@ class PreparedImages:
         return merge_params(unflatten_dict(placed), self.placed)
 
     def logits(self, params: Params, pixels: Any) -> jax.Array:
-        """The network's answers to images as they are stored."""
+        """What `folded_model` answers to images as they are stored."""
         config = self.config
         images = normalize(pixels, config.image_mean, config.image_std)
-        found: Any = self.model.apply({"params": params}, images)
+        found: Any = self.folded_model.apply({"params": params}, images)
         return found
+
+    @functools.cached_property
+    def folded_model(self) -> VisionTransformer:
+        """The network as it is evaluated: prompts and prefix are plain arrays."""
+        return folded_vit(self.model)
+
+    def folded(self, params: Params) -> Params:
+        """Merged parameters as those of `folded_model`."""
+        make = functools.partial(fold, self.model)
+        own = {name: params[name] for name in _OWN if name in params}
+        folding = self._shared("fold", (self.model,), lambda: jax.jit(make))
+        return params | folding(own, params)
 
     @functools.cached_property
     def classifier(self) -> Classifier:
@@ -182,8 +221,17 @@ class PreparedImages:
         """Evaluates parameters on a split."""
         config = self.config
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, self.mesh)
-        size, rows = config.model.image_size, config.decode_batch_size
-        return Classifier(self.logits, self.held_out(split), self.mesh, size, rows)
+        size, rows, images = config.model.image_size, config.decode_batch_size, self.held_out(split)
+        seen = split, config.data, config.resize, config.image_mean, config.image_std
+        return self._shared(
+            "classifier",
+            (self.folded_model, rows, *seen),
+            lambda: Classifier(self.logits, images, self.mesh, size, rows),
+        )
+
+    def evaluate(self, params: Params) -> TaskResult:
+        """Evaluates merged parameters on the configuration's split."""
+        return self.classifier(self.folded(params), self.config.task)
 
     def problem(self) -> Problem:
         """The configuration as the trainer sees it; what can be wrong with it is found here.
@@ -194,11 +242,14 @@ class PreparedImages:
         config = self.config
         partitioning.check_batch("BATCH_SIZE", config.batch_size, self.mesh, config.microbatches)
         data, backbone = self.data, self.backbone
-        identity = self._identity() | {FINGERPRINT: fingerprint(backbone)}
+        seed = config.initial_checkpoint_path or config.random_seed
+        found = self._shared(FINGERPRINT, (seed, config.model), lambda: fingerprint(backbone))
+        identity = self._identity() | {FINGERPRINT: found}
         run_folder.check_identity(config, identity)
         evaluate = None
         if config.eval_period != 0:
-            evaluate = functools.partial(self._evaluate, self.classifier)
+            _ = self.classifier
+            evaluate = self._evaluate
         return Problem(
             name=config.task,
             params={**backbone, **self.initial()},
@@ -211,6 +262,12 @@ class PreparedImages:
             evaluate=evaluate,
             export=self._export if config.prompt or config.prefix else None,
             files={run_files.IMAGES: self._drawn()},
+            folding=Folding(
+                functools.partial(fold, self.model),
+                make_loss_fn(self.folded_model, config),
+                data.blanks,
+                config.prompt_dropout > 0,
+            ),
         )
 
     def _drawn(self) -> dict[str, Any]:
@@ -219,18 +276,19 @@ class PreparedImages:
         drawn = {"drawn": list(images.ids)} if draw.name else {}
         return {"classes": list(images.classes), "left_out": list(images.dropped)} | drawn
 
-    def _evaluate(self, classifier: Classifier, params: Params) -> Evaluation:
-        result = classifier(params, self.config.task)
+    def _evaluate(self, params: Params) -> Evaluation:
+        result = self.evaluate(params)
         return Evaluation(result.metrics["accuracy"], [result])
 
     def _export(self, params: Params) -> Callable[[pathlib.Path], None]:
         """See `Problem.export`."""
         own = jax.device_get({name: params[name] for name in _OWN if name in params})
-        prompt = None if self.model.prompt is None else fold(self.model.prompt, own["prompt"])
-        prefix = None
+        prompt, prefix = None, None
+        folded = jax.device_get(self.folded(params))
+        if self.model.prompt is not None:
+            prompt = plain_prompt(folded["prompt"])
         if self.config.prefix is not None:
-            arrays = jax.jit(functools.partial(fold_prefix, self.model))(params)
-            prefix = FoldedPrefix(jax.device_get(arrays))
+            prefix = FoldedPrefix(folded["prefix"])
 
         def write(folder: pathlib.Path) -> None:
             last = run_files.PROMPT if prefix is None else run_files.PREFIX
@@ -271,57 +329,6 @@ class PreparedImages:
                 "trainable": config.trainable_pattern,
             }
         )
-
-
-def model_of(config: ImageRunConfig, model: ViTConfig) -> VisionTransformer:
-    """The network of a run, its ViT being `model`."""
-    prompt: Any = config.prompt
-    if prompt is not None and config.prompt_placement != "shallow":
-        prompt = LayerPrompts(prompt, config.model.num_layers, config.shared_a)
-    return VisionTransformer(
-        model,
-        prompt,
-        config.prompt_placement == "hidden",
-        config.prefix,
-        config.prompt_dropout,
-    )
-
-
-def make_loss_fn(model: VisionTransformer, config: ImageRunConfig) -> LossFn:
-    """Cross-entropy summed over a batch's images, and their number."""
-    dropout = config.prompt_dropout > 0
-
-    def loss_fn(trainable, frozen, batch, dropout_key):
-        images = normalize(batch["images"], config.image_mean, config.image_std)
-        logits: Any = model.apply(
-            {"params": merge_params(trainable, frozen)},
-            images,
-            dropout,
-            rngs={"dropout": dropout_key} if dropout else None,
-        )
-        log_probabilities = jax.nn.log_softmax(logits)
-        own = jnp.take_along_axis(log_probabilities, batch["labels"][:, None], axis=-1)[:, 0]
-        return -jnp.sum(own * batch["weights"]), jnp.sum(batch["weights"])
-
-    return loss_fn
-
-
-def fold(prompt: Any, params: Params) -> np.ndarray:
-    """The plain prompt `[P, D]`, or one for each layer `[layers, P, D]`, float32."""
-    return np.asarray(prompt.clone(parent=None).apply({"params": params}), np.float32)
-
-
-def _initialize(model: VisionTransformer, seed: int, names: tuple[str, ...] = ()) -> Params:
-    """The first parameters, or those of `names` alone, drawn with the seed."""
-    config = model.config
-    blank = jnp.zeros((1, config.image_size, config.image_size, config.channels))
-
-    def init(key: jax.Array) -> Params:
-        params = dict(model.init(key, blank)["params"])
-        # What is not returned is not computed either.
-        return {k: v for k, v in params.items() if not names or k in names}
-
-    return jax.jit(init)(jax.random.fold_in(jax.random.key(seed), zlib.crc32(b"image")))
 
 
 def _check_exact(images: Images, where: str, size: int) -> None:

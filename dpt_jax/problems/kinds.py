@@ -1,4 +1,4 @@
-"""Whatever kind of run gin has bound: built, and trained."""
+"""Whatever kind of run gin has bound: built, prepared, and trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +17,18 @@ def build() -> Any:
       InputError: as `gin_utils.build` does.
     """
     return gin_utils.build(_KINDS[gin_utils.bound_run() or RunConfig.KIND])
+
+
+def prepare(config: TrainingConfig, mesh: Any = None, like: Any = None) -> Any:
+    """Prepares a run of either kind; see `text.prepare`."""
+    if isinstance(config, ImageRunConfig):
+        from dpt_jax.problems import images
+
+        return images.prepare(config, mesh, like)
+    from dpt_jax.problems import text
+
+    assert isinstance(config, RunConfig)
+    return text.prepare(config, mesh, like)
 
 
 def train(config: TrainingConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from dpt_jax.problems.described import (
     told_of_size,
 )
 from dpt_jax.problems.first_values import init_prefix, init_prompt, open_frozen
-from dpt_jax.problems.folded import folded_model_of
+from dpt_jax.problems.folded import fold, folded_model_of
 from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import (
     NO_MODEL,
@@ -54,7 +54,7 @@ from dpt_jax.prompts import (
 from dpt_jax.tensors import fingerprint
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig
-from dpt_jax.training.problem import Evaluation, Problem
+from dpt_jax.training.problem import Evaluation, Folding, Problem
 from dpt_jax.training.state import Params
 
 # Under which name a run's identity has it.
@@ -286,9 +286,20 @@ class Prepared:
             export=self._export if config.prompt or config.prefix else None,
             diagnostics=functools.partial(diagnostics, config.prompt),
             files=self._files() | self._start(),
+            folding=self._folding(),
             facts=lambda: {
                 "examples": checksum([*data.tasks, *(evaluator.examples if evaluator else [])])
             },
+        )
+
+    def _folding(self) -> Folding:
+        """See `Problem.folding`."""
+        config = self.config
+        return Folding(
+            functools.partial(fold, self.model),
+            make_loss_fn(self.folded_model, config.z_loss),
+            self.data.blanks,
+            config.model.dropout_rate > 0,
         )
 
     def residual_norm(self) -> float:

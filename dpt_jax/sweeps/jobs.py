@@ -18,8 +18,15 @@ from dpt_jax.sweeps.worker import OUT_OF_MEMORY, Outcome
 OnOutcome = Callable[[Outcome], None]
 
 LAUNCHERS = ("local", "ray", "commands")
-# What points may differ in and still be trained together. Of a task only the draw of its examples.
-_TOGETHER = ("RANDOM_SEED", "LEARNING_RATE_PEAK", "BOTTLENECK")
+# What points may differ in and still be trained together: of data, only the draw of its examples.
+_TOGETHER = (
+    "RANDOM_SEED",
+    "LEARNING_RATE_PEAK",
+    "BOTTLENECK",
+    "SHOTS",
+    "PERCENT",
+    "DRAW_SEED",
+)
 _DRAW = re.compile(r"(_[kp]\d+_s)\d+(?='$)")
 
 

@@ -21,17 +21,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
-from dpt_jax.models import Transformer
 from dpt_jax.paths import absolute, as_path
 from dpt_jax.prefixes import Prefix
-from dpt_jax.problems.folded import folded_model_of
+from dpt_jax.problems import kinds
 from dpt_jax.problems.image_config import ImageRunConfig
-from dpt_jax.problems.text import prepare
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
-from dpt_jax.sweeps.population_memory import Layout, choose_layout
+from dpt_jax.sweeps.population_memory import Layout, check_room, choose_layout
 from dpt_jax.training import run_folder, trainer
-from dpt_jax.training.config import RunConfig
+from dpt_jax.training.config import RunConfig, TrainingConfig
 from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
 
@@ -43,14 +41,26 @@ _SHARED = (
     "mesh",
     "batch_size",
     "microbatches",
-    "z_loss",
 )
+_OF_KIND: dict[type[TrainingConfig], tuple[str, ...]] = {
+    RunConfig: ("z_loss",),
+    ImageRunConfig: (
+        "data",
+        "train_split",
+        "resize",
+        "image_mean",
+        "image_std",
+        "prompt_placement",
+        "prompt_dropout",
+        "fine_tune",
+    ),
+}
 # What becomes of a run: the contents of its `summary.json`, or why it diverged.
 End = dict[str, Any] | NonFiniteLossError
 
 
 def train_population(
-    configs: Sequence[RunConfig],
+    configs: Sequence[TrainingConfig],
     gin_configs: Sequence[str] = (),
     members_at_once: int | None = None,
     width: int | None = None,
@@ -84,6 +94,7 @@ def train_population(
     texts = list(gin_configs) or [""] * len(configs)
     mesh = partitioning.make_mesh(configs[0].mesh)
     problems = _problems(configs, mesh)
+    check_room(problems, mesh)
     for config, problem, text in zip(configs, problems, texts, strict=True):
         trainer.check(config, problem, functools.partial(str, text))
     with contextlib.ExitStack() as stack:
@@ -109,21 +120,22 @@ def train_population(
     return [ends[i] for i in range(len(configs))]
 
 
-def _problems(configs: Sequence[RunConfig], mesh: Mesh) -> list[Problem]:
+def _problems(configs: Sequence[TrainingConfig], mesh: Mesh) -> list[Problem]:
     """What each run trains; all input is looked at, and what they have in common is read once."""
-    first = prepare(configs[0], mesh)
-    return [prepare(config, like=first).problem() for config in configs]
+    first = kinds.prepare(configs[0], mesh)
+    return [kinds.prepare(config, like=first).problem() for config in configs]
 
 
-def why_not_together(configs: Sequence[RunConfig]) -> str | None:
+def why_not_together(configs: Sequence[Any]) -> str | None:
     """Why runs cannot be trained together; None where they can."""
     if agreement.process_count() > 1:
         return "a population is trained by one process"
     first = configs[0]
-    if any(isinstance(config, ImageRunConfig) for config in configs):
-        return "runs on images are trained one by one"
+    if len({type(config) for config in configs}) > 1:
+        return "some are runs on images, and others are not"
     for config in configs:
-        if config.prompt is None and config.prefix is None or config.trainable is not None:
+        neither = config.prompt is None and config.prefix is None
+        if isinstance(config, RunConfig) and (neither or config.trainable is not None):
             return f"{config.model_dir} trains more than a prompt or a prefix"
     if len({None if c.prompt is None else c.prompt.length for c in configs}) > 1:
         return "their prompts differ in length (PROMPT_LENGTH)"
@@ -131,9 +143,9 @@ def why_not_together(configs: Sequence[RunConfig]) -> str | None:
         return (
             "their prefixes differ in PREFIX_LENGTH, PREFIX_STACKS, PREFIX_LAYERS or position_bias"
         )
-    for field in _SHARED:
+    for field in (*_SHARED, *_OF_KIND[type(first)]):
         if len({repr(getattr(config, field)) for config in configs}) > 1:
-            return f"they differ in RunConfig.{field}"
+            return f"they differ in {first.KIND}.{field}"
     if first.initial_checkpoint_path is None and len({c.random_seed for c in configs}) > 1:
         return "their random backbones differ (INITIAL_CHECKPOINT_PATH is None)"
     if len({str(absolute(config.model_dir)) for config in configs}) < len(configs):
@@ -177,26 +189,21 @@ class _Population:
     def __init__(self, runs: Sequence[Run], mesh: Mesh, layout: Layout):
         self._runs, self._layout = list(runs), layout
         self._frozen = runs[0].frozen
-        configs: list[Any] = [run.config for run in runs]
-        models = [Transformer(one.model, one.prompt, one.prefix) for one in configs]
-        config = configs[0]
+        foldings: list[Any] = [run.problem.folding for run in runs]
+        folds = [folding.fold for folding in foldings]
         everywhere = partitioning.replicated(mesh)
         self._batches = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
         self._gradients = jax.jit(
-            population_step.make_chunk_gradients(
-                folded_model_of(config),
-                config.z_loss,
-                config.microbatches,
-            ),
+            population_step.make_chunk_gradients(foldings[0].loss_fn, runs[0].config.microbatches),
             out_shardings=everywhere,
         )
         states = tuple(run.state for run in runs)
         self._update = jax.jit(
-            population_step.make_update(models, [run.optimizer for run in runs]),
+            population_step.make_update(folds, [run.optimizer for run in runs]),
             donate_argnums=0,
             out_shardings=(jax.tree.map(lambda x: x.sharding, states), everywhere, everywhere),
         )
-        share = jax.jit(functools.partial(population_step.share, models), out_shardings=everywhere)
+        share = jax.jit(functools.partial(population_step.share, folds), out_shardings=everywhere)
         self._shared = share(states, self._frozen)
         self._compiled: dict[str, Any] = {}
         # A CPU runs what one thread asks for one after the other. With one thread per program they
@@ -261,10 +268,10 @@ class _Population:
         """One update of the runs that have a batch; metrics as arrays, a number per run."""
         runs, width = self._runs, self._layout.width
         members = list(batches)
-        lengths = [batches[i]["encoder_input_tokens"].shape[1] for i in members]
+        sizes = [sum(x.size for x in batches[i].values()) for i in members]
         rows, active = np.zeros(len(runs), np.int32), np.zeros(len(runs), bool)
         running: list[concurrent.futures.Future[population_step.Sums]] = []
-        for places in population_step.plan_chunks(lengths, width):
+        for places in population_step.plan_chunks(sizes, width):
             chosen = [members[place] for place in places]
             for i in chosen:
                 rows[i], active[i] = len(running) * width + chosen.index(i), True

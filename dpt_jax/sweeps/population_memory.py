@@ -5,15 +5,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dpt_jax.problems.folded import folded_model_of
+from dpt_jax.errors import InputError
 from dpt_jax.sweeps import population_step
+from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
+from dpt_jax.training.state import split_params
+from dpt_jax.training.step import Batch
 
 # Of what is free, a share that leaves room for a compiler's own, which the estimate leaves out.
 _SHARE_OF_FREE = 0.4
+# Of what a member trains: the numbers, two of an optimizer's, their gradient, and what is folded.
+_COPIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +60,16 @@ def choose_layout(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # The draw of a dropout mask depends on the padded length, and so only members that are padded
     # as they would be alone can be mapped together.
-    data: list[Any] = [run.problem.data for run in runs]
-    shapes = {(length, one.target_length) for one in data for length in one.buckets}
-    draws_differ = config.model.dropout_rate > 0 and len(shapes) > 1
-    source, target = (max(sizes) for sizes in zip(*shapes, strict=True))
+    foldings: list[Any] = [run.problem.folding for run in runs]
+    first, frozen = foldings[0], runs[0].frozen
+    blanks = [blank for one in foldings for blank in one.blanks]
+    shapes = {repr(jax.tree.map(np.shape, blank)) for blank in blanks}
+    draws_differ = first.random and len(shapes) > 1
     each = population_step.activation_bytes(
-        folded_model_of(config),
-        (config.batch_size // config.microbatches, source, target),
+        first.loss_fn,
+        jax.eval_shape(first.fold, runs[0].state.params, frozen),
+        frozen,
+        _largest(blanks, config.microbatches),
     ) // max(1, mesh.shape["data"] * mesh.shape["fsdp"])
     if members_at_once is None:
         wanted = _cores() if on_cpu else len(runs)
@@ -77,6 +86,31 @@ def choose_layout(
         # Programs that wait for one another across devices must not meet.
         programs = 1
     return Layout(width, programs, each)
+
+
+def check_room(problems: Sequence[Problem], mesh: Mesh) -> None:
+    """Checks that there is room for what all members train, where it is parts of the backbone.
+
+    Raises:
+      InputError: when there is not.
+    """
+    trained = [split_params(one.params, one.trainable)[0] for one in problems]
+    numbers = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained))
+    if 4 * _COPIES * numbers > _SHARE_OF_FREE * _free_bytes(mesh):
+        raise InputError(
+            f"These {len(problems)} runs cannot be trained together: they train {numbers:,} "
+            "numbers, for which there is no room at once. Lower --members_at_once to 0."
+        )
+
+
+def _largest(blanks: Sequence[Batch], microbatches: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes that batches are padded to, of the rows that are run at once."""
+
+    def largest(*arrays: np.ndarray) -> jax.ShapeDtypeStruct:
+        rows, *rest = np.max([x.shape for x in arrays], axis=0).tolist()
+        return jax.ShapeDtypeStruct((rows // microbatches, *rest), arrays[0].dtype)
+
+    return jax.tree.map(largest, *blanks)
 
 
 def _cores() -> int:

@@ -167,6 +167,7 @@ def own_configs(
 
 
 def _own(point: Mapping[str, Any], search_paths: Sequence[str], field: str) -> Callable[..., Any]:
+    @functools.cache  # Reading gin files takes longer than what is asked of them.
     def call(*args: Any) -> Any:
         return getattr(_config(point, search_paths), field)(*args)
 

@@ -68,6 +68,26 @@ class Batches(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class Folding:
+    """What the network sees of the trained parameters, whatever the method they belong to.
+
+    Runs whose folded parameters have the same shapes can take their steps by one program
+    (`dpt_jax.sweeps.population`).
+
+    Attributes:
+      fold: gives the folded parameters of `(trained, frozen)`, as float32 arrays.
+      loss_fn: `Problem.loss_fn` of folded parameters.
+      blanks: batches of padding, one of every shape that there is.
+      random: the loss depends on random draws, and these on the shape of the batch.
+    """
+
+    fold: Callable[[Params, Params], Params]
+    loss_fn: LossFn
+    blanks: Sequence[Batch]
+    random: bool = False
+
+
 def _nothing(*_: Any) -> dict[str, Any]:
     return {}
 
@@ -93,6 +113,7 @@ class Problem:
       diagnostics: numbers that the trained parameters say of themselves, logged at evaluations.
       files: files to be kept in the run's folder, by name: bytes, or a JSON object. They are the
         same when the run goes on.
+      folding: how several such runs are trained together; None where they are not.
       facts: what else must be the same in all processes, flat JSON; asked only where there are
         several.
     """
@@ -109,4 +130,5 @@ class Problem:
     export: Callable[[Params], Callable[[pathlib.Path], None]] | None = None
     diagnostics: Callable[[Params], Mapping[str, float]] = _nothing
     files: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    folding: Folding | None = None
     facts: Callable[[], Mapping[str, Any]] = _nothing

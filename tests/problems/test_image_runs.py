@@ -18,6 +18,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import images
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
+from dpt_jax.sweeps import population, population_memory
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import merge_params
 from tests.support import image_runs, processes, runs, vits
@@ -267,18 +268,65 @@ def test_draws_do_not_depend_on_the_method_or_the_runs_seed(vit, tmp_path):
     assert Digits().load("train", None, 3).ids[0].startswith("digits/")
 
 
-def test_a_sweep_trains_points_on_images_one_by_one(vit, tmp_path, capsys):
-    """With a prompt for each layer, which has no spectrum."""
-    arguments = image_runs.arguments("unused", vit, "prompts/vanilla_vpt.gin", TRAIN_STEPS=2)
+def test_a_sweep_trains_points_on_images_together(run, tmp_path, monkeypatch):
+    """Points of two ranks and of one; that of `run` becomes what it is alone."""
+    folder, arguments = run
     files = [a.removeprefix("--gin_file=") for a in arguments if a.startswith("--gin_file=")]
     bound = [a.removeprefix("--gin.").split("=", 1) for a in arguments if a.startswith("--gin.")]
     bindings = {name: ast.literal_eval(value) for name, value in bound if name != "MODEL_DIR"}
-    bindings |= {"PROMPT_PLACEMENT": "deep", "EVAL_PERIOD": 2}
-    (tmp_path / "two.gin").write_text(
+    del bindings["BOTTLENECK"], bindings["SHOTS"]
+    (tmp_path / "four.gin").write_text(
         "from __gin__ import dynamic_registration\nfrom dpt_jax import sweeps\n"
-        f"sweeps.Sweep:\n  name = 'two'\n  gin_files = {files!r}\n  bindings = {bindings!r}\n"
-        "  grid = {'RANDOM_SEED': (0, 1)}\n"
+        f"sweeps.Sweep:\n  name = 'four'\n  gin_files = {files!r}\n  bindings = {bindings!r}\n"
+        "  grid = {'BOTTLENECK': (1, 2), 'SHOTS': (4, 5)}\n"
     )
-    assert main(["sweep", str(tmp_path / "two.gin"), f"--output={tmp_path}"]) == 0
-    lines = (tmp_path / "two" / "results.jsonl").read_text().splitlines()
-    assert [json.loads(line)["status"] for line in lines] == ["done", "done"]
+    assert main(["sweep", str(tmp_path / "four.gin"), f"--output={tmp_path}"]) == 0
+    points = tmp_path / "four" / "points"
+    lines = (tmp_path / "four" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["done"] * 4
+    logs = [path.read_text() for path in (tmp_path / "four" / "logs").iterdir()]
+    assert sum("Trains together with" in log for log in logs) == 3
+    found = points / "BOTTLENECK=2,SHOTS=5"
+    for ours, theirs in zip(runs.metrics(found), runs.metrics(folder), strict=True):
+        for name in ("step", "loss", "accuracy", "cross_entropy"):
+            assert ours.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=1e-4)
+    for name in ("head.npz", "prompt_params.npz"):
+        ours, theirs = (
+            np.load(path / "numpy_checkpoints" / "checkpoint_6" / name) for path in (found, folder)
+        )
+        for array in theirs:
+            np.testing.assert_allclose(ours[array], theirs[array], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompt": DecomposedPrompt(2, bottleneck=1), "prompt_placement": "hidden"},
+        {"prompt": VanillaPrompt(2), "prefix": SimpleSharedPrefix(2)},
+    ],
+)
+def test_folded_parameters_are_another_form_of_the_same_network(vit, tmp_path, changes):
+    prepared = images.prepare(image_runs.config(tmp_path, vit, **changes))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    drawn = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda x: x + drawn.normal(0, 0.1, x.shape).astype(x.dtype), prepared.placed
+    )
+    expected = jax.jit(prepared.model.apply)({"params": params}, pixels / 255 * 2 - 1)
+    found = jax.jit(prepared.logits)(prepared.folded(params), pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_runs_that_do_not_fit_together_are_told_apart(vit, tmp_path, monkeypatch):
+    one = image_runs.config(tmp_path / "one", vit)
+    for changes, reason in (
+        ({"prompt_placement": "deep"}, "they differ in ImageRunConfig.prompt_placement"),
+        ({"data": Digits((0, 1))}, "they differ in ImageRunConfig.data"),
+    ):
+        other = dataclasses.replace(one, model_dir=str(tmp_path / "other"), **changes)
+        assert population.why_not_together([one, other]) == reason
+    both = [image_runs.config(tmp_path / n, vit, prompt=None, fine_tune="all") for n in "ab"]
+    monkeypatch.setattr(population_memory, "_free_bytes", lambda mesh: 1e5)
+    with pytest.raises(InputError, match=r"they train \d+,\d+ numbers, for which there is no room"):
+        population.train_population(both)
+    assert list(tmp_path.iterdir()) == []

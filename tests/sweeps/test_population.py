@@ -15,21 +15,23 @@ import optax
 import pytest
 
 from dpt_jax import run_files
+from dpt_jax.data.batches import make_batch
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, NonFiniteLossError, Stopped
 from dpt_jax.models import Transformer
 from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
 from dpt_jax.problems import text
-from dpt_jax.problems.folded import folded_model
+from dpt_jax.problems.folded import fold, folded_model
+from dpt_jax.problems.loss import make_loss_fn
 from dpt_jax.prompts import DecomposedPrompt, ResidualNorm, VanillaPrompt
 from dpt_jax.sweeps import population, population_memory, population_step
 from dpt_jax.training import checkpoints, schedules
 from dpt_jax.training.optimizers import orthogonal
+from dpt_jax.training.problem import Folding
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import TrainState
 from tests.support import processes, runs
 
-FOLDED = folded_model(runs.T5, runs.PROMPT_LENGTH)
 # Every point is the first with something changed.
 POINTS = {
     "first": {},
@@ -306,17 +308,22 @@ def test_chunks_hold_every_member_once_and_pad_little():
     np.testing.assert_array_equal(stacked[1:], 5)
 
 
+def loss_of(model):
+    return make_loss_fn(folded_model(model, runs.PROMPT_LENGTH))
+
+
+def prompts(*members):
+    return {"prompt": {"prompt": np.zeros((*members, runs.PROMPT_LENGTH, runs.WIDTH), np.float32)}}
+
+
+def blank(rows, source, target):
+    return make_batch([], [], rows, source, target)
+
+
 def chunk_memory(width, sizes):
-    rows, source, target = sizes
-    shapes = {
-        "encoder_input_tokens": (width, rows, source),
-        "decoder_input_tokens": (width, rows, target),
-        "decoder_target_tokens": (width, rows, target),
-    }
-    gradients = population_step.make_chunk_gradients(FOLDED)
-    prompts = np.zeros((8, runs.PROMPT_LENGTH, runs.WIDTH), np.float32)
-    shared = population_step.Shared({"prompt": {"prompt": prompts}}, np.zeros((8, 2), np.uint32))
-    batch = {name: np.ones(shape, np.int32) for name, shape in shapes.items()}
+    gradients = population_step.make_chunk_gradients(loss_of(runs.T5))
+    shared = population_step.Shared(prompts(8), np.zeros((8, 2), np.uint32))
+    batch = {name: np.ones((width, *x.shape), np.int32) for name, x in blank(*sizes).items()}
     lowered = jax.jit(gradients).lower(
         shared, np.arange(width, dtype=np.int32), runs.random_parameters(), batch
     )
@@ -328,7 +335,9 @@ def test_activations_grow_with_the_members_of_a_chunk_and_are_estimated():
     sizes = (16, 64, 8)
     one, four = chunk_memory(1, sizes), chunk_memory(4, sizes)
     assert 2 < four / one < 5
-    estimate = population_step.activation_bytes(FOLDED, sizes)
+    estimate = population_step.activation_bytes(
+        loss_of(runs.T5), prompts(), runs.random_parameters(), blank(*sizes)
+    )
     assert 0.3 < estimate / one < 3
 
 
@@ -349,14 +358,16 @@ def test_as_many_members_at_once_as_memory_has_room_for(
     monkeypatch, room, asked, dropout, expected
 ):
     model = dataclasses.replace(runs.T5, dropout_rate=dropout)
+    blanks = [blank(16, source, 8) for source in (16, 24)]
+    loss_fn, frozen = loss_of(model), runs.random_parameters()
+    folding = Folding(lambda trained, frozen: trained, loss_fn, blanks, dropout > 0)
     member = types.SimpleNamespace(
         config=runs.run_config("x", "y", model=model),
-        problem=types.SimpleNamespace(
-            data=types.SimpleNamespace(buckets=(16, 24), target_length=8)
-        ),
+        problem=types.SimpleNamespace(folding=folding),
+        state=types.SimpleNamespace(params=prompts()),
+        frozen=frozen,
     )
-    folded = folded_model(model, runs.PROMPT_LENGTH)
-    each = population_step.activation_bytes(folded, (16, 24, 8))
+    each = population_step.activation_bytes(loss_fn, prompts(), frozen, blanks[1])
     monkeypatch.setattr(population_memory, "_cores", lambda: 2)
     monkeypatch.setattr(population_memory, "_free_bytes", lambda mesh: room * each / 0.4)
     layout = population_memory.choose_layout(
@@ -377,7 +388,8 @@ def test_a_member_without_a_batch_stays_as_it_is():
     )
     gradients = {"prompt": {"prompt": np.ones((2, 4, 16), np.float32)}}
     sums = population_step.Sums(np.ones(2), np.ones(2), gradients)
-    update = jax.jit(population_step.make_update(models, [optimizer] * 2))
+    folds = [functools.partial(fold, model) for model in models]
+    update = jax.jit(population_step.make_update(folds, [optimizer] * 2))
     (first, second), _, _ = update(states, {}, (sums,), np.arange(2), np.array([True, False]))
     assert (first.step, second.step) == (1, 0)
     before = jax.device_get(states[1].params["prompt"])

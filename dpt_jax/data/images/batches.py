@@ -37,6 +37,19 @@ class TrainImages:
         """Batches in an epoch; the last may be short."""
         return -(-len(self.images) // self.batch_size)
 
+    @property
+    def blanks(self) -> list[dict[str, np.ndarray]]:
+        """A batch of padding."""
+        shape = (self.batch_size, self.size, self.size, self.images.pixels.shape[-1])
+        labels = np.zeros(self.batch_size, np.int32)
+        return [
+            {
+                "images": np.zeros(shape, np.uint8),
+                "labels": labels,
+                "weights": labels.astype(np.float32),
+            }
+        ]
+
     def batch(self, step: int, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The batch of an update: `images` uint8, `labels` int32, and `weights`, 0 for padding.
 
