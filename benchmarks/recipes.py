@@ -18,6 +18,7 @@ Stages: "tune" chooses settings, "confirm" has seeds that chose nothing.
 import argparse
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -206,7 +207,7 @@ def table(_: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Prints the differences of one recipe from each other one, paired over tasks and seeds.
+    """Prints the differences of one recipe from each other one on each task, paired over seeds.
 
     A run that never reaches a score counts as if it did at the first evaluation after its end,
     which is in favour of the recipe that has more of them.
@@ -225,12 +226,15 @@ def compare(args: argparse.Namespace) -> None:
         return min(steps_to(run, threshold), run["steps"] + EVAL_PERIOD)
 
     mine = by_recipe.pop(args.recipe)
-    titles = [f"{args.recipe} less", "runs", "steps to 0.9", "steps to 0.98", "points at the end"]
+    titles = [f"{args.recipe} less", "task", "seeds"]
+    titles += ["steps to 0.9", "steps to 0.98", "points at the end"]
     print("| " + " | ".join(titles) + " |")
     print("| --- " * len(titles) + "|")
-    for other, theirs in by_recipe.items():
-        shared = [key for key in mine if key in theirs]
-        cells = [other, str(len(shared))]
+    for (other, theirs), task in itertools.product(by_recipe.items(), TASKS):
+        shared = [key for key in mine if key in theirs and key[0] == task]
+        if not shared:
+            continue
+        cells = [other, task, str(len(shared))]
         for threshold in (*THRESHOLDS, None):
             found = [number(mine[k], threshold) - number(theirs[k], threshold) for k in shared]
             if len(found) < 2:

@@ -40,12 +40,15 @@ def score(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, 
 
 
 def loss(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-    """The training loss at the end against an axis; options as for `score`.
+    """The training loss at the end against an axis, on a logarithmic scale; options as for `score`.
 
     Beside the score it tells what a method can fit from what it makes of few examples.
     """
     shown = "training loss at the end (nats per token)"
-    return score(rows, {**report, "of": "train_loss", "scale": 1.0, "score": shown}, options)
+    figure = score(rows, {**report, "of": "train_loss", "scale": 1.0, "score": shown}, options)
+    for axis in figure.axes:
+        axis.set_yscale("log")
+    return figure
 
 
 def parameters(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -67,6 +67,7 @@ def test_score_draws_the_mean_over_seeds_for_every_task_and_the_average():
     options = {"x": "BOTTLENECK", "lines": "method", "log": True}
     panels = shown(figures.score(ROWS, report(), options))
     assert [axes.get_title() for axes in panels] == ["rte", "wic", "average"]
+    assert {axes.get_yscale() for axes in panels} == {"log"}
     for axes, tasks in zip(panels, (["rte"], ["wic"], TASKS), strict=True):
         assert set(lines(axes)) == {"PT", "DPT"}
         for method, (x, y) in lines(axes).items():
@@ -90,6 +91,7 @@ def test_the_loss_is_drawn_as_it_is_and_an_implied_axis_makes_no_panels():
     options = {"x": "BOTTLENECK", "lines": "method"}
     panels = shown(figures.loss(rows, dataclasses.asdict(implied), options))
     assert [axes.get_title() for axes in panels] == ["rte", "wic", "average"]
+    assert {axes.get_yscale() for axes in panels} == {"log"}
     wanted = [2.0 - np.mean(values("rte", "DPT", b)) / 100 for b in (1, 2, 4)]
     np.testing.assert_allclose(lines(panels[0])["DPT"][1], wanted)
 
