@@ -211,7 +211,7 @@ def test_a_signal_lets_the_points_save_and_ends_the_sweep(backbone, tmp_path):
 @pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
 )
-def test_ray_runs_points_with_the_resources_they_need(backbone, tmp_path, capfd):
+def test_ray_runs_points_with_the_resources_they_need(backbone, tmp_path, capfd, monkeypatch):
     import ray
 
     file = toy_sweeps.write(
@@ -223,6 +223,8 @@ def test_ray_runs_points_with_the_resources_they_need(backbone, tmp_path, capfd)
         ],
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}", "--launcher=ray"]
+    # Ray's processes are not to wait for what else the machine does.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     ray.init(num_cpus=2, resources={"TPU": 4}, include_dashboard=False, log_to_driver=False)
     try:
         assert main([*argv, "--resources=TPU=8,CPU=1"]) == 2

@@ -203,24 +203,10 @@ def test_t5x_infer_answers_as_dpt_evaluate_does(run, dpt_evaluation, tmp_path):
     assert len(set(answers)) > 1
 
 
-def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_what_is_trained(
-    tmp_path, pretrained
-):
-    status = main(
-        [
-            "train",
-            "--gin_file=runs/demo.gin",
-            "--gin_file=prompts/decomposed.gin",
-            f"--gin.MODEL_DIR={str(tmp_path / 'dpt')!r}",
-            f"--gin.MIXTURE_OR_TASK_NAME={TASK!r}",
-            f"--gin.PROMPT_LENGTH={LENGTH}",
-            "--gin.TRAIN_STEPS=2",
-            "--gin.EVAL_PERIOD=0",
-        ]
-    )
-    assert status in (0, None)
-    file = tmp_path / "dpt" / "numpy_checkpoints" / "checkpoint_2" / "prompt.npy"
-    run = tmp_path / "run"
+def test_a_prompt_of_dpts_starts_a_run_that_saves_nothing_but_what_is_trained(tmp_path, pretrained):
+    values = np.random.default_rng(0).normal(size=(LENGTH, 128)).astype(np.float32)
+    save_prompt(tmp_path / "dpt", values)  # As `dpt train` leaves it.
+    file, run = tmp_path / "dpt" / "prompt.npy", tmp_path / "run"
     prompt = ("prompts/vanilla_from_prompt.gin", {"PROMPT_FILE": str(file)})
     settings = {
         "prompt": prompt,
@@ -232,7 +218,10 @@ def test_a_prompt_of_dpt_train_starts_a_run_that_saves_nothing_but_what_is_train
         "EVAL_PERIOD": 2,
         "EVAL_STEPS": 1,
     }
-    launch(tmp_path / "log", "t5x.train", "prompt_train", TRAIN_STEPS=2, **settings)
+    no_evaluation = {"train.train_eval_dataset_cfg": None, "train.infer_eval_dataset_cfg": None}
+    launch(
+        tmp_path / "log", "t5x.train", "prompt_train", TRAIN_STEPS=2, **settings, **no_evaluation
+    )
     start = run / "numpy_checkpoints" / "checkpoint_0"
     np.testing.assert_array_equal(load_prompt(start), np.load(file))
     file.unlink()
