@@ -23,7 +23,7 @@ locks tensors run_files gin_text
 prefixes
 prompts files huge_pages progress tasks
 paths
-errors quiet_import version
+errors memo quiet_import version
 """.split("\n")[1:-1]
 LEVEL = {room: -level for level, line in enumerate(HOUSE) for room in line.split()}
 

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from dpt_jax.devices import agreement, partitioning
+from dpt_jax.memo import memoized
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.training.state import Params
 
@@ -36,12 +37,12 @@ def generator(
 
 
 # Runs of one model in one process, as a sweep's or a demo's are, share what is compiled.
-@functools.lru_cache(maxsize=16)
+@memoized
 def _compiled_encoder(model: Transformer) -> Callable[..., Array]:
     return jax.jit(functools.partial(decoding.encode, model))
 
 
-@functools.lru_cache(maxsize=16)
+@memoized
 def _compiled_generator(
     model: Transformer, mesh: Mesh, max_decode_length: int, beam_size: int, eos_id: int
 ) -> Callable[..., Array]:

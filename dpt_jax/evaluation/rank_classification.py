@@ -20,6 +20,7 @@ from dpt_jax.data.batching import choose_buckets, plan_batches
 from dpt_jax.data.examples import TaskExamples
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
+from dpt_jax.memo import memoized
 from dpt_jax.models import Transformer, decoding
 
 # Logits are [decoder tokens, vocabulary] in float32: half a gigabyte per shard at T5's 32,128.
@@ -70,7 +71,7 @@ def read_candidates(task: TaskExamples, feature: Any) -> Candidates:
 
 
 # As a `Generator`'s programs, it is shared by all runs of one model in one process.
-@functools.lru_cache(maxsize=16)
+@memoized
 def scorer(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
     """`decoding.score_targets` of a model, compiled for a mesh; every process gets all scores."""
     return jax.jit(

@@ -1,5 +1,6 @@
 """T5 (Raffel et al., 2020) with T5X's parameter tree, a prompt and a prefix where there are any."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from dpt_jax.memo import memoized
 from dpt_jax.models import layers
 from dpt_jax.models.config import T5Config
 from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
@@ -241,7 +243,7 @@ def abstract_variables(model: Transformer) -> Any:
 
 
 # A run asks for those of one model several times, a search for its best mesh again and again.
-@functools.lru_cache(maxsize=16)
+@memoized
 def _traced_variables(model: Transformer) -> Any:
     tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     init = functools.partial(model.init, enable_dropout=False)

@@ -1,6 +1,5 @@
 """The vision transformer, with prompts and prefixes."""
 
-import functools
 from typing import Any
 
 import jax
@@ -9,6 +8,7 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float
 
+from dpt_jax.memo import memoized
 from dpt_jax.models.layers import KeysValues
 from dpt_jax.models.prefixed import StackPrefix, prepend
 from dpt_jax.models.vit.config import ViTConfig
@@ -237,7 +237,7 @@ def abstract_variables(model: VisionTransformer) -> Any:
 
 
 # As for a T5.
-@functools.lru_cache(maxsize=16)
+@memoized
 def _traced_variables(model: VisionTransformer) -> Any:
     cfg = model.config
     images = jax.ShapeDtypeStruct((1, cfg.image_size, cfg.image_size, cfg.channels), jnp.float32)
