@@ -36,5 +36,5 @@ def test_a_prompt_with_an_array_as_a_field_is_no_key_and_works():
     config = runs.T5
     prompt = Shifted(3, config.emb_dim, by=np.ones(config.emb_dim, np.float32))
     found = abstract_variables(Transformer(config, prompt))["params"]
-    shifts = [x for x in found["prompt"].values()]
+    shifts = list(found["prompt"].values())
     assert [x.shape for x in shifts] == [(3, config.emb_dim)]
