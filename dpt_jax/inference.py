@@ -27,6 +27,7 @@ from dpt_jax.models import T5Config
 from dpt_jax.paths import absolute, as_path
 from dpt_jax.problems.folded import folded_model
 from dpt_jax.problems.text import FINGERPRINT, Prepared, prepare
+from dpt_jax.problems.text_attention import on_split
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.run_files import numpy_checkpoints
 from dpt_jax.training.checkpoints import Checkpoints
@@ -146,19 +147,8 @@ def prefix_attention(
     Returns:
       `attention_mass` of each stack, averaged over the batches.
     """
-    prompt, prefix = adapter.prompt, adapter.prefix
-    assert prefix is not None
-    config = dataclasses.replace(
-        prepared.config,
-        train_split=prepared.config.eval_split,
-        prompt=None if prompt is None else VanillaPrompt(*prompt.shape),
-        prefix=prefix.module(prepared.config.model),
-    )
-    looked_at = prepare(config, like=prepared)
-    data, params = looked_at.data, prepared.placed | {"prefix": dict(prefix.arrays)}
-    if prompt is not None:
-        params |= {"prompt": {"prompt": prompt}}
-    rows = np.arange(config.batch_size)
+    looked_at, params = on_split(prepared, adapter, prepared.config.eval_split)
+    data, rows = looked_at.data, np.arange(prepared.config.batch_size)
     with partitioning.activate(prepared.mesh):
         batches = (
             partitioning.put_batch(data.batch(i, rows), prepared.mesh)

@@ -631,6 +631,20 @@ BREAKS = [
         "tests/sweeps/test_population.py -k without_a_batch",
     ),
     Break(
+        "a layer's folded prompt is another layer's",
+        "dpt_jax/problems/folded.py",
+        "for i, one in enumerate(prompt)",
+        "for i, one in enumerate(prompt[::-1])",
+        "tests/problems/test_image_runs.py -k folded_parameters",
+    ),
+    Break(
+        "attention to the first token counted as attention to a prefix",
+        "dpt_jax/evaluation/t5_attention.py",
+        "jnp.eye(rest, 1 + rest, 1)",
+        "jnp.eye(rest, 1 + rest, 0)",
+        "tests/models/test_parity_hugging_face.py -k attention_weights",
+    ),
+    Break(
         "a prefix of a population without a gradient",
         "dpt_jax/problems/folded.py",
         'folded["prefix"] = fold_prefix(model, merge_params(trained, frozen))',

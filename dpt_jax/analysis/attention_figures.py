@@ -51,7 +51,41 @@ def overlays(
     panels.save(figure, path)
 
 
-def chart(found: Mapping[str, Any], path: pathlib.Path) -> None:
+def strips(
+    labels: Sequence[Sequence[str]],
+    attention: Sequence[Mapping[str, Float[np.ndarray, "layers keys"]]],
+    path: pathlib.Path,
+) -> None:
+    """Draws a row for each text, and in it a map of layers and keys for each of who asks.
+
+    Args:
+      labels: of each text, what is attended to.
+      attention: of each text, the weights by who asks.
+      path: the PNG to write.
+    """
+    import matplotlib.figure
+
+    names, longest = list(attention[0]), max(map(len, labels))
+    figure = matplotlib.figure.Figure(
+        (len(names) * (0.17 * longest + 1.0), 1.7 * len(labels) + 0.4), layout="constrained"
+    )
+    axes = figure.subplots(len(labels), len(names), squeeze=False)
+    for row, (keys, found) in enumerate(zip(labels, attention, strict=True)):
+        for one, name in zip(axes[row], names, strict=True):
+            layers = found[name]
+            edges = (0.5, len(keys) + 0.5, len(layers) + 0.5, 0.5)
+            one.imshow(layers, cmap="inferno", aspect="auto", vmin=0, extent=edges)
+            one.set_xticks(range(1, len(keys) + 1), keys, rotation=90, fontsize=6)
+            one.set_yticks(range(1, len(layers) + 1))
+            one.set_ylabel("layer", fontsize=7)
+            if not row:
+                one.set_title(f"{name} attends to", fontsize=8)
+    panels.save(figure, path)
+
+
+def chart(
+    found: Mapping[str, Any], path: pathlib.Path, what: str = "what is relevant", of: str = "area"
+) -> None:
     """Draws the ratio of every layer, with intervals, for each of several selections by name."""
     import matplotlib.figure
 
@@ -64,6 +98,6 @@ def chart(found: Mapping[str, Any], path: pathlib.Path) -> None:
     axes.axhline(1, color="0.5", linewidth=0.8)
     axes.set_xticks(layers)
     axes.set_xlabel("layer")
-    axes.set_ylabel("attention on what is relevant,\nover its share of the area")
+    axes.set_ylabel(f"attention on {what},\nover its share of the {of}")
     axes.legend(fontsize=7)
     panels.save(figure, path)

@@ -52,10 +52,14 @@ def ratios(attention: Attention, relevant: Shares) -> Float[np.ndarray, "images 
 
 def selection(attention: Attention, relevant: Shares, seed: int = 0) -> Selection:
     """What attention selects; arguments are those of `ratios`."""
-    found = ratios(attention, relevant)
-    by_layer = found.mean(axis=-1)
+    return summary(ratios(attention, relevant), seed)
+
+
+def summary(ratios: Float[np.ndarray, "images layers heads"], seed: int = 0) -> Selection:
+    """Means over images, or rows of text, of ratios that each of them has."""
+    by_layer = ratios.mean(axis=-1)
     low, high = bootstrap(by_layer, seed)
-    return Selection(found.mean(axis=0), by_layer.mean(axis=0), low, high)
+    return Selection(ratios.mean(axis=0), by_layer.mean(axis=0), low, high)
 
 
 def null(attention: Attention, relevant: Shares, seed: int = 0) -> Selection:

@@ -22,7 +22,7 @@ METHODS: dict[str, tuple[list[str], list[str]]] = {
         ["PROMPT_PLACEMENT = 'deep'", "SHARED_A = True", "BOTTLENECK = 2"],
     ),
     "hidden": (["prompts/vanilla_vpt.gin"], ["PROMPT_PLACEMENT = 'hidden'"]),
-    "prefix": (["prefixes/simple_shared.gin"], ["PREFIX_LENGTH = 5"]),
+    "prefix": (["prefixes/simple_shared_vit.gin"], ["PREFIX_LENGTH = 5"]),
     "fine_tuning": ([], ["FINE_TUNE = 'all'", "LEARNING_RATE_PEAK = 0.02"]),
 }
 SETS = {"partial": "@contextual.PartialTiled()", "embedded": "@contextual.Embedded()"}

@@ -27,7 +27,7 @@ from dpt_jax.problems import kinds
 from dpt_jax.problems.image_config import ImageRunConfig
 from dpt_jax.progress import Progress
 from dpt_jax.sweeps import population_step
-from dpt_jax.sweeps.population_memory import Layout, check_room, choose_layout
+from dpt_jax.sweeps.population_memory import Layout, choose_layout
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.config import RunConfig, TrainingConfig
 from dpt_jax.training.problem import Problem
@@ -52,7 +52,6 @@ _OF_KIND: dict[type[TrainingConfig], tuple[str, ...]] = {
         "image_std",
         "prompt_placement",
         "prompt_dropout",
-        "fine_tune",
     ),
 }
 # What becomes of a run: the contents of its `summary.json`, or why it diverged.
@@ -94,7 +93,6 @@ def train_population(
     texts = list(gin_configs) or [""] * len(configs)
     mesh = partitioning.make_mesh(configs[0].mesh)
     problems = _problems(configs, mesh)
-    check_room(problems, mesh)
     for config, problem, text in zip(configs, problems, texts, strict=True):
         trainer.check(config, problem, functools.partial(str, text))
     with contextlib.ExitStack() as stack:
@@ -134,8 +132,7 @@ def why_not_together(configs: Sequence[Any]) -> str | None:
     if len({type(config) for config in configs}) > 1:
         return "some are runs on images, and others are not"
     for config in configs:
-        neither = config.prompt is None and config.prefix is None
-        if isinstance(config, RunConfig) and (neither or config.trainable is not None):
+        if _trains_more(config):
             return f"{config.model_dir} trains more than a prompt or a prefix"
     if len({None if c.prompt is None else c.prompt.length for c in configs}) > 1:
         return "their prompts differ in length (PROMPT_LENGTH)"
@@ -151,6 +148,13 @@ def why_not_together(configs: Sequence[Any]) -> str | None:
     if len({str(absolute(config.model_dir)) for config in configs}) < len(configs):
         return "two of them have the same MODEL_DIR"
     return None
+
+
+def _trains_more(config: Any) -> bool:
+    """Whether a run trains parts of the backbone, of which each member would need its own."""
+    if isinstance(config, ImageRunConfig):
+        return config.fine_tune != 0
+    return config.prompt is None and config.prefix is None or config.trainable is not None
 
 
 def _folded_shape(prefix: Prefix | None) -> tuple[Any, ...] | None:

@@ -9,17 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dpt_jax.errors import InputError
 from dpt_jax.sweeps import population_step
-from dpt_jax.training.problem import Problem
 from dpt_jax.training.run import Run
-from dpt_jax.training.state import split_params
 from dpt_jax.training.step import Batch
 
 # Of what is free, a share that leaves room for a compiler's own, which the estimate leaves out.
 _SHARE_OF_FREE = 0.4
-# Of what a member trains: the numbers, two of an optimizer's, their gradient, and what is folded.
-_COPIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,21 +81,6 @@ def choose_layout(
         # Programs that wait for one another across devices must not meet.
         programs = 1
     return Layout(width, programs, each)
-
-
-def check_room(problems: Sequence[Problem], mesh: Mesh) -> None:
-    """Checks that there is room for what all members train, where it is parts of the backbone.
-
-    Raises:
-      InputError: when there is not.
-    """
-    trained = [split_params(one.params, one.trainable)[0] for one in problems]
-    numbers = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained))
-    if 4 * _COPIES * numbers > _SHARE_OF_FREE * _free_bytes(mesh):
-        raise InputError(
-            f"These {len(problems)} runs cannot be trained together: they train {numbers:,} "
-            "numbers, for which there is no room at once. Lower --members_at_once to 0."
-        )
 
 
 def _largest(blanks: Sequence[Batch], microbatches: int) -> dict[str, jax.ShapeDtypeStruct]:

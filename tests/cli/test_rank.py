@@ -123,3 +123,21 @@ def test_a_prompt_of_another_width_than_the_model_is_refused(run, tmp_path, capf
     interop.save_prompt(tmp_path / "p.npy", np.ones((4, 6), np.float32))
     assert main(["rank", str(tmp_path / "p.npy"), f"--model_dir={run}"]) == 2
     assert "(4, 6)" in capfd.readouterr().err
+
+
+def test_attention_of_the_same_run_is_measured_and_drawn(run, capsys):
+    """`dpt attention` on text, in the module that has a trained run at hand."""
+    assert main(["attention", str(run), "--rows=20"]) == 0
+    shown = capsys.readouterr().out
+    told = json.loads((run / "attention" / "attention.json").read_text())
+    assert told["rows"] == 20 and "20 rows of validation" in shown
+    names = ["prompt", "text", "decoder"]
+    assert list(told["selections"]) == [*names, *(f"{name}, untrained" for name in names)]
+    for name in names:
+        one, share = told["selections"][name], np.array(told["shares"][name])
+        assert (0 < share).all() and (share < 1).all() and share.shape == np.shape(one["ratio"])
+        assert one["low"][0] <= one["by_layer"][0] <= one["high"][0]
+    for name in ("attention.png", "selection.png"):
+        assert (run / "attention" / name).read_bytes()[:4] == b"\x89PNG"
+    assert main(["report", str(run), f"--output={run.parent / 'report.md'}"]) == 0
+    assert "report/runs_run_attention.png" in (run.parent / "report.md").read_text()

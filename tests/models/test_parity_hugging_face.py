@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from dpt_jax.evaluation.t5_attention import attention_weights
 from dpt_jax.interop import load_backbone
 from dpt_jax.models import Transformer
 from dpt_jax.models.layers import relative_position_bucket
@@ -40,7 +41,11 @@ def prompt():
 
 
 def torch_logits(model, prompt, source, decoder_input, target):
-    """PyTorch's logits, the prompt (if any) in front of the embedded source."""
+    return torch_output(model, prompt, source, decoder_input).logits
+
+
+def torch_output(model, prompt, source, decoder_input, **asked):
+    """What PyTorch gives, the prompt (if any) in front of the embedded source."""
     source = torch.from_numpy(source).long()
     embedded = model.shared(source)
     mask = (source > 0).long()
@@ -52,7 +57,8 @@ def torch_logits(model, prompt, source, decoder_input, target):
         inputs_embeds=embedded,
         attention_mask=mask,
         decoder_input_ids=torch.from_numpy(decoder_input).long(),
-    ).logits
+        **asked,
+    )
 
 
 def our_network(config, params, prompt):
@@ -80,6 +86,38 @@ def test_logits_equal_pytorch_at_every_real_position(pair, prompt, lengths, prom
     real = batch[2] > 0
     assert np.std(theirs[real]) > 0.3
     np.testing.assert_allclose(ours[real], theirs[real], atol=1e-4, rtol=0)
+
+
+@pytest.mark.slow
+def test_attention_weights_equal_pytorchs(pair, prompt):
+    """Of each stack, with a prompt and padding; targets go through the form without keys."""
+    model, config, params = pair
+    source, decoder_input, target = random_batch(9, 4)
+    model = copy.deepcopy(model)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        theirs = torch_output(
+            model, torch.from_numpy(prompt), source, decoder_input, output_attentions=True
+        )
+    names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    network, params = our_network(config, params, prompt)
+    batch = dict(zip(names, (source, decoder_input, target), strict=True))
+    ours = attention_weights(network, params, batch)
+    real = np.pad(source > 0, ((0, 0), (PROMPT_LENGTH, 0)), constant_values=True)
+    for stack, name, asks in (
+        ("encoder", "encoder_attentions", real),
+        ("cross", "cross_attentions", target > 0),
+        ("decoder", "decoder_attentions", target > 0),
+    ):
+        expected = torch.stack(getattr(theirs, name)).numpy()
+        found = np.asarray(ours[stack])
+        # There is no prefix.
+        np.testing.assert_array_equal(found[..., 0], 0)
+        assert np.std(expected) > 0.01
+        for row, asking in enumerate(asks):
+            np.testing.assert_allclose(
+                found[:, row, :, asking, 1:], expected[:, row, :, asking], atol=1e-5
+            )
 
 
 @pytest.mark.slow

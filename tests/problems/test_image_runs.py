@@ -11,14 +11,16 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from dpt_jax import gin_utils
+from dpt_jax.cli import demo_images
 from dpt_jax.cli.main import main
 from dpt_jax.data.images import Digits, Images
 from dpt_jax.devices import agreement, partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.prefixes import FreePrefix, SimpleSharedPrefix
-from dpt_jax.problems import images
+from dpt_jax.problems import images, kinds
 from dpt_jax.prompts import DecomposedPrompt, VanillaPrompt
-from dpt_jax.sweeps import population, population_memory
+from dpt_jax.sweeps import population
 from dpt_jax.training.run import Run
 from dpt_jax.training.state import merge_params
 from tests.support import image_runs, processes, runs, vits
@@ -317,7 +319,7 @@ def test_folded_parameters_are_another_form_of_the_same_network(vit, tmp_path, c
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_runs_that_do_not_fit_together_are_told_apart(vit, tmp_path, monkeypatch):
+def test_runs_that_do_not_fit_together_are_told_apart(vit, tmp_path):
     one = image_runs.config(tmp_path / "one", vit)
     for changes, reason in (
         ({"prompt_placement": "deep"}, "they differ in ImageRunConfig.prompt_placement"),
@@ -325,8 +327,13 @@ def test_runs_that_do_not_fit_together_are_told_apart(vit, tmp_path, monkeypatch
     ):
         other = dataclasses.replace(one, model_dir=str(tmp_path / "other"), **changes)
         assert population.why_not_together([one, other]) == reason
-    both = [image_runs.config(tmp_path / n, vit, prompt=None, fine_tune="all") for n in "ab"]
-    monkeypatch.setattr(population_memory, "_free_bytes", lambda mesh: 1e5)
-    with pytest.raises(InputError, match=r"they train \d+,\d+ numbers, for which there is no room"):
-        population.train_population(both)
-    assert list(tmp_path.iterdir()) == []
+    both = [image_runs.config(tmp_path / n, vit, prompt=None, fine_tune=1) for n in "ab"]
+    assert "trains more than a prompt or a prefix" in str(population.why_not_together(both))
+
+
+def test_the_demos_prefix_is_drawn_without_a_vocabulary():
+    files, bindings = demo_images.METHODS["prefix"]
+    gin_utils.parse([*files, "runs/demo_images.gin"], [*bindings, "MODEL_DIR = 'unused'"])
+    drawn = images.prepare(kinds.build()).initial()["prefix"]
+    assert drawn["encoder_rows"].shape == (4, 5, 64)
+    assert np.std(drawn["encoder_rows"]) == pytest.approx(1, abs=0.1)
