@@ -117,14 +117,19 @@ def run(args: argparse.Namespace) -> None:
         "methods": {},
         "seed": args.seed,
     }
+    # What the methods share on a task: its examples, and the backbone.
+    bare: dict[str, text.Prepared] = {}
     for task in tasks:
-        bare = dataclasses.replace(config_of(methods[0], task, output), prompt=None, prefix=None)
-        [result] = inference.evaluate(text.prepare(bare), None)
+        config = config_of(methods[0], task, output)
+        bare[task] = text.prepare(dataclasses.replace(config, prompt=None, prefix=None))
+        [result] = inference.evaluate(bare[task], None)
         summary["no_prompt"][task] = result.metrics["accuracy"]
     for method in methods:
         results = {
             task: text.train(
-                config_of(method, task, output / method / task), gin_utils.operative_config
+                config_of(method, task, output / method / task),
+                gin_utils.operative_config,
+                bare[task],
             )
             for task in tasks
         }

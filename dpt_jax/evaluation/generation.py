@@ -1,6 +1,7 @@
 """Generation on a mesh."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 from jax.sharding import Mesh
@@ -34,6 +35,23 @@ def generator(
     return generate
 
 
+# Runs of one model in one process, as a sweep's or a demo's are, share what is compiled.
+@functools.lru_cache(maxsize=16)
+def _compiled_encoder(model: Transformer) -> Callable[..., Array]:
+    return jax.jit(functools.partial(decoding.encode, model))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_generator(
+    model: Transformer, mesh: Mesh, max_decode_length: int, beam_size: int, eos_id: int
+) -> Callable[..., Array]:
+    return jax.jit(
+        generator(model, max_decode_length, beam_size, eos_id),
+        # Every process gets all rows: they are few numbers, and NumPy reads what is all here.
+        out_shardings=partitioning.replicated(mesh),
+    )
+
+
 class Generator:
     """A `generator` compiled for a mesh: `(params, encoder_input_tokens) -> tokens`.
 
@@ -51,11 +69,9 @@ class Generator:
         eos_id: int = decoding.EOS_ID,
     ):
         self._one = _mesh_to_decode_on(mesh)
-        self._encode = jax.jit(functools.partial(decoding.encode, model))
-        self._generate = jax.jit(
-            generator(model, max_decode_length, beam_size, eos_id),
-            # Every process gets all rows: they are few numbers, and NumPy reads what is all here.
-            out_shardings=partitioning.replicated(self._one or mesh),
+        self._encode = _compiled_encoder(model)
+        self._generate = _compiled_generator(
+            model, self._one or mesh, max_decode_length, beam_size, eos_id
         )
 
     def __call__(

@@ -69,6 +69,8 @@ def read_candidates(task: TaskExamples, feature: Any) -> Candidates:
     return Candidates(texts, [[ids[text] for text in row] for row in texts])
 
 
+# As a `Generator`'s programs, it is shared by all runs of one model in one process.
+@functools.lru_cache(maxsize=16)
 def scorer(model: Transformer, mesh: Mesh) -> Callable[..., jax.Array]:
     """`decoding.score_targets` of a model, compiled for a mesh; every process gets all scores."""
     return jax.jit(

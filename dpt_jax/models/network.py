@@ -1,5 +1,6 @@
 """T5 (Raffel et al., 2020) with T5X's parameter tree, a prompt and a prefix where there are any."""
 
+import functools
 from typing import Any
 
 import jax
@@ -228,13 +229,21 @@ def fold_prefix(model: Any, params: Params) -> dict[str, Array]:
 
 
 def abstract_variables(model: Transformer) -> Any:
-    """Shapes and logical axes of the model's variables, without computing any."""
+    """Shapes and logical axes of the model's variables, without computing any.
+
+    They are traced once for equal models: what is returned must not be changed.
+    """
     # Initializers may read files or the embedding table, which shapes do not need.
     if model.prompt is not None:
         model = model.clone(prompt=shape_only(model.prompt))
     if model.prefix is not None:
         model = model.clone(prefix=shape_only(model.prefix))
-    tokens = jnp.zeros((1, 8), jnp.int32)
-    return jax.eval_shape(
-        lambda: model.init(jax.random.key(0), tokens, tokens, tokens, enable_dropout=False)
-    )
+    return _traced_variables(model)
+
+
+# A run asks for those of one model several times, a search for its best mesh again and again.
+@functools.lru_cache(maxsize=16)
+def _traced_variables(model: Transformer) -> Any:
+    tokens = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    init = functools.partial(model.init, enable_dropout=False)
+    return jax.eval_shape(init, jax.random.key(0), tokens, tokens, tokens)

@@ -5,7 +5,6 @@ an evaluation batch. libtpu's compiler works without a TPU, so it says here what
 """
 
 import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
 import math
@@ -198,7 +197,8 @@ def _planned(config: Any, mesh: Mesh | AbstractMesh) -> _Planned:
             "labels": jax.ShapeDtypeStruct((), jnp.int32),
             "weights": jax.ShapeDtypeStruct((), jnp.float32),
         }
-        variables, loss_fn = _abstract_vit(model), image_network.make_loss_fn(model, config)
+        variables = vit.abstract_variables(model)
+        loss_fn = image_network.make_loss_fn(model, config)
         return _Planned(config, mesh, model, variables, loss_fn, row)
     prepared = prepare(config, mesh)
     lengths = config.task_feature_lengths
@@ -212,12 +212,7 @@ def _planned(config: Any, mesh: Mesh | AbstractMesh) -> _Planned:
     }
     model = prepared.model
     loss_fn = make_loss_fn(model, config.z_loss)
-    return _Planned(config, mesh, model, _abstract_variables(model), loss_fn, row)
-
-
-# A search asks for those of one model again and again.
-_abstract_variables = functools.lru_cache(maxsize=8)(abstract_variables)
-_abstract_vit = functools.lru_cache(maxsize=8)(vit.abstract_variables)
+    return _Planned(config, mesh, model, abstract_variables(model), loss_fn, row)
 
 
 def _abstract_params(planned: _Planned):

@@ -73,10 +73,15 @@ _EVALUATION = (
 )
 
 
-def train(config: RunConfig, gin_config: Callable[[], str] = str) -> dict[str, Any]:
-    """Prepares a run and trains it; arguments, result and errors are those of `trainer.train`."""
+def train(
+    config: RunConfig, gin_config: Callable[[], str] = str, like: "Prepared | None" = None
+) -> dict[str, Any]:
+    """Prepares a run and trains it; arguments, result and errors are those of `trainer.train`.
+
+    `like` is another configuration, as `prepare` takes it.
+    """
     with agreement.raise_everywhere():
-        problem = prepare(config).problem()
+        problem = prepare(config, like=like).problem()
     return trainer.train(config, problem, gin_config)
 
 

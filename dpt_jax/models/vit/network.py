@@ -1,5 +1,6 @@
 """The vision transformer, with prompts and prefixes."""
 
+import functools
 from typing import Any
 
 import jax
@@ -222,13 +223,22 @@ class VisionTransformer(nn.Module):
 
 
 def abstract_variables(model: VisionTransformer) -> Any:
-    """Shapes and logical axes of the model's variables, without computing any."""
+    """Shapes and logical axes of the model's variables, without computing any.
+
+    They are traced once for equal models: what is returned must not be changed.
+    """
     if isinstance(model.prompt, LayerPrompts):
         model = model.clone(prompt=model.prompt.without_initializers())
     elif model.prompt is not None:
         model = model.clone(prompt=shape_only(model.prompt))
     if model.prefix is not None:
         model = model.clone(prefix=shape_only(model.prefix))
+    return _traced_variables(model)
+
+
+# As for a T5.
+@functools.lru_cache(maxsize=16)
+def _traced_variables(model: VisionTransformer) -> Any:
     cfg = model.config
     images = jax.ShapeDtypeStruct((1, cfg.image_size, cfg.image_size, cfg.channels), jnp.float32)
     return jax.eval_shape(model.init, jax.random.key(0), images)
