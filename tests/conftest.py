@@ -87,14 +87,15 @@ REASONS_TO_SKIP = {"interop": reason_to_skip_interop, "t5x": reason_to_skip_t5x}
 # First, so that two processes come to their ends together: a file's tests stay in one of them.
 LONGEST = (
     "t5x/test_launch.py",
+    "sweeps/test_population.py",
+    "cli/test_sweep.py",
     "cli/test_demo.py",
     "benchmarks/test_benchmarks.py",
-    "cli/test_sweep.py",
-    "interop/test_family_parity.py",
-    "interop/test_demo_prompt_in_peft.py",
-    "sweeps/test_population.py",
     "devices/test_processes.py",
+    "interop/test_family_parity.py",
+    "theory/test_three_steps.py",
     "training/test_resume.py",
+    "devices/test_meshes.py",
 )
 
 

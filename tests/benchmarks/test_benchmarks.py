@@ -200,7 +200,7 @@ def test_startup_benchmark_measures_commands(monkeypatch, capsys):
             return in_a_process(argv, text, **environment)
         # Those of a run, which is trained before, are only called.
         assert argv[:3] == [sys.executable, "-m", "dpt_jax"]
-        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
         assert main(argv[3:]) == 0
         return {"wall_seconds": 3.0, "processor_seconds": 4.0, "peak_mb": 500.0}
 
