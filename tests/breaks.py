@@ -43,6 +43,21 @@ class Break:
 
 
 BREAKS = [
+    # tasks of texts
+    Break(
+        "texts without their end token",
+        "dpt_jax/data/text_tasks.py",
+        "np.asarray([*vocabulary.encode(x), vocabulary.eos_id], np.int32)",
+        "np.asarray([*vocabulary.encode(x)], np.int32)",
+        "tests/data/test_text_tasks.py -k folder",
+    ),
+    Break(
+        "a draw that takes what is held out",
+        "dpt_jax/demo/text_tasks.py",
+        "chosen = order[: self.size(len(rows))]",
+        "chosen = order[-self.size(len(rows)) :]",
+        "tests/demo/test_tasks.py -k inside_one_another",
+    ),
     # images
     Break(
         "scores of a vit not scaled",
