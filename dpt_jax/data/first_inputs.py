@@ -8,7 +8,7 @@ from jaxtyping import Int32
 
 from dpt_jax.data.batches import pad
 from dpt_jax.data.reading import task_errors
-from dpt_jax.data.tasks import check_split, parts
+from dpt_jax.data.tasks import check_split, get_provider, parts
 from dpt_jax.data.text_tasks import TextTask
 
 #: How many rows are taken of each task.
@@ -16,6 +16,27 @@ ROWS = 16
 
 
 def of_task(
+    mixture_or_task_name: str,
+    mixture_or_task_module: str | None,
+    task_feature_lengths: Mapping[str, int],
+    split: str = "train",
+) -> Int32[np.ndarray, "rows length"]:
+    """`of_provider` of the task or mixture with a name, as T5X's gin files give it.
+
+    Args:
+      mixture_or_task_name: MIXTURE_OR_TASK_NAME.
+      mixture_or_task_module: MIXTURE_OR_TASK_MODULE.
+      task_feature_lengths: TASK_FEATURE_LENGTHS; longer inputs are cut.
+      split: the split to read.
+
+    Raises:
+      InputError: there is no such task or split, or it cannot be read.
+    """
+    provider = get_provider(mixture_or_task_name, mixture_or_task_module)
+    return of_provider(provider, task_feature_lengths, split)
+
+
+def of_provider(
     provider: Any,
     task_feature_lengths: Mapping[str, int],
     split: str = "train",

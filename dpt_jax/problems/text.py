@@ -328,7 +328,7 @@ class Prepared:
         config = self.config
         if config.mixture_or_task_name == pairs.NAME:
             return None  # A model in a notebook, before it has seen any pairs.
-        return first_inputs.of_task(self.task, config.task_feature_lengths, config.train_split)
+        return first_inputs.of_provider(self.task, config.task_feature_lengths, config.train_split)
 
     def initial(self) -> Params:
         """The first parameters of the prompt and the prefix, drawn with the run's seed.

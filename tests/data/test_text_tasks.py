@@ -117,7 +117,7 @@ def test_rows_of_a_file_with_the_vocabulary_of_the_models_folder(module, tmp_pat
     assert found.texts == [["yes", "no"]] * 2
     assert found.tokens[0][0].tolist() == [*pieces.EncodeAsIds("yes"), 1]
     # The first inputs are read without the rest.
-    first = first_inputs.of_task(made.task, {"inputs": 3})
+    first = first_inputs.of_provider(made.task, {"inputs": 3})
     np.testing.assert_array_equal(first, [ids[:3] for ids in expected])
 
 
