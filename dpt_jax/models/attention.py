@@ -17,10 +17,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from dpt_jax.models.kernel_sizes import Sizes, takes
-
-# Finite, so that a query whose keys are all masked gives a uniform softmax instead of NaN. T5X uses
-# the same value, and such queries then agree too.
-MASKED_SCORE = -1e10
+from dpt_jax.models.masking import MASKED_SCORE
 
 # Scores of a row and a head from which on it pays not to hold them: fewer fit a CPU's cache, and
 # are a small part of a TPU's memory.

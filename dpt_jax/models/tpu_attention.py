@@ -21,8 +21,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Bool, Float
 
-from dpt_jax.models.attention import MASKED_SCORE
 from dpt_jax.models.kernel_sizes import Sizes
+from dpt_jax.models.masking import MASKED_SCORE
 
 
 def attend(
