@@ -1,22 +1,25 @@
-"""Look at SeqIO tasks: which there are, what their examples become, and how long they are.
+"""Look at tasks: which there are, what their examples become, and how long they are.
 
 dpt tasks                               # tasks and mixtures with their splits
 dpt tasks show dpt_wsc --n 3            # raw example, text, token ids and token counts
 dpt tasks lengths dpt_multirc           # percentiles, and what each choice of buckets pads
 dpt tasks --module my_project.tasks     # your own
+dpt tasks show my_task --module my_project.tasks --model /models/t5-small
 
 SuperGLUE's rows and vocabulary are where DPT_SUPERGLUE_DIR and DPT_VOCAB say in the environment, or
 --gin.SUPERGLUE_DIR=folder and --gin.VOCABULARY=spiece.model.
 """
 
 import argparse
+import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dpt_jax.cli.console import print_table
+from dpt_jax.data import text_tasks
 
-HELP = "list SeqIO tasks, show examples and their lengths"
+HELP = "list tasks, show examples and their lengths"
 ACTIONS = ("list", "show", "lengths")
 MODULES = ("dpt_jax.tasks", "dpt_jax.demo.tasks")
 _FEW_SHOT = re.compile(r"(?P<task>.+)_k(?P<k>\d+)_s(?P<seed>\d+)")
@@ -35,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE",
         help=f"module that registers tasks, repeatable (default: {', '.join(MODULES)})",
     )
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="a T5, whose vocabulary a task of texts has that brings none",
+    )
     parser.add_argument("--split", metavar="SPLIT", help="default: train, where there is one")
     parser.add_argument(
         "--n", type=int, default=3, metavar="N", help="examples to show of each task (default: 3)"
@@ -44,16 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Lists, shows or measures."""
-    from dpt_jax.data.tasks import (
-        check_split,
-        get_provider,
-        get_vocabulary,
-        import_seqio,
-        import_tasks,
-    )
+    from dpt_jax.data.folder_vocabulary import with_vocabulary
+    from dpt_jax.data.tasks import check_split, get_provider, get_vocabulary, import_tasks, parts
     from dpt_jax.data.vocabularies import check_special_ids
     from dpt_jax.errors import InputError, nearest_names
     from dpt_jax.files import json_dumps
+    from dpt_jax.interop import open_backbone
 
     if args.action not in ACTIONS:
         raise InputError(
@@ -66,21 +70,24 @@ def run(args: argparse.Namespace) -> None:
         raise InputError(f"Name a task: dpt tasks {args.action} NAME; dpt tasks lists them.")
     if args.n < 1:
         raise InputError(f"--n is {args.n}; it must be at least 1.")
-    for module in args.module or MODULES:
-        import_tasks(module, "--module")
+    modules = [import_tasks(module, "--module") for module in args.module or MODULES]
     if args.gin_bindings:
         from dpt_jax import gin_utils
 
         ours = MODULES[0] in (args.module or MODULES)
         gin_utils.parse(["tasks/superglue.gin"] if ours else [], args.gin_bindings)
     if args.action == "list":
-        found: Any = listing()
+        found: Any = listing(modules)
         show: Callable[[Any], None] = _print_listing
     else:
-        provider = get_provider(
-            args.name, remedy="dpt tasks lists them; --module names the module of your own."
-        )
-        tasks = import_seqio().get_subtasks(provider)
+        provider = next(filter(None, (text_tasks.find(m, args.name) for m in modules)), None)
+        if provider is None:
+            provider = get_provider(
+                args.name, remedy="dpt tasks lists them; --module names the module of your own."
+            )
+        rows = open_backbone(args.model).config.vocab_size if args.model else 0
+        provider = with_vocabulary(provider, args.model, rows, "--model")
+        tasks = [task for task, _ in parts(provider)]
         split = args.split or ("train" if all("train" in t.splits for t in tasks) else None)
         split = split or next(iter(tasks[0].splits))
         for task in tasks:
@@ -98,8 +105,12 @@ def run(args: argparse.Namespace) -> None:
         show(found)
 
 
-def listing() -> list[dict[str, Any]]:
-    """Every registered task and mixture: name, splits with sizes (None: not known), subtasks."""
+def listing(modules: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    """Every registered task and mixture: name, splits with sizes (None: not known), subtasks.
+
+    Args:
+      modules: imported modules, whose tasks of texts are listed, too.
+    """
     from dpt_jax.data.tasks import import_seqio
 
     seqio = import_seqio()
@@ -116,6 +127,17 @@ def listing() -> list[dict[str, Any]]:
             sizes = [tasks[part][split] for part in parts]
             splits[split] = None if None in sizes else sum(sizes)
         found.append({"name": name, "kind": "mixture", "splits": splits, "tasks": parts})
+    registered = {row["name"] for row in found}
+    for one in (one for module in modules for one in text_tasks.listed(module)):
+        if one.name in registered:
+            continue
+        # How many rows there are would have to be read.
+        names = [task.name for task, _ in one.parts]
+        splits = dict.fromkeys(s for s in one.parts[0][0].splits)
+        row = {"name": one.name, "kind": "task", "splits": splits}
+        if isinstance(one, text_tasks.TextMixture):
+            row |= {"kind": "mixture", "tasks": names}
+        found.append(row)
     return found
 
 
@@ -132,6 +154,10 @@ def _sizes(task: Any) -> dict[str, int | None]:
 
 def examples(task: Any, split: str, count: int) -> list[dict[str, Any]]:
     """The first `count` examples of a split, each with the raw row that it was made from."""
+    if isinstance(task, text_tasks.TextTask):
+        given = itertools.islice(task.rows(split), count)
+        made = task.read(split, most=count)
+        return [_example(task, split, raw, row) for raw, row in zip(given, made, strict=True)]
     return [example for example, _ in zip(_examples(task, split), range(count), strict=False)]
 
 
@@ -147,18 +173,23 @@ def _examples(task: Any, split: str) -> Iterator[dict[str, Any]]:
             made = task.preprocess_postcache(made, sequence_length=None)
             plain = tf.nest.map_structure(lambda x: x.numpy(), raw)
             for row in made.as_numpy_iterator():
-                example: dict[str, Any] = {"task": task.name, "split": split, "raw": plain}
-                for name, feature in task.output_features.items():
-                    tokens = [int(t) for t in row[name]]
-                    text = row.get(f"{name}_pretokenized")
-                    example[name] = {
-                        "text": feature.vocabulary.decode(tokens) if text is None else text,
-                        "tokens": tokens,
-                        "count": len(tokens),
-                    }
-                if "candidates" in row:
-                    example["candidates"] = row["candidates"]
-                yield example
+                yield _example(task, split, plain, row)
+
+
+def _example(task: Any, split: str, raw: Any, row: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a row: the raw one, and texts and tokens of its features."""
+    example: dict[str, Any] = {"task": task.name, "split": split, "raw": raw}
+    for name, feature in task.output_features.items():
+        tokens = [int(t) for t in row[name]]
+        text = row.get(f"{name}_pretokenized")
+        example[name] = {
+            "text": feature.vocabulary.decode(tokens) if text is None else text,
+            "tokens": tokens,
+            "count": len(tokens),
+        }
+    if "candidates" in row:
+        example["candidates"] = row["candidates"]
+    return example
 
 
 def measure(provider: Any, split: str) -> dict[str, Any]:

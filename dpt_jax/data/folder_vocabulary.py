@@ -57,13 +57,16 @@ def open_vocabulary(
     return found
 
 
-def with_vocabulary(provider: Any, folder: str | None, rows: int) -> Any:
+def with_vocabulary(
+    provider: Any, folder: str | None, rows: int, flag: str = "INITIAL_CHECKPOINT_PATH"
+) -> Any:
     """A task or mixture of texts that has no vocabulary, with that of the model's folder.
 
     Args:
       provider: a task or mixture; whatever has a vocabulary is returned as it is.
-      folder: INITIAL_CHECKPOINT_PATH.
+      folder: the model's.
       rows: of the model's embedding table.
+      flag: what names the folder.
 
     Raises:
       InputError: when there is no folder, or as `open_vocabulary`.
@@ -76,7 +79,7 @@ def with_vocabulary(provider: Any, folder: str | None, rows: int) -> Any:
         if folder is None:
             raise InputError(
                 f"{provider.name!r} has the vocabulary of the model's folder, but "
-                f"INITIAL_CHECKPOINT_PATH is None. Set it, or give the task one: {setting}."
+                f"{flag} is None. Set it, or give the task one: {setting}."
             )
         return open_vocabulary(folder, rows, setting=setting)
 

@@ -64,7 +64,7 @@ def get_provider(
         return seqio.get_mixture_or_task(name)
     except ValueError as e:
         registered = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
-        known = sorted(registered.union(text_tasks.names(imported)))
+        known = sorted(registered.union(one.name for one in text_tasks.listed(imported)))
         listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
         raise InputError(f"There is no task or mixture {name!r}.{listed} {remedy}") from e
 

@@ -138,6 +138,10 @@ class TextMixture:
     def __post_init__(self):
         if len({id(task.vocabulary) for task in self.tasks}) != 1:
             raise ValueError(f"The tasks of {self.name!r} must have one vocabulary.")
+        if len(self.rates) != len(self.tasks):
+            raise ValueError(
+                f"{self.name!r} has {len(self.tasks)} tasks and {len(self.rates)} rates."
+            )
 
     @property
     def parts(self) -> list[tuple[TextTask, float]]:
@@ -174,11 +178,11 @@ def lists_text_tasks(module: str) -> bool:
     return bool(_LISTS_TASKS.search(source or ""))
 
 
+def listed(module: Any) -> Sequence[TextTask | TextMixture]:
+    """The text tasks and mixtures of an imported module."""
+    return getattr(module, _LIST, ())
+
+
 def find(module: Any, name: str) -> TextTask | TextMixture | None:
     """The text task or mixture of that name in an imported module; None where it has none."""
-    return next((one for one in getattr(module, _LIST, ()) if one.name == name), None)
-
-
-def names(module: Any) -> list[str]:
-    """The names of an imported module's text tasks and mixtures."""
-    return [one.name for one in getattr(module, _LIST, ())]
+    return next((one for one in listed(module) if one.name == name), None)

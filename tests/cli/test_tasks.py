@@ -4,9 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from dpt_jax.cli.main import main
 from dpt_jax.data import lengths
+from dpt_jax.demo import BACKBONE_DIR, VOCABULARY
 from tests.support import processes, toy_tasks
 
 RANKED = "--module=tests.support.ranked_tasks"
@@ -34,6 +36,32 @@ def test_the_list_has_tasks_and_mixtures_with_their_splits(capsys):
     status, out, _ = call(capsys, RANKED)
     [line] = [line for line in out.splitlines() if line.split()[:1] == ["ranked_mixture"]]
     assert "train 180, validation 40" in line and "ranked_two, ranked_varied" in line
+
+
+def test_tasks_of_texts_are_listed_and_shown_with_the_models_vocabulary(
+    capsys, tmp_path, monkeypatch
+):
+    (tmp_path / "own_texts.py").write_text(
+        "from dpt_jax import TextTask\n"
+        "def rows(split):\n"
+        "    yield {'inputs': 'a cup', 'targets': 'yes', 'id': 7}\n"
+        "    yield {'inputs': 'a dog', 'targets': 'no', 'id': 8}\n"
+        "TEXT_TASKS = [TextTask('own_texts', rows)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    own, model = "--module=own_texts", f"--model={BACKBONE_DIR}"
+    status, out, _ = call(capsys, "--json", own)
+    assert status == 0
+    splits = {"train": None, "validation": None}
+    assert {"name": "own_texts", "kind": "task", "splits": splits} in json.loads(out)
+    status, out, _ = call(capsys, "show", "own_texts", own, model, "--n=1", "--json")
+    assert status == 0
+    [shown] = json.loads(out)
+    tokens = [*SentencePieceProcessor(str(VOCABULARY)).encode("a cup"), 1]
+    assert shown["raw"] == {"inputs": "a cup", "targets": "yes", "id": 7}
+    assert shown["inputs"] == {"text": "a cup", "tokens": tokens, "count": len(tokens)}
+    status, _, err = call(capsys, "show", "own_texts", own)
+    assert status == 2 and "--model is None" in err and "vocabulary=" in err
 
 
 def test_without_a_module_the_packages_own_tasks_are_listed(capsys):

@@ -136,3 +136,9 @@ def test_what_cannot_be_used_is_named(module, tmp_path):
     other = dpt_jax.TextTask("other", list, vocabulary=kept_vocabulary.Bytes(0, True))
     with pytest.raises(ValueError, match="'two' must have one vocabulary"):
         dpt_jax.TextMixture("two", [one, other], [1.0, 1.0])
+
+
+def test_a_mixture_has_a_rate_for_each_of_its_tasks():
+    one = dpt_jax.TextTask("one", lambda split: [])
+    with pytest.raises(ValueError, match="'both' has 2 tasks and 1 rates"):
+        dpt_jax.TextMixture("both", [one, one], [1.0])
