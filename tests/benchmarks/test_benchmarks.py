@@ -201,8 +201,9 @@ def test_startup_benchmark_measures_commands():
     for name in ("help", "export"):
         assert result[name].keys() == {"wall_seconds", "processor_seconds", "peak_mb"}
         assert all(value > 0 for value in result[name].values()), name
-    # Not even NumPy is imported for a list of the commands.
-    assert result["help"]["peak_mb"] < 30 < result["export"]["peak_mb"]
+    # Not even NumPy is imported for a list of the commands. How much an interpreter takes, the
+    # machine decides.
+    assert result["help"]["peak_mb"] < result["export"]["peak_mb"] / 2
 
 
 def test_multiplications_are_counted_through_nested_programs(monkeypatch):
