@@ -65,10 +65,11 @@ class Ours:
 
         from dpt_jax.data.images import Digits
         from dpt_jax.devices import partitioning
-        from dpt_jax.models.vit import ViTConfig
+        from dpt_jax.models.vit import ViTConfig, abstract_variables
         from dpt_jax.problems import image_network
         from dpt_jax.problems.image_config import ImageRunConfig
         from dpt_jax.prompts import VanillaPrompt
+        from dpt_jax.tensors import aligned_empty
         from dpt_jax.training.state import TrainState, split_params
         from dpt_jax.training.step import make_train_step
 
@@ -86,12 +87,18 @@ class Ours:
         model = image_network.model_of(
             config, dataclasses.replace(config.model, num_classes=CLASSES)
         )
-        blank = np.zeros((1, size.image_size, size.image_size, 3), np.float32)
-        params = jax.jit(model.init)(jax.random.key(0), blank)["params"]
+        rng = np.random.default_rng(0)
+
+        def draw(leaf):
+            # As a file is read: the devices of a CPU then share one copy.
+            out = aligned_empty(leaf.shape, leaf.dtype)
+            out[...] = 0.02 * rng.standard_normal(leaf.shape, np.float32)
+            return out
+
+        params = jax.tree.map(draw, abstract_variables(model)["params"])
         self._mesh = partitioning.make_mesh()
         everywhere = partitioning.replicated(self._mesh)
-        # From the host, as in training: the devices of a CPU then share one copy.
-        params = jax.device_put(jax.tree.map(np.asarray, params), everywhere)
+        params = jax.device_put(params, everywhere)
         trainable, self._frozen = split_params(params, config.trainable_pattern)
         optimizer = optax.sgd(RATE, MOMENTUM)
         self._state = jax.device_put(TrainState.create(trainable, optimizer, 0), everywhere)

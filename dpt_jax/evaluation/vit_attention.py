@@ -50,7 +50,7 @@ def patch_attention(
 
     @jax.jit
     def weights(params: Params, batch: Any) -> tuple[Any, Any]:
-        _, kept = model.apply({"params": params}, batch, mutable=[ATTENTION])
+        _, kept = model.apply({"params": params}, batch, method="encode", mutable=[ATTENTION])
         layers = kept[ATTENTION]["encoder"]
         of_prompts, of_cls = [], []
         for i in range(model.config.num_layers):
@@ -96,6 +96,7 @@ def query_alignment(
         _, kept = model.apply(
             {"params": params},
             images,
+            method="encode",
             capture_intermediates=lambda module, _: module.name == _NORM,
             mutable=["intermediates"],
         )

@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float, Int
 
+from dpt_jax.models.activations import activate
 from dpt_jax.models.attention import (
     Bias,
     KeyMask,
@@ -24,27 +25,6 @@ from dpt_jax.models.attention import (
     combine_masks,
     unnormalized_softmax,
 )
-
-
-@jax.custom_jvp
-def _relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.maximum(x, 0)
-
-
-@_relu.defjvp
-def _relu_jvp(primals, tangents):
-    # By the output's sign, not the input's: the input need not be kept for the backward pass.
-    y = _relu(*primals)
-    return y, jnp.where(y > 0, tangents[0], 0)
-
-
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": _relu,
-    # The tanh form, which is what T5 1.1 was trained with.
-    "gelu": nn.gelu,
-    "silu": nn.silu,
-    "linear": lambda x: x,
-}
 
 
 class Dense(nn.Module):
@@ -130,17 +110,17 @@ class MlpBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... embed"], deterministic: bool):
         gated = len(self.activations) > 1
-        hidden = None
-        for i, activation in enumerate(self.activations):
-            branch = Dense(
+        branches = [
+            Dense(
                 x.shape[-1],
                 self.intermediate_dim,
                 kernel_axes=("embed", "mlp"),
                 dtype=self.dtype,
                 name=f"wi_{i}" if gated else "wi",
             )(x)
-            branch = _ACTIVATIONS[activation](branch)
-            hidden = branch if hidden is None else hidden * branch
+            for i in range(len(self.activations))
+        ]
+        hidden = activate(self.activations, branches)
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(hidden, deterministic)
         hidden = with_sharding_constraint(hidden, ("batch", "length", "mlp"))
         return Dense(

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.models import T5Config, Transformer, config, layers
+from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import DecomposedPrompt
 from tests.models.random_weights import random_parameters
 
@@ -157,4 +157,3 @@ def test_bfloat16_activations_leave_parameters_and_logits_float32():
 def test_a_network_that_cannot_be_made_is_refused_by_its_configuration(field, value, message):
     with pytest.raises(ValueError, match=message):
         T5Config(**{"vocab_size": 8, field: value})
-    assert set(config.ACTIVATIONS) == set(layers._ACTIVATIONS)

@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jaxtyping import Array, Float
 
+from dpt_jax.models.activations import activate
 from dpt_jax.models.attention import attend
 from dpt_jax.models.layers import KeysValues
 from dpt_jax.models.vit.config import ViTConfig
@@ -151,5 +152,6 @@ class Mlp(nn.Module):
         self.wo = Linear(cfg.mlp_dim, cfg.emb_dim, ("mlp", "embed"), cfg.dtype)
 
     def __call__(self, x: Float[Array, "... embed"]) -> Float[Array, "... embed"]:
-        hidden = jax.nn.gelu(self.wi(x), approximate=self.config.gelu == "tanh")
+        gelu = "gelu" if self.config.gelu == "tanh" else "exact_gelu"
+        hidden = activate((gelu,), (self.wi(x),))
         return self.wo(with_sharding_constraint(hidden, ("batch", "length", "mlp")))

@@ -39,11 +39,30 @@ class EncoderLayer(nn.Module):
         return keys[0].swapaxes(0, 1), values[0].swapaxes(0, 1)
 
     def __call__(
-        self, x: Tokens, hidden: Tokens | None, prefix: KeysValues | None
+        self,
+        x: Tokens,
+        seen_alone: Tokens | None,
+        hidden: Tokens | None,
+        prefix: KeysValues | None,
+        cls_alone: bool,
     ) -> tuple[Tokens, Tokens | None]:
-        """The layer's output for the tokens, and for prompts that they do not see."""
+        """The layer's output for the tokens, and for prompts that they do not see.
+
+        Args:
+          x: the tokens.
+          seen_alone: prompts whose own output nothing reads: keys and values, and no queries.
+          hidden: prompts that the tokens do not see.
+          prefix: keys and values in front of the layer's own.
+          cls_alone: of the tokens' outputs, only the first is wanted.
+        """
         normalized = self.pre_attention_layer_norm(x)
-        seen = prepend(prefix, self.attention.keys_and_values(normalized))
+        seen = self.attention.keys_and_values(normalized)
+        if seen_alone is not None:
+            prompts = self.pre_attention_layer_norm(seen_alone)
+            seen = prepend(self.attention.keys_and_values(prompts), seen)
+        seen = prepend(prefix, seen)
+        if cls_alone:
+            x, normalized = x[:, :1], normalized[:, :1]
         x = self._rest(x, self.attention(normalized, *seen))
         if hidden is not None:
             asking = self.pre_attention_layer_norm(hidden)
@@ -65,7 +84,8 @@ class Encoder(nn.Module):
         cfg, layer = self.config, EncoderLayer
         if cfg.remat_policy != "none":
             keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-            layer = nn.remat(layer, policy=keep if cfg.remat_policy == "minimal" else None)  # type: ignore[assignment]
+            policy = keep if cfg.remat_policy == "minimal" else None
+            layer = nn.remat(layer, policy=policy, static_argnums=(5,))  # type: ignore[assignment]
         self.layers = [layer(cfg) for _ in range(cfg.num_layers)]
         self.encoder_norm = LayerNorm(cfg.emb_dim, cfg.epsilon, cfg.dtype)
 
@@ -86,8 +106,9 @@ class Encoder(nn.Module):
         prompts: Float[Array, "layers batch P embed"] | None,
         hidden: bool,
         prefix: StackPrefix | None,
+        cls_alone: bool,
     ) -> tuple[Tokens, Tokens | None]:
-        """Normalized outputs of all tokens, and of hidden prompts.
+        """Normalized outputs of the tokens, and of hidden prompts.
 
         Args:
           x: CLS and patches, embedded.
@@ -96,18 +117,25 @@ class Encoder(nn.Module):
           hidden: the tokens do not see the prompts. These ask, and a later layer's are added to
             what they carry, since nothing else carries what they have found.
           prefix: keys and values in front of the layers' own.
+          cls_alone: of the tokens' outputs only that of CLS is wanted. What it does not depend on
+            is not computed: the last layer asks for CLS alone, and prompts that the next layer
+            replaces do not ask at all.
         """
-        own = prefix.of_layers(len(self.layers)) if prefix else [None] * len(self.layers)
+        layers = len(self.layers)
+        own = prefix.of_layers(layers) if prefix else [None] * layers
         asking: Tokens | None = None
-        length = 0
+        length, count = 0, 0 if prompts is None else len(prompts)
         for i, layer in enumerate(self.layers):
-            if prompts is not None and i < len(prompts):
+            last, seen_alone = i + 1 == layers, None
+            if prompts is not None and i < count:
                 if hidden:
                     asking = prompts[i] if asking is None else asking + prompts[i]
+                elif cls_alone and (last or i + 1 < count):
+                    seen_alone = prompts[i]
                 else:
                     x = jnp.concatenate([x[:, :1], prompts[i], x[:, 1 + length :]], axis=1)
                     length = prompts.shape[2]
-            x, asking = layer(x, asking, own[i])
+            x, asking = layer(x, seen_alone, asking, own[i], cls_alone and last)
         return self.encoder_norm(x), None if asking is None else self.encoder_norm(asking)
 
 
@@ -185,16 +213,18 @@ class VisionTransformer(nn.Module):
         self,
         images: Float[Array, "batch height width channels"],
         enable_dropout: bool = False,
+        cls_alone: bool = False,
     ) -> tuple[Tokens, Tokens | None]:
         """Normalized outputs of the last layer.
 
         Args:
           images: normalized pixels.
           enable_dropout: apply dropout to prompts and prefix (needs `rngs={"dropout": key}`).
+          cls_alone: compute no more than the output of CLS, and of hidden prompts, depends on.
 
         Returns:
-          Those of CLS, of prompts that the others see, and of the patches, in that order; and those
-          of hidden prompts.
+          Those of CLS and, without `cls_alone`, of prompts that the others see and of the patches,
+          in that order; and those of hidden prompts.
         """
         dtype = self.config.dtype
         patches = self.patch_embedding(images)
@@ -205,7 +235,7 @@ class VisionTransformer(nn.Module):
         x = with_sharding_constraint(x, ("batch", "length", "embed"))
         deterministic = not enable_dropout
         prompts = self._prompts(len(images), deterministic)
-        return self.encoder(x, prompts, self.hidden, self._prefix(deterministic))
+        return self.encoder(x, prompts, self.hidden, self._prefix(deterministic), cls_alone)
 
     def __call__(
         self,
@@ -213,7 +243,7 @@ class VisionTransformer(nn.Module):
         enable_dropout: bool = False,
     ) -> Float[Array, "batch classes"]:
         """Logits, float32; without a head, the normalized output of CLS."""
-        tokens, found = self.encode(images, enable_dropout)
+        tokens, found = self.encode(images, enable_dropout, cls_alone=True)
         if not self.config.num_classes:
             return tokens[:, 0]
         logits = self.head(tokens[:, 0].astype(jnp.float32))

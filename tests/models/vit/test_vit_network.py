@@ -189,6 +189,20 @@ def test_gradients_equal_finite_differences(name):
         assert (up - down) / (2 * step) == pytest.approx(slope, rel=5e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    "name, rows",
+    [("bare", [5, 1]), ("deep", [5, 1]), ("shallow", [8, 1]), ("both", [8, 1]), ("free", [5, 1])],
+)
+def test_what_the_logits_do_not_depend_on_is_not_computed(name, rows):
+    """Of CLS, 4 patches and 3 prompts, what goes through the MLPs of both layers."""
+    model = MODELS[name]
+    params = vits.own(model, vits.parameters())
+    jaxpr = jax.make_jaxpr(lambda p: model.apply({"params": p}, vits.images(2)))(params)
+    products = [e for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    shapes = [e.outvars[0].aval.shape for e in products]
+    assert [n for _, n, *width in shapes if width == [vits.CONFIG.mlp_dim]] == rows
+
+
 @pytest.mark.parametrize("policy", ["minimal", "full"])
 def test_rematerialization_changes_no_gradient(policy):
     def gradient(config):
