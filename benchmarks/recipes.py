@@ -58,7 +58,11 @@ def recipes() -> dict[str, tuple[str, dict[str, Any]]]:
         "lion": (GAUSSIAN, {"optimizer": optax.lion}),
         # Evaluated at the iterate that is trained, not at the average.
         "schedule_free": (GAUSSIAN, {"optimizer": contrib.schedule_free_adamw}),
-        "prodigy": (GAUSSIAN, {"optimizer": contrib.prodigy}),
+        # Warm-up begins at a rate of 0, which its estimate otherwise divides by.
+        "prodigy": (
+            GAUSSIAN,
+            {"optimizer": functools.partial(contrib.prodigy, safeguard_warmup=True)},
+        ),
         "muon": (MEASURED, {"optimizer": contrib.muon}),
         "fast": (MEASURED, {"optimizer": orthogonal}),
         "fast_gaussian": (GAUSSIAN, {"optimizer": orthogonal}),
