@@ -96,7 +96,7 @@ def chart(
         (line,) = axes.plot(layers, one.by_layer, marker="o", label=name)
         axes.fill_between(layers, one.low, one.high, alpha=0.2, color=line.get_color())
     axes.axhline(1, color="0.5", linewidth=0.8)
-    axes.set_xticks(layers)
+    axes.set_xticks(range(1, 1 + max(len(one.by_layer) for one in found.values())))
     axes.set_xlabel("layer")
     axes.set_ylabel(f"attention on {what},\nover its share of the {of}")
     axes.legend(fontsize=7)
