@@ -12,6 +12,8 @@ import tempfile
 
 import pytest
 
+import tests.support.triton_first  # noqa: F401
+
 
 def quick_flags() -> str:
     """XLA's flags for compiling in a third of the time, where it knows them.

@@ -98,7 +98,8 @@ _starting = threading.Lock()
 
 def _start_server() -> None:
     """Starts the fork server, unless there is one: it finds modules where this process does."""
-    multiprocessing.set_forkserver_preload(["tests.support.preloaded"])
+    modules = ["tests.support.triton_first", "tests.support.preloaded"]
+    multiprocessing.set_forkserver_preload(modules)
     # The threads of a sweep come here together.
     with _starting:
         before = os.environ.get("PYTHONPATH")
