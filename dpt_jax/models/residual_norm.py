@@ -69,7 +69,7 @@ def residual_norm(
             name = f"layers_{i}"
             bias = bias_of(name if config.relpos_bias_per_layer else None)
             x = apply(arrays(encoder[name]), x, bias)
-    norm = float(jnp.linalg.norm(x, axis=-1)[seen].mean())
+    norm = float(np.linalg.norm(np.asarray(x), axis=-1)[seen].mean())
     if not (math.isfinite(norm) and norm > 0):
         raise InputError(
             f"The encoder's residual stream has the norm {norm}; a prompt cannot start there. "

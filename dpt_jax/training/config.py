@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dpt_jax.errors import InputError
@@ -155,8 +156,10 @@ class TrainingConfig:
         try:
             schedule = self.learning_rate(train_steps)
             # The largest rate of a schedule may be anywhere; its neighbourhood will do.
-            probed = range(0, train_steps, max(1, train_steps // 100))
-            rates = {step: float(schedule(step)) for step in probed}
+            probed = np.arange(0, train_steps, max(1, train_steps // 100))
+            # One program: each operation of a schedule would be compiled by itself.
+            found = jax.jit(jax.vmap(lambda step: jnp.float32(schedule(step))))(probed)
+            rates = dict(zip(probed.tolist(), np.asarray(found).tolist(), strict=True))
         except (TypeError, ValueError) as e:
             raise _unusable("LEARNING_RATE", self.learning_rate, e) from e
         for step, rate in rates.items():
