@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import sys
@@ -394,3 +395,8 @@ def test_every_sweep_of_the_package_can_be_run(name, tmp_path, capsys):
     assert commands and all(line.startswith("dpt train --gin_file=") for line in commands)
     points = json.loads((tmp_path / name / "sweep.json").read_text())["points"]
     assert len(points) == len(commands)
+    if name.startswith("demo_sharing") and "images" not in name:
+        # Prefixes by rates of their own: no recipe of prompts, and no prompt beside them.
+        for line in commands:
+            run, *others = re.findall(r"--gin_file=(\S+)", line)
+            assert run == "runs/demo.gin" and all(f.startswith("prefixes/") for f in others)
