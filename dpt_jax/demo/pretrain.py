@@ -3,9 +3,10 @@
 Trains every parameter of a small T5 on the mixture of `dpt_jax.demo.skills` and writes a backbone
 folder (`backbone.json`, `model.safetensors`, `sentencepiece.model`). `--shape` has other sizes than
 those of the demo's own, to see what depends on them. Each evaluation
-writes the weights to `DIR/step_N`; the last become `DIR/backbone` only when every skill's
-validation accuracy reaches the threshold, because the reasoning skills appear abruptly after
-thousands of steps and a run stopped before that is of no use to anyone.
+writes the weights to `DIR/step_N`, and a checkpoint from which the same command goes on; the last
+weights become `DIR/backbone` only when every skill's validation accuracy reaches the threshold,
+because the reasoning skills appear abruptly after thousands of steps and a run stopped before that
+is of no use to anyone.
 
 Batches are split over all devices. On a CPU, `XLA_FLAGS=--xla_force_host_platform_device_count=2`
 makes a device of each of two cores, which is about twice as fast as one device with two threads.
@@ -28,6 +29,7 @@ import numpy as np
 import optax
 
 from dpt_jax.demo import skills, vocabulary
+from dpt_jax.errors import InputError
 from dpt_jax.models import T5Config, Transformer
 
 SOURCE_LENGTH, TARGET_LENGTH = 36, 6
@@ -174,9 +176,10 @@ def optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def train_step(model: Transformer, tx: optax.GradientTransformation, params, state, batch):
-    """One update; returns the parameters, the optimizer's state and the mean loss per token."""
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def train_step(model: Transformer, tx: optax.GradientTransformation, state, batch):
+    """One update of `(params, opt_state)`; returns both after it, and the mean loss per token."""
+    params, opt_state = state
 
     def loss_of(params):
         logits = model.apply({"params": params}, **batch, enable_dropout=False)
@@ -186,8 +189,8 @@ def train_step(model: Transformer, tx: optax.GradientTransformation, params, sta
         return jnp.sum(losses * weights) / jnp.sum(weights)
 
     loss, gradients = jax.value_and_grad(loss_of)(params)
-    updates, state = tx.update(gradients, state, params)
-    return optax.apply_updates(params, updates), state, loss
+    updates, opt_state = tx.update(gradients, opt_state, params)
+    return (optax.apply_updates(params, updates), opt_state), loss
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -251,9 +254,21 @@ def pretrain(
     Returns:
       The final validation accuracy of every skill. `output/backbone` exists if and only if all
       of them reach `threshold`.
+
+    Raises:
+      InputError: when `output` holds a run of other settings.
     """
+    import orbax.checkpoint as ocp
     import sentencepiece
 
+    settings = {
+        "shape": shape,
+        "steps": steps,
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "start": None if start is None else str(start),
+    }
     proto = vocabulary.train_vocabulary(vocabulary.corpus())
     encode = sentencepiece.SentencePieceProcessor(model_proto=proto).encode
     config = dataclasses.replace(CONFIG, **SHAPES[shape])
@@ -266,32 +281,54 @@ def pretrain(
         from dpt_jax.interop import load_backbone
 
         params = jax.tree.map(lambda x: np.asarray(x, np.float32), load_backbone(start, config)[1])
-    params = jax.device_put(params, everywhere)
-    state = jax.device_put(jax.jit(tx.init)(params), everywhere)
+    state = jax.device_put((params, tx.init(params)), everywhere)
+    kept = ocp.CheckpointManager(
+        (output / "checkpoints").absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=1)
+    )
+    first = kept.latest_step() or 0
+    if first:
+        was = kept.restore(first, args=ocp.args.Composite(settings=ocp.args.JsonRestore()))
+        if was["settings"] != settings:
+            raise InputError(
+                f"--output: {output} holds a run with {was['settings']}, and this one has "
+                f"{settings}. Name a new folder, or give that run's flags to go on with it."
+            )
+        there = ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, state))
+        state = kept.restore(first, args=ocp.args.Composite(state=there))["state"]
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     print(f"{count:,} parameters, {steps} steps of {batch_size} examples, seed {seed}", flush=True)
 
+    def accuracies_now() -> dict[str, float]:
+        return skill_accuracies(model, state[0], encode, examples=evaluation_examples, seed=seed)
+
     stream = batches(skills.mixture("train", seed), encode, batch_size)
     losses: list[jax.Array] = []
-    accuracies: dict[str, float] = {}
+    accuracies = accuracies_now() if first == steps else {}
     began = time.perf_counter()
-    for step, (_, batch) in enumerate(itertools.islice(stream, steps), start=1):
-        batch = jax.device_put(batch, by_rows)
+    for step, (_, batch) in enumerate(itertools.islice(stream, first, steps), start=first + 1):
         # One step in flight: with more, the devices of a CPU can wait for each other forever.
         jax.block_until_ready(losses[-1:])
-        params, state, loss = train_step(model, tx, params, state, batch)
+        state, loss = train_step(model, tx, state, jax.device_put(batch, by_rows))
         losses.append(loss)
         if step % evaluation_period == 0 or step == steps:
-            accuracies = skill_accuracies(
-                model, params, encode, examples=evaluation_examples, seed=seed
-            )
+            accuracies = accuracies_now()
             seconds = time.perf_counter() - began
             print(f"step {step} loss {np.mean(losses):.4f} {seconds:.0f} s", flush=True)
             print("  " + " ".join(f"{k} {v:.3f}" for k, v in accuracies.items()), flush=True)
             losses = []
-            save(output / f"step_{step}", config, params, proto)
-    if all(accuracy >= threshold for accuracy in accuracies.values()):
-        save(output / "backbone", config, params, proto)
+            if not (output / f"step_{step}").exists():
+                save(output / f"step_{step}", config, state[0], proto)
+            both = {
+                "state": ocp.args.StandardSave(state),
+                "settings": ocp.args.JsonSave(settings),
+            }
+            kept.save(step, args=ocp.args.Composite(**both))
+            # The next step gives these arrays away.
+            kept.wait_until_finished()
+    kept.close()
+    passed = all(accuracy >= threshold for accuracy in accuracies.values())
+    if passed and not (output / "backbone").exists():
+        save(output / "backbone", config, state[0], proto)
     return accuracies
 
 

@@ -9,6 +9,7 @@ import pytest
 import sentencepiece
 
 from dpt_jax.demo import VOCABULARY, pretrain, skills
+from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone
 from dpt_jax.models import Transformer
 
@@ -88,6 +89,31 @@ def test_a_run_can_start_from_a_backbone(short_run, tmp_path):
     _, before = load_backbone(start)
     _, after = load_backbone(tmp_path / "step_1")
     jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_to_the_same_weights(short_run, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    def stop(*args, **kwargs):
+        raise Stopped
+
+    command = ["--output", str(tmp_path), "--steps", "3", "--batch-size", "8"]
+    command += ["--evaluation-examples", "4", "--threshold", "0.0", "--evaluation-period", "1"]
+    accuracies = pretrain.skill_accuracies
+    answers = iter([accuracies, stop])
+    monkeypatch.setattr(pretrain, "skill_accuracies", lambda *a, **k: next(answers)(*a, **k))
+    with pytest.raises(Stopped):
+        pretrain.main(command)
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["checkpoints", "step_1"]
+    monkeypatch.setattr(pretrain, "skill_accuracies", accuracies)
+    assert pretrain.main(command) == 0
+    whole = short_run[0] / "backbone" / "model.safetensors"
+    assert (tmp_path / "backbone" / "model.safetensors").read_bytes() == whole.read_bytes()
+    assert pretrain.main(command) == 0  # Nothing is left to do.
+    with pytest.raises(InputError, match="'steps': 3.*'steps': 4.*that run's flags"):
+        pretrain.main([*command, "--steps", "4"])
 
 
 def test_a_text_that_does_not_fit_is_refused():
