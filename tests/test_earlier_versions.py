@@ -40,6 +40,7 @@ def test_its_config_still_says_what_earlier_versions_said():
     assert "\nconfig.RunConfig.converted_checkpoint_cache = %CONVERTED_CHECKPOINT_CACHE\n" in text
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_exported_inspected_and_asked(run, capsys):
     assert main(["evaluate", "--model_dir=run", "--step=4", "--predictions=again"]) == 0
     (evaluated,) = (run.parent / "again").iterdir()
@@ -62,6 +63,7 @@ def test_a_run_is_evaluated_exported_inspected_and_asked(run, capsys):
     assert [answer["output"] for answer in answers] == [record["output"] for record in records]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_its_own_config_as_if_nothing_had_changed(run):
     assert main(["train", "--gin_file=run/config.gin", "--gin.TRAIN_STEPS=6"]) == 0
     lines = (run / "metrics.jsonl").read_text().splitlines()

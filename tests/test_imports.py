@@ -89,6 +89,7 @@ def test_the_theory_is_functions_of_jax_and_optax():
     assert {room_of(name) for path in pure for name in imported(path)} <= {None, "theory", "errors"}
 
 
+@pytest.mark.slow
 def test_only_t5x_imports_t5x_and_tasks_import_nothing_of_the_package():
     users = {
         path.parent.name for path in FILES for name in imported(path) if name.split(".")[0] == "t5x"

@@ -203,6 +203,7 @@ def test_answers_are_those_of_greedy_decoding_in_one_batch_of_several_prompts(ba
     assert t5.evaluate(rows("validation")) == {"exact_match": pytest.approx(np.mean(right))}
 
 
+@pytest.mark.slow
 def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
     t5 = opened(backbone, np.full((3, runs.WIDTH), 0.5, np.float32))
     found = t5.score(TEXTS[:2], [["yes", "no"], ["maybe"]])

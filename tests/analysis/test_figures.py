@@ -153,6 +153,7 @@ def test_spectra_leave_out_rounding():
     assert x.tolist() == [1, 2, 3] and y.tolist() == [1.0, 0.5, 0.25]
 
 
+@pytest.mark.slow
 def test_every_figure_says_over_how_many_seeds():
     for kind, options in (("score", {"x": "BOTTLENECK"}), ("curves", {}), ("rank", {})):
         figure = figures.KINDS[kind](ROWS, report(), options)

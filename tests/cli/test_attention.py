@@ -38,6 +38,7 @@ def test_the_ratio_is_that_of_hand_and_shuffling_takes_it_away():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [False, True])
 def test_attention_to_patches_is_the_networks_softmax(hidden):
     """The first layer's, in NumPy, of CLS and of prompts."""

@@ -264,6 +264,7 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(hugging_face, tmp_path, 
     assert not (tmp_path / "ran").exists() and not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_training_takes_any_format(tmp_path):
     ours = runs.save_backbone(tmp_path)
     assert main(["convert", str(ours), str(tmp_path / "hf"), "--to", "hf"]) == 0

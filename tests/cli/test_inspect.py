@@ -132,6 +132,7 @@ def test_adapters_are_named_by_their_type(report, tmp_path, prompt):
     assert found["prompt"]["length"] == 3 and "first 3 rows" in found["details"]["note"]
 
 
+@pytest.mark.slow
 def test_a_backbones_layers_are_one_line_each_unless_all_are_asked_for(inspect, report):
     found = report(demo.BACKBONE_DIR)
     assert found["kind"] == "backbone"
@@ -148,6 +149,7 @@ def test_a_backbones_layers_are_one_line_each_unless_all_are_asked_for(inspect, 
     assert "…" not in short + long
 
 
+@pytest.mark.slow
 def test_a_t5s_residual_stream_is_measured_unless_it_is_not_asked_for(report, inspect, tmp_path):
     config, params = runs.T5, runs.random_parameters()
     interop.save_backbone(tmp_path / "t5", config, params)

@@ -125,6 +125,7 @@ def test_a_prompt_of_another_width_than_the_model_is_refused(run, tmp_path, capf
     assert "(4, 6)" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_attention_of_the_same_run_is_measured_and_drawn(run, capsys):
     """`dpt attention` on text, in the module that has a trained run at hand."""
     assert main(["attention", str(run), "--rows=20"]) == 0

@@ -67,6 +67,7 @@ def configured(monkeypatch):
 LONG = ("runs/prompt_train.gin", "mine.gin", "recipes/released.gin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(
     ("short", "files", "macros"),

@@ -280,6 +280,7 @@ def refused(backbone, tmp_path, capfd):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
@@ -372,6 +373,7 @@ def test_a_folder_of_another_sweep_is_left_alone(backbone, tmp_path, capsys):
     assert status == 2 and "is no sweep's folder" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", sorted(p.stem for p in (ROOT / "gin_configs" / "sweeps").glob("*.gin"))
 )

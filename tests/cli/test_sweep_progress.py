@@ -93,6 +93,7 @@ def test_points_that_run_are_told_of_by_the_last_line_of_their_log(tmp_path, cap
     assert "p2" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "command"),
     [

@@ -71,6 +71,7 @@ def test_without_a_module_the_packages_own_tasks_are_listed(capsys):
     assert {"demo_entailment", "demo_superglue"} <= names
 
 
+@pytest.mark.slow
 def test_show_prints_raw_rows_text_and_tokens(capsys):
     argv = ("show", "ranked_varied", RANKED, "--n=2", "--split=validation")
     status, out, _ = call(capsys, *argv, "--json")
@@ -96,6 +97,7 @@ def test_show_of_a_mixture_shows_each_of_its_tasks(capsys):
     assert [example["task"] for example in json.loads(out)] == ["toy_x", "toy_z"]
 
 
+@pytest.mark.slow
 def test_rows_that_give_no_example_or_several_are_shown_as_they_are(capsys):
     status, out, _ = call(
         capsys, "show", "toy_filtered", "--module=tests.support.odd_tasks", "--n=3", "--json"

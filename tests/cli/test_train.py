@@ -81,6 +81,7 @@ def test_a_task_module_that_does_not_exist(refused):
     assert "found in the working directory and on PYTHONPATH" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
@@ -237,6 +238,7 @@ def test_a_batch_that_the_devices_do_not_divide(refused, monkeypatch):
     assert "BATCH_SIZE = 12" in err and "8 batch shards" in err and "--gin.BATCH_SIZE" in err
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_run_is_left_alone(backbone, tmp_path, capfd):
     argv = runs.arguments(tmp_path, backbone, TRAIN_STEPS=1, EVAL_PERIOD=0, NUM_BUCKETS=1)
     assert main(argv) == 0

@@ -47,6 +47,7 @@ def test_partial_tiled_keeps_the_digit_where_the_mask_says(fill):
     assert counts == {5, 6, 7, 8}
 
 
+@pytest.mark.slow
 def test_noise_has_the_images_own_mean_and_deviation():
     made = PartialTiled(Digits(), min_irrelevant=8).load("train", None, 1)
     noise = made.pixels[~made.relevant].astype(float)
@@ -86,6 +87,7 @@ def test_backgrounds_of_training_and_test_share_no_pixel():
     assert np.abs(found - grey[:, : found.shape[1]]).max() <= 1
 
 
+@pytest.mark.slow
 def test_no_digit_is_in_two_splits_and_a_draw_gives_the_same_samples():
     source = PartialTiled(Digits())
     train, test = (source.load(split, None, 1) for split in ("train", "test"))

@@ -224,6 +224,7 @@ def test_tfds_sets_are_read_by_name(monkeypatch):
         Tfds("some_set", download=True).load("train", None, 3)
 
 
+@pytest.mark.slow
 def test_a_set_that_tfds_does_not_know_is_refused():
     with pytest.raises(InputError, match="TensorFlow Datasets knows no 'no_such_set'"):
         Tfds("no_such_set").load("train", None, 3)

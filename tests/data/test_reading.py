@@ -127,6 +127,7 @@ def test_the_parts_of_every_source_make_the_whole(kind, number, tmp_path, monkey
         assert max(map(len, found)) < sum(map(len, found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [0, 50, 1000])
 def test_a_source_that_says_a_wrong_number_of_rows_is_read_whole(rows):
     assert toy_tasks.SIZES["train"] == 90
@@ -137,6 +138,7 @@ def test_a_source_that_says_a_wrong_number_of_rows_is_read_whole(rows):
     assert [len(part) for part in found] == expected[rows]
 
 
+@pytest.mark.slow
 def test_more_processes_than_rows():
     task = made_of(
         seqio.FunctionDataSource(

@@ -51,6 +51,7 @@ def module(tmp_path, monkeypatch, request):
     sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "split"),
     [

@@ -37,6 +37,7 @@ def test_a_few_steps_learn_and_nothing_is_kept_below_the_threshold(tmp_path, cap
     assert found.config.epsilon == 1e-6
 
 
+@pytest.mark.slow
 def test_the_vit_that_comes_with_the_package_knows_its_digits():
     backbone = open_vit(demo.vit_dir())
     assert backbone.config == pretrain_vit.CONFIG

@@ -114,6 +114,7 @@ def sense_by_cue_words(row):
     return int(topic(row["sentence1"]) == topic(row["sentence2"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "answer"),
     [

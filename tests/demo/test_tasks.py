@@ -10,6 +10,7 @@ seqio = pytest.importorskip("seqio", reason="SeqIO is not installed")
 from dpt_jax.demo import MIXTURE, TASKS, superglue, tasks  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_gives_the_generated_rows_as_tokens(task):
     registered = seqio.get_mixture_or_task(task)
@@ -29,6 +30,7 @@ def test_a_task_gives_the_generated_rows_as_tokens(task):
     assert seen == registered.num_input_examples("validation") == 400
 
 
+@pytest.mark.slow
 def test_a_few_shot_draw_is_part_of_the_training_rows_and_of_the_larger_draws():
     def drawn(k, seed):
         task = seqio.get_mixture_or_task(f"demo_questions_k{k}_s{seed}")
@@ -47,6 +49,7 @@ def test_a_few_shot_draw_is_part_of_the_training_rows_and_of_the_larger_draws():
     assert few.num_input_examples("validation") == superglue.SIZES["validation"]
 
 
+@pytest.mark.slow
 def test_shares_of_a_seed_are_inside_one_another_and_leave_the_held_out_rows():
     def inputs(name, split="train"):
         task = seqio.get_mixture_or_task(name)
@@ -68,6 +71,7 @@ def test_shares_of_a_seed_are_inside_one_another_and_leave_the_held_out_rows():
     assert inputs("demo_questions_p1_s3") != inputs("demo_questions_p1_s4")
 
 
+@pytest.mark.slow
 def test_the_mixture_draws_from_every_task():
     mixture = seqio.get_mixture_or_task(MIXTURE)
     dataset = mixture.get_dataset(

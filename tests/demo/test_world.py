@@ -41,6 +41,7 @@ def test_no_text_is_in_both_splits_of_a_skill(skill):
     assert not train & validation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_tasks_splits_share_no_row_and_no_passage(task):
     train, validation = (task_texts(task, split) for split in ("train", "validation"))
@@ -52,6 +53,7 @@ def test_a_tasks_splits_share_no_row_and_no_passage(task):
     assert not shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "related"),
     [
@@ -152,6 +154,7 @@ def test_words_from_outside_the_world_are_spelled():
         assert pieces.decode(pieces.encode(text)) == text
 
 
+@pytest.mark.slow
 def test_the_committed_vocabulary_is_what_its_script_makes():
     def pieces(**model):
         processor = sentencepiece.SentencePieceProcessor(**model)

@@ -43,6 +43,7 @@ def answers_of(rows):
     return Answers(texts, list(tokens), logprobs, scores)
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_seqios_own_evaluator():
     evaluator = seqio.Evaluator(
         TASK,

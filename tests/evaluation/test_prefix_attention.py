@@ -23,6 +23,7 @@ def batch_of(source, target):
 
 
 # Shorter targets than a head is wide meet cross-attention in another form.
+@pytest.mark.slow
 @pytest.mark.parametrize(("length", "layers"), [(8, "all"), (4, "first")])
 def test_the_mass_is_that_of_attention_in_numpy_and_padding_does_not_count(length, layers):
     backbone, rng = random_parameters(CONFIG), np.random.default_rng(5)

@@ -63,6 +63,7 @@ def model(name, *bindings) -> T5Config:
     return gin.query_parameter("%MODEL").scoped_configurable_fn()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*PARAMETERS, *ROUNDED])
 def test_the_model_has_the_published_number_of_parameters(name):
     config = model(name)

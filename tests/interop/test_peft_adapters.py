@@ -159,6 +159,7 @@ def test_a_prompt_trained_with_peft_gives_the_same_loss_here(t5, tmp_path, submo
     np.testing.assert_allclose(losses[target > 0].mean(), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("submodules", "encoder"), [(1, "MLP"), (None, "LSTM")])
 def test_a_p_tuning_adapter_is_the_table_that_peft_puts_in_front(tmp_path, submodules, encoder):
     model = random_t5("t5_1_1")

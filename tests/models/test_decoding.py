@@ -116,6 +116,7 @@ def test_cached_greedy_equals_uncached_recompute_token_for_token(form, prompt_le
     assert (np.asarray(ended)[0, 2:] == 0).all()
 
 
+@pytest.mark.slow
 def test_greedy_stops_as_soon_as_every_sequence_has_ended():
     model, params = tiny()
     free = uncached_greedy(model, params, INPUTS, LENGTH, eos_id=-1)
@@ -358,6 +359,7 @@ def test_unpenalized_beams_equal_hugging_face(form, tmp_path):
     assert compared >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.parametrize("form", FORMS)
 def test_scores_equal_hugging_face_log_probabilities(form, tmp_path):

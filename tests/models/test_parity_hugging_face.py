@@ -150,6 +150,7 @@ def our_loss(config, params, prompt, batch):
     return jnp.sum(losses * real) / real.sum()
 
 
+@pytest.mark.slow
 def test_the_loss_equals_that_of_pefts_prompt_tuning(pair, prompt):
     peft = pytest.importorskip("peft", reason="PEFT is not installed (extra `interop`)")
     model, config, params = pair

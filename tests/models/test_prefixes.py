@@ -84,6 +84,7 @@ def folded(model, params):
     return model.clone(prefix=as_free(model.prefix)), params | {"prefix": arrays}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target_length", [3, 8])
 @pytest.mark.parametrize("layers", ["all", "first"])
 @pytest.mark.parametrize("position_bias", ["none", "front"])
@@ -108,6 +109,7 @@ def test_acts_on_one_stack_alone(backbone, stack):
     np.testing.assert_allclose(logits(model, params)[0], expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_no_prefix_token_is_the_frozen_model(backbone):
     class Nothing(Prefix):
         def keys_and_values(self, stack):
@@ -118,6 +120,7 @@ def test_no_prefix_token_is_the_frozen_model(backbone):
     np.testing.assert_array_equal(logits(model, backbone), logits(Transformer(CONFIG), backbone))
 
 
+@pytest.mark.slow
 def test_closed_prefix_is_the_frozen_model(backbone):
     # One target position and one layer, whose query is known: keys that point away from it.
     config = T5Config(**{**_sizes(CONFIG), "num_decoder_layers": 1})
@@ -216,6 +219,7 @@ def test_gradients_are_finite_differences(shallow, name):
     assert all(np.any(g) for g in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position_bias", ["none", "front"])
 @pytest.mark.parametrize("layers", ["all", "first"])
 def test_cached_decoding_is_decoding_without_a_cache(backbone, layers, position_bias):
@@ -244,6 +248,7 @@ def test_cached_decoding_is_decoding_without_a_cache(backbone, layers, position_
         np.testing.assert_allclose(step_by_step(params, projected), expected, atol=2e-5 * 30)
 
 
+@pytest.mark.slow
 def test_rows_of_a_batch_have_prefixes_of_their_own(backbone):
     arrays = [started(FreePrefix(N, STACKS), backbone, seed)[1]["prefix"] for seed in (0, 1)]
     model = Transformer(CONFIG, prefix=PrefixPerRow(N, STACKS, batch_size=2))
@@ -263,6 +268,7 @@ def test_rows_of_a_batch_have_prefixes_of_their_own(backbone):
                 np.testing.assert_allclose(ours[row], theirs[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_prefix_and_soft_prompt_together(backbone):
     from dpt_jax.prompts import VanillaPrompt
 

@@ -109,6 +109,7 @@ def test_meshes_divide_the_model_and_hold_its_weights():
     assert {m for _, _, m in plan.meshes(three_heads, parse_topology("v5e:4x4"))} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

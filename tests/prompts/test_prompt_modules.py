@@ -126,6 +126,7 @@ def test_fold_equals_the_closed_form(method):
     np.testing.assert_allclose(folded, FORMULAS[method](wide), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SMALL)
 def test_initial_parameters_are_float32_and_repeat_with_the_seed(method):
     draw = jax.jit(SMALL[method].initialize)

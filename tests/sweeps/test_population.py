@@ -262,6 +262,7 @@ def test_the_frozen_weights_are_held_once(backbone, tmp_path, monkeypatch):
     assert len(pointers) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -285,6 +286,7 @@ def test_what_cannot_be_trained_together_is_said_and_left(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_bad_input_of_one_member_writes_nothing(backbone, tmp_path):
     pair = [runs.run_config(tmp_path / name, backbone) for name in ("first", "second")]
     pair[1] = dataclasses.replace(pair[1], mixture_or_task_name="toy_y")

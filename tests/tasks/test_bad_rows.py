@@ -166,6 +166,7 @@ def test_only_the_test_split_may_keep_labels_secret(tmp_path):
         assert labels == ({-1} if benchmark.classes else {None})
 
 
+@pytest.mark.slow
 def test_training_queries_without_an_answer_are_dropped_counted_and_said(
     tmp_path, monkeypatch, caplog
 ):

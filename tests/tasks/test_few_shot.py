@@ -58,6 +58,7 @@ def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_the_file(
     assert [tasks.few_shot_ids(f"dpt_rte_k8_s{seed}") for seed in range(3)] == draws
 
 
+@pytest.mark.slow
 def test_both_text_formats_and_both_sources_draw_the_same_rows(tfds_dir, raw, monkeypatch):
     from_tfds = ids("dpt_rte_k8_s0")
     monkeypatch.setenv("DPT_SUPERGLUE_DIR", str(raw))
@@ -65,6 +66,7 @@ def test_both_text_formats_and_both_sources_draw_the_same_rows(tfds_dir, raw, mo
     assert tasks.few_shot_ids("dpt_rte_digits_k8_s0") == from_tfds
 
 
+@pytest.mark.slow
 def test_a_draw_is_not_balanced(jsonl):
     labels = {idx[0] % 2 for idx in tasks.few_shot_ids(tasks.few_shot("dpt_rte", 1, 3))}
     assert len(labels) == 1
@@ -74,6 +76,7 @@ def test_a_draw_is_not_balanced(jsonl):
     assert 0 < even < 30
 
 
+@pytest.mark.slow
 def test_a_record_query_gives_one_example_with_its_first_answer(jsonl):
     name = tasks.few_shot("dpt_record", 6, 0)
     rows = seqio.TaskRegistry.get(name).get_dataset(None, split="train", shuffle=False)
@@ -82,6 +85,7 @@ def test_a_record_query_gives_one_example_with_its_first_answer(jsonl):
     assert len(ids(name)) == 6 < len(ids("dpt_record")) == 9
 
 
+@pytest.mark.slow
 def test_more_shots_than_rows_are_refused(jsonl):
     name = tasks.few_shot("dpt_wsc", 4, 0)
     with pytest.raises(tasks.TaskError, match="k = 4 examples of wsc .* has only 3"):

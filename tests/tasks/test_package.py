@@ -54,6 +54,7 @@ print(len(first), *sorted(seqio.MixtureRegistry.names()))
     ]
 
 
+@pytest.mark.slow
 def test_the_folder_cannot_be_imported_under_another_name():
     code = """
 try:

@@ -105,6 +105,7 @@ def test_both_text_formats_give_the_same_rows(jsonl):
         assert [x.get("label") for x in plain] == [x.get("label") for x in digits]
 
 
+@pytest.mark.slow
 def test_wsc_trains_on_true_rows_and_evaluates_on_all(jsonl):
     assert [int(x["label"]) for x in examples("dpt_wsc", "train")] == [1, 1, 1]
     assert sorted(int(x["label"]) for x in examples("dpt_wsc", "validation")) == [0, 0, 1, 1]
@@ -130,6 +131,7 @@ def test_a_lone_wsc_row_gets_the_nouns_of_others_that_stand_in_its_text():
     assert found[2:] == [["The plate"], ["Johnny"]]
 
 
+@pytest.mark.slow
 def test_record_trains_on_every_answer_and_evaluates_each_query_once(jsonl):
     answers = [
         (tuple(x["idx"]), x["targets_pretokenized"]) for x in examples("dpt_record", "train")
@@ -161,6 +163,7 @@ def test_token_ids_are_those_of_the_texts_with_eos(jsonl):
             assert example[name].dtype == np.int32
 
 
+@pytest.mark.slow
 def test_what_is_too_long_keeps_its_eos(jsonl):
     task = seqio.get_mixture_or_task("dpt_boolq")
     cut = task.get_dataset({"inputs": 7, "targets": 4}, split="train", shuffle=False)
@@ -169,6 +172,7 @@ def test_what_is_too_long_keeps_its_eos(jsonl):
         assert example["inputs"].tolist() == [*full["inputs"][:6], 1]
 
 
+@pytest.mark.slow
 def test_shards_are_disjoint_and_complete(jsonl):
     parts = [examples("dpt_rte", "train", shard_info=seqio.ShardInfo(i, 3)) for i in range(3)]
     ids = [int(x["idx"][0]) for part in parts for x in part]

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dpt_jax.cli import theory_bridge
 from dpt_jax.models import T5Config, Transformer
@@ -24,6 +25,7 @@ CONFIG = T5Config(
 )
 
 
+@pytest.mark.slow
 def test_the_attention_is_the_one_that_the_encoder_computes_with():
     model = Transformer(CONFIG, VanillaPrompt(2, 8))
     tokens = np.asarray([[3, 4, 5, 1], [6, 7, 1, 0]])

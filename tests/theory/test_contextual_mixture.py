@@ -116,6 +116,7 @@ def test_what_is_drawn_in_law_has_the_moments_of_the_tokens(what, settings):
         assert np.abs((ours - tokens) / by).max() < error * (6 if order == 2 else 1)
 
 
+@pytest.mark.slow
 def test_a_test_error_in_law_is_that_of_drawn_tokens():
     mixture = contextual_mixture.core(3, **SIZES, noise=2.0)
     w, q = jnp.asarray([0.2, 1.0, 0.3]), jnp.asarray([0.6, 0.2, 0.3])

@@ -3,9 +3,12 @@
 import importlib.util
 import pathlib
 
+import pytest
+
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
 
 
+@pytest.mark.slow
 def test_the_tables_are_those_of_the_results():
     spec = importlib.util.spec_from_file_location("make_theory", DOCS / "make_theory.py")
     module = importlib.util.module_from_spec(spec)

@@ -66,6 +66,7 @@ def test_structures_share_what_they_say():
     assert set(STRUCTURES) == {"no share", "simple", "tanh"}
 
 
+@pytest.mark.slow
 def test_a_prompt_too_many_leaves_values_unidentified_without_sharing():
     x = points(50)
     known = known_part(EXPERTS, x)
@@ -82,6 +83,7 @@ def test_a_prompt_too_many_leaves_values_unidentified_without_sharing():
             assert float(voronoi.mean_value_error(split, TRUE)) < 1e-5
 
 
+@pytest.mark.slow
 def test_voronoi_losses_by_hand():
     true = Prompts(*map(jnp.asarray, ([[0.0], [10]], [[0.0], [10]], [0.0, np.log(2)])))
     keys, weights = np.asarray([[0.5], [-0.5], [10.25]]), np.asarray([0.5, 0.25, 2.5])
@@ -99,6 +101,7 @@ def test_voronoi_losses_by_hand():
     assert float(voronoi.d1(true, Prompts(*(leaf[::-1] for leaf in true)))) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_mean_by_chunks_is_the_mean_and_has_its_gradient():
     data = jnp.arange(12.0).reshape(2, 6)
 
@@ -139,6 +142,7 @@ def test_least_squares_finds_the_prompts_of_data_without_noise(structure):
         assert float(voronoi.d1(prompts_of(structure, unravel(found), EXPERTS), true)) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fitted", [2, 4])
 def test_the_start_near_the_truth_is_the_same_function(fitted):
     settings = sharing_rates.Settings(sizes=(8,), repeats=1)

@@ -33,6 +33,7 @@ def steps(mixture, key, count, batch=500, **settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", sorted(prompt_attention.LOSSES))
 def test_the_steps_are_gradient_steps_on_three_splits(loss):
     mixture, key, count, batch = mixture_of(noise=0.5), jax.random.key(3), 10, 4
@@ -70,6 +71,7 @@ def test_the_readings_of_debiasing():
         est._replace(fresh_mean_read=None).debiased("fresh mean")
 
 
+@pytest.mark.slow
 def test_the_first_head_has_its_expectation_for_every_mixture():
     mixture = mixture_of(correlation=0.4, shifts=((0, 0), (0.5, 0.2)), spread=(0.1, 0.2))
     w1 = steps(mixture, jax.random.key(0), 50_000, step_w=2.0, step_q=1.0).w1
@@ -79,6 +81,7 @@ def test_the_first_head_has_its_expectation_for_every_mixture():
     np.testing.assert_allclose(w1, expected, atol=0.012)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_w", [0.5, 6.0])
 def test_the_query_and_the_second_head_have_their_expectations(step_w):
     mixture = mixture_of(noise=0.8)
@@ -93,6 +96,7 @@ def test_the_query_and_the_second_head_have_their_expectations(step_w):
     np.testing.assert_allclose(found.w2, expected, atol=0.03 * float(jnp.linalg.norm(expected)))
 
 
+@pytest.mark.slow
 def test_with_a_correlation_small_steps_give_the_predicted_direction():
     mixture = mixture_of(correlation=0.5, noise=0.5)
     q1 = steps(mixture, jax.random.key(1), 100_000, step_w=0.01, step_q=1.0).q1
@@ -101,6 +105,7 @@ def test_with_a_correlation_small_steps_give_the_predicted_direction():
     np.testing.assert_allclose(q1, direction, atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("balanced", [True, False])
 def test_the_angles_with_few_examples_are_the_predicted_ones(balanced):
     mixture = mixture_of(20, context_norm=2.0, head_norm=0.3, share=0.2, length=50)
@@ -120,6 +125,7 @@ def test_the_angles_with_few_examples_are_the_predicted_ones(balanced):
         assert np.isclose(miss, predicted(scales, 20, 300, balanced), rtol=0.25), name
 
 
+@pytest.mark.slow
 def test_the_signal_that_a_query_reads_and_its_attention():
     mixture = mixture_of(4, context_norm=2.0, head_norm=0.3, share=0.1, length=4000)
     scales = population.scales_of(mixture)
@@ -153,6 +159,7 @@ def test_splits_that_cannot_be_drawn_are_refused(count, batch, said):
         three_steps.check_splits(count, batch, balanced=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1.5, 4.0])
 def test_the_exact_error_is_the_measured_one(ratio):
     dim, signal = 60, 1.2

@@ -85,6 +85,7 @@ def test_the_released_recipe_is_the_released_codes():
     np.testing.assert_allclose(updates_of(config, 40), adamw(rates, 1e-5), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_fast_recipe_starts_at_the_measured_norm_and_keeps_it():
     config = config_of([*T5_SMALL, "recipes/fast.gin"])
     assert config.prompt.a_init == ResidualNorm("A") and config.prompt.b_init == ResidualNorm("B")
@@ -186,6 +187,7 @@ def comparable(config):
     return fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("files", "bindings"),
     [

@@ -28,6 +28,7 @@ def test_the_run_keeps_the_norm_of_its_own_backbone(backbone, tmp_path):
     assert norms.mean() == pytest.approx(measured, rel=0.3)
 
 
+@pytest.mark.slow
 def test_random_weights_are_not_measured(tmp_path):
     config = runs.run_config(tmp_path, None, prompt=PROMPT)
     config = dataclasses.replace(config, initial_checkpoint_path=None)

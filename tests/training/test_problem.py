@@ -94,6 +94,7 @@ def test_it_is_trained_as_by_hand_and_leaves_a_whole_run_folder(tmp_path):
     assert len(json.loads(written)["error"]) == 3
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = trainer.train(config(whole), problem())

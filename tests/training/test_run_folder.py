@@ -84,6 +84,7 @@ def test_the_number_of_steps_goes_before_that_of_epochs_and_it_is_said(tmp_path,
     assert "TRAIN_STEPS = 2 is taken, not EPOCHS = 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_no_recipe_goes_on_and_it_is_said_once(tmp_path, capsys):
     train(tmp_path)
     identity = json.loads((tmp_path / "run.json").read_text())
@@ -134,6 +135,7 @@ def test_the_summary_of_a_finished_run_is_made_again_where_it_is_damaged(tmp_pat
     assert read_summary(tmp_path) == expected
 
 
+@pytest.mark.slow
 def test_without_a_damaged_checkpoint_the_run_goes_on_from_an_earlier_one(tmp_path, monkeypatch):
     def first_is_best(params):
         found = evaluate(params)
@@ -190,6 +192,7 @@ def test_the_next_run_waits_for_one_that_ends_soon_and_continues_it(tmp_path):
         assert trainer.train(config(tmp_path, train_steps=2), problem())["last_step"] == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeypatch):
     from orbax.checkpoint import Checkpointer
 
@@ -259,6 +262,7 @@ def test_a_home_folder_is_found(tmp_path, monkeypatch):
     assert trained(tmp_path / "run", 2).shape == (4,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "first", "other"),
     [

@@ -341,6 +341,7 @@ def test_a_spoiled_prompt_is_never_saved(backbone, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bottleneck", "told"), [(3, ()), (4, ("BOTTLENECK = 4", "80 ", "64"))])
 def test_a_bottleneck_that_saves_nothing_is_told_with_both_numbers(
     backbone, tmp_path, bottleneck, told

@@ -95,6 +95,7 @@ def folded_prompts(name, params):
     return [p["prompt"]] if name == "both" else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "hidden"])
 def test_logits_are_those_of_numpy(name):
     model = MODELS[name]
@@ -160,6 +161,7 @@ def test_hidden_prompts_are_answered_by_the_tokens_alone():
     np.testing.assert_allclose(found[0], expected, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["deep, shared A", "hidden", "simple", "deep share"])
 def test_gradients_equal_finite_differences(name):
     model = MODELS[name]
@@ -203,6 +205,7 @@ def test_what_the_logits_do_not_depend_on_is_not_computed(name, rows):
     assert [n for _, n, *width in shapes if width == [vits.CONFIG.mlp_dim]] == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["minimal", "full"])
 def test_rematerialization_changes_no_gradient(policy):
     def gradient(config):
@@ -228,6 +231,7 @@ def test_bfloat16_is_near_float32():
     np.testing.assert_allclose(found, exact, atol=0.25)
 
 
+@pytest.mark.slow
 def test_dropout_is_of_prompts_alone():
     model = VisionTransformer(vits.CONFIG, VANILLA, prompt_dropout=0.5)
     params = vits.own(model, vits.parameters())
