@@ -1,5 +1,7 @@
 """The script that pretrained the images' demo's ViT, in short, and the ViT itself."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -24,7 +26,9 @@ def test_rolled_tiles_are_other_views_of_the_same():
 
 
 @pytest.mark.slow
-def test_a_few_steps_learn_and_nothing_is_kept_below_the_threshold(tmp_path, capsys):
+def test_a_few_steps_learn_and_nothing_is_kept_below_the_threshold(tmp_path, capsys, monkeypatch):
+    narrow = dataclasses.replace(pretrain_vit.CONFIG, emb_dim=16, mlp_dim=16, num_layers=1)
+    monkeypatch.setattr(pretrain_vit, "CONFIG", narrow)
     arguments = ["--steps=12", "--batch-size=32", "--learning-rate=0.003"]
     poor, kept = tmp_path / "poor", tmp_path / "kept"
     assert pretrain_vit.main([*arguments, f"--output={poor}", "--threshold=1"]) == 1

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +237,7 @@ def test_dropout_is_of_prompts_alone():
     model = VisionTransformer(vits.CONFIG, VANILLA, prompt_dropout=0.5)
     params = vits.own(model, vits.parameters())
 
+    @functools.partial(jax.jit, static_argnums=(0, 2))
     def logits(model, params, enable):
         rngs = {"dropout": jax.random.key(0)}
         return model.apply({"params": params}, vits.images(), enable, rngs=rngs)
