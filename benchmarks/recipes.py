@@ -148,6 +148,11 @@ def steps_to(run: dict[str, Any], threshold: float) -> float:
     return math.inf if first == len(scores) else (first + 1) * EVAL_PERIOD
 
 
+def label(run: dict[str, Any]) -> str:
+    """What a run's recipe is called: its name and its rate."""
+    return f"{run['recipe'].replace('_', ' ')} at {run['rate']:g}"
+
+
 def read() -> list[dict[str, Any]]:
     """The runs there are."""
     return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
@@ -222,7 +227,7 @@ def compare(args: argparse.Namespace) -> None:
     for one in read():
         if one["stage"] == "confirm" and one["backbone"] == args.name:
             key = one["task"], one["seed"], str(one["sizes"])
-            by_recipe.setdefault(one["recipe"], {})[key] = one
+            by_recipe.setdefault(label(one), {})[key] = one
 
     def number(run: dict[str, Any], threshold: float | None) -> float:
         if threshold is None:
@@ -249,14 +254,14 @@ def compare(args: argparse.Namespace) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def draw(_: argparse.Namespace) -> None:
+def draw(args: argparse.Namespace) -> None:
     """Draws the learning curves of the confirming runs, a panel per task."""
     from dpt_jax.analysis import figures, panels
     from dpt_jax.analysis.report import Report
 
     rows = [
         {
-            "axes": {"recipe": one["recipe"], "task": one["task"], "seed": one["seed"]},
+            "axes": {"recipe": label(one), "task": one["task"], "seed": one["seed"]},
             "curves": {
                 "score": [
                     [EVAL_PERIOD * (i + 1) for i in range(len(one["scores"]))],
@@ -265,16 +270,16 @@ def draw(_: argparse.Namespace) -> None:
             },
         }
         for one in read()
-        if one["stage"] == "confirm" and one["scores"]
+        if one["stage"] == "confirm" and one["backbone"] == args.name and one["scores"]
     ]
     report = Report(
-        title="Recipes on the demo, seeds that chose nothing",
+        title=f"Recipes on {args.name}, seeds that chose nothing",
         score="exact match on validation, %",
         scale=100,
-        names={"wordsense": "word sense", "fast_random_tokens": "fast, n of random tokens"},
+        names={"wordsense": "word sense"},
     ).resolved(["recipe", "task", "seed"])
     figure = figures.curves(rows, dataclasses.asdict(report), {})
-    panels.save(figure, RUNS.with_name("curves.png"))
+    panels.save(figure, RUNS.with_name(f"curves_{args.name}.png"))
 
 
 def shown(steps: float) -> str:
@@ -298,10 +303,14 @@ def main() -> None:
     one.add_argument("--backbone", help="a backbone folder; the demo's without")
     one.add_argument("--name", default="demo", help="what the backbone is called")
     commands.add_parser("table").set_defaults(call=table)
-    commands.add_parser("draw").set_defaults(call=draw)
+    three = commands.add_parser("draw")
+    three.set_defaults(call=draw)
+    three.add_argument("--name", default="demo", help="the backbone")
     two = commands.add_parser("compare")
     two.set_defaults(call=compare)
-    two.add_argument("--recipe", default="fast", help="the one that is compared with all others")
+    two.add_argument(
+        "--recipe", default="fast at 0.1", help="the one that is compared with all others"
+    )
     two.add_argument("--name", default="demo", help="the backbone")
     args = parser.parse_args()
     args.call(args)

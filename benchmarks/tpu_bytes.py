@@ -1,4 +1,4 @@
-"""Where a training step's bytes go on a TPU, by kind of operation, before and after the kernels.
+"""Where a training step's bytes go on a TPU, by part of the network, before and after the kernels.
 
     python benchmarks/tpu_bytes.py --model=t5_1_0_small --topology=v6e:1x1 --batch=256
 
@@ -11,33 +11,17 @@ decoder layers, for a quick look.
 import argparse
 import collections
 import dataclasses
-import re
 
-# The first pattern that an operation's name matches says its kind.
-KINDS = (
-    ("attention, encoder", r"encoder/.*attention/(?!(query|key|value|out)/)"),
-    ("attention, decoder", r"decoder/.*attention/(?!(query|key|value|out)/)"),
-    ("position bias", r"relpos_bias"),
-    ("attention's projections", r"attention/(query|key|value|out)/"),
-    ("layer norm", r"layer_norm|(en|de)coder_norm"),
-    ("MLP", r"/mlp/"),
-    ("embedding and logits", r"token_embedder|logits|log_softmax|loss"),
-    ("residuals", r"/layers_\d+/"),
-)
+from parts import part_of
 
 
-def kind_of(name: str) -> str:
-    """The kind of operation that a name in the program belongs to."""
-    return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "other")
-
-
-def bytes_by_kind(text: str) -> dict[str, float]:
-    """Bytes moved by each kind of operation, of a compiled program's text."""
+def bytes_by_part(text: str) -> dict[str, float]:
+    """Bytes moved by each part, of a compiled program's text."""
     from dpt_jax.planning.compiled import read_costs
 
     total: dict[str, float] = collections.Counter()
     for work in read_costs(text).work:
-        total[kind_of(work.name)] += work.bytes * work.times
+        total[part_of(work.name)] += work.bytes * work.times
     return total
 
 
@@ -73,10 +57,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="batch size")
     parser.add_argument("--layers", type=int, help="encoder and decoder layers, instead of all")
     options = parser.parse_args()
-    before, after = (bytes_by_kind(compile_step(options, name)) for name in ("plain", "auto"))
-    print("| kind | plain, GB | kernels, GB |\n| --- | --- | --- |")
-    for kind in sorted({*before, *after}, key=lambda k: -before.get(k, 0.0)):
-        print(f"| {kind} | {before.get(kind, 0) / 1e9:.2f} | {after.get(kind, 0) / 1e9:.2f} |")
+    before, after = (bytes_by_part(compile_step(options, name)) for name in ("plain", "auto"))
+    before["all"], after["all"] = sum(before.values()), sum(after.values())
+    print("| part | plain, GB | kernels, GB |\n| --- | --- | --- |")
+    for part in sorted({*before, *after}, key=lambda p: before.get(p, 0.0)):
+        print(f"| {part} | {before.get(part, 0) / 1e9:.2f} | {after.get(part, 0) / 1e9:.2f} |")
 
 
 if __name__ == "__main__":

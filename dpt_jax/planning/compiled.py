@@ -162,10 +162,10 @@ class _Reader:
             self.read(self.module.computations[str(i.called("calls"))], times)
         elif opcode.endswith("-start"):
             moved = _moved_beside(computation, i)
-            self.work.append(Work(0.0, moved, times, waits=False, name=_origin(i)))
+            self.work.append(Work(0.0, moved, times, waits=False, name=origin(i)))
         else:
-            flops = _matrix_flops(computation, i)
-            self.work.append(Work(flops, _bytes_of(computation, i), times, name=_origin(i)))
+            flops = matrix_flops(computation, i)
+            self.work.append(Work(flops, _bytes_of(computation, i), times, name=origin(i)))
 
     def _read_conditional(self, i: Instruction, times: int) -> None:
         names = re.findall(r"%([\w.\-]+)", i.attribute("branch_computations") or "")
@@ -186,7 +186,7 @@ class _Reader:
         fused = self.module.computations[str(i.called("calls"))]
         flops = 0.0
         for inner, instruction in _walk(self.module, fused):
-            flops += _matrix_flops(inner, instruction)
+            flops += matrix_flops(inner, instruction)
             if instruction.opcode in COLLECTIVES:
                 kind, channel = instruction.opcode, instruction.attribute("channel_id")
                 if channel in channels:
@@ -197,7 +197,7 @@ class _Reader:
                     kind = "reduce-scatter"
                 self._add_collective(kind, inner, instruction, times)
         moved = _fusion_bytes(computation, i, fused)
-        self.work.append(Work(flops, moved, times, name=_origin(i)))
+        self.work.append(Work(flops, moved, times, name=origin(i)))
 
     def _add_collective(self, kind: str, computation: Computation, i: Instruction, times: int):
         group = exchanging_group(i, self.module.num_partitions)
@@ -218,7 +218,8 @@ def _walk(module: Module, computation: Computation) -> Iterator[tuple[Computatio
             yield from _walk(module, module.computations[str(instruction.called("calls"))])
 
 
-def _origin(i: Instruction) -> str:
+def origin(i: Instruction) -> str:
+    """Where in the network an instruction comes from, as the program tells; may be empty."""
     found = re.search(r'op_name="([^"]*)"', i.attributes)
     return found.group(1) if found else ""
 
@@ -306,7 +307,7 @@ def _parts_read(name: str, users: dict[str, list[Instruction]]) -> float | None:
     return total
 
 
-def _matrix_flops(computation: Computation, i: Instruction) -> float:
+def matrix_flops(computation: Computation, i: Instruction) -> float:
     """Operations of a `dot`, of a `convolution` (what a TPU makes of it), or of a kernel."""
     if i.opcode == "dot":
         left = computation.shapes(i)[0][0]

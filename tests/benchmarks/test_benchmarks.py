@@ -216,3 +216,28 @@ def test_multiplications_are_counted_through_nested_programs(monkeypatch):
 
     x, w = jax.numpy.ones((3, 5)), jax.numpy.ones((5, 5))
     assert ours._matmul_flop(jax.make_jaxpr(twice)(x, w).jaxpr) == 2 * 3 * 5 * 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["train", "generate"])
+def test_the_profile_of_a_cpu_finds_every_part_and_its_products(phase):
+    script = str(BENCHMARKS / "cpu_profile.py")
+    done = subprocess.run(
+        [sys.executable, script, "--tiny", "--source=40", f"--phase={phase}", "--operations=2"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert done.stdout.count(" GFLOP  ") == 2 and found["machine_flop_per_second"] > 0
+    parts = found["parts"]
+    assert 0 < parts["all"]["products"] <= parts["all"]["seconds"]
+    # One layer, half of the batch of 4, 4 prompt tokens: two products of queries, keys and width
+    # in the encoder's attention, and their two gradients each in training.
+    attention = "attention of the encoder, without its projections"
+    encoder = 2 * 2 * 2 * 44 * 44 * 16
+    assert parts[attention]["flop"] >= encoder * (3 if phase == "train" else 1)
+    # And products with a [16, 32] and a [32, 16] matrix, twice in training, for the inputs alone.
+    mlp = 2 * 2 * 2 * 44 * 16 * 32
+    assert parts["MLP"]["flop"] >= mlp
