@@ -4,11 +4,11 @@ import re
 
 #: The first pattern that a name matches says its part.
 PARTS = (
+    ("layer norms", r"layer_norm|(en|de)coder_norm"),
     ("projections of attention", r"attention(\.project_memory)?/(query|key|value|out)/"),
     ("attention of the encoder, without its projections", r"/encoder/.*attention"),
     ("attention of the decoder, without its projections", r"/decoder/.*attention"),
     ("MLP", r"/mlp/"),
-    ("layer norms", r"layer_norm|(en|de)coder_norm"),
     ("position bias", r"relpos_bias"),
     ("embedding, logits and loss", r"token_embedder|logits|log_softmax|loss"),
     ("residual connections", r"/layers_\d+/"),
