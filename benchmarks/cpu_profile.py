@@ -7,7 +7,8 @@ T5-Small's shape with random weights, 100 prompt tokens, batches of 16 rows that
 the source, float32, dropout 0.1 in training, one XLA device per core. Prints, for each part of the
 network, the seconds that its operations take on the first device, those of its matrix products, and
 how much of the rate of one large product, measured in the same process, they reach. `--tiny` is for
-a test. The last line is a JSON object with the same numbers and the seconds of a step by the clock.
+a test. The last line is a JSON object with the same numbers, the seconds of a step by the clock and
+the peak memory before the profiler.
 """
 
 import argparse
@@ -98,6 +99,8 @@ def main() -> None:
     parser.add_argument("--source", type=int, default=500, help="tokens of every source")
     parser.add_argument("--phase", choices=("train", "generate"), default="train")
     parser.add_argument("--threads", type=int, default=2, help="cores, one XLA device each")
+    parser.add_argument("--attention", default="auto", help="ATTENTION")
+    parser.add_argument("--remat_policy", default="none", help="REMAT_POLICY")
     parser.add_argument("--operations", type=int, default=0, help="show as many of the costliest")
     parser.add_argument("--tiny", action="store_true", help="a tiny T5, for a test")
     options = parser.parse_args()
@@ -115,7 +118,12 @@ def profile(size: Size, options: argparse.Namespace, dumps: pathlib.Path) -> Non
 
     # XLA dumps what it compiles, and not what was kept.
     jax.config.update("jax_enable_compilation_cache", False)
-    ours = Ours(size, dropout=0.1 if options.phase == "train" else 0.0)
+    ours = Ours(
+        size,
+        dropout=0.1 if options.phase == "train" else 0.0,
+        attention=options.attention,
+        remat_policy=options.remat_policy,
+    )
     rng = np.random.default_rng(0)
     shapes = {"source": options.source, "target": size.target_length}
     source, target = (
@@ -136,6 +144,7 @@ def profile(size: Size, options: argparse.Namespace, dumps: pathlib.Path) -> Non
 
     run()
     wall = statistics.median(processes.seconds(run) for _ in range(TURNS))
+    memory = processes.peak_memory_bytes()
     known = operations(dumps)
     costly: list[tuple[float, float, str, str]] = []
     parts: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0, 0.0])
@@ -159,8 +168,8 @@ def profile(size: Size, options: argparse.Namespace, dumps: pathlib.Path) -> Non
     named = {
         p: dict(zip(("seconds", "products", "flop"), v, strict=True)) for p, v in parts.items()
     }
-    found = {"seconds": wall, "machine_flop_per_second": rate, "parts": named}
-    print(json.dumps(found))
+    found = {"seconds": wall, "peak_memory_bytes": memory, "machine_flop_per_second": rate}
+    print(json.dumps(found | {"parts": named}))
 
 
 if __name__ == "__main__":

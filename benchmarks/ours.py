@@ -29,6 +29,7 @@ class Ours:
         stack: str | None = None,
         dtype: str = "float32",
         attention: str = "auto",
+        remat_policy: str = "none",
     ):
         """Takes a decomposed prompt, or a free prefix in all layers of one stack.
 
@@ -38,6 +39,7 @@ class Ours:
           stack: the prefix's stack; None takes the prompt.
           dtype: of the activations and the frozen weights.
           attention: what computes attention (`ATTENTION`).
+          remat_policy: what is computed again in the backward pass (`REMAT_POLICY`).
         """
         config = T5Config(
             vocab_size=size.vocab_size,
@@ -52,6 +54,7 @@ class Ours:
             dropout_rate=dropout,
             dtype=dtype,
             attention=attention,
+            remat_policy=remat_policy,
         )
         if stack is None:
             prompt = DecomposedPrompt(size.prompt_length, size.emb_dim, size.bottleneck)

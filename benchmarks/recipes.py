@@ -276,7 +276,7 @@ def draw(args: argparse.Namespace) -> None:
         title=f"Recipes on {args.name}, seeds that chose nothing",
         score="exact match on validation, %",
         scale=100,
-        names={"wordsense": "word sense"},
+        names={"wordsense": "word sense", "fast random tokens at 0.1": "fast, n of random tokens"},
     ).resolved(["recipe", "task", "seed"])
     figure = figures.curves(rows, dataclasses.asdict(report), {})
     panels.save(figure, RUNS.with_name(f"curves_{args.name}.png"))

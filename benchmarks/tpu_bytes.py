@@ -4,13 +4,14 @@
 
 Compiles the step of the DPT paper's setting (see scaling.py) twice, with attention that holds its
 scores and with the TPU's default, and prints the gigabytes that each part of the network moves to
-and from a chip's memory, forth and back. No TPU is needed. `--layers=2` takes so many encoder and
+and from a chip's memory, forth and back, and the temporaries that it holds there. No TPU is needed. `--layers=2` takes so many encoder and
 decoder layers, for a quick look.
 """
 
 import argparse
 import collections
 import dataclasses
+from typing import Any
 
 from parts import part_of
 
@@ -25,8 +26,8 @@ def bytes_by_part(text: str) -> dict[str, float]:
     return total
 
 
-def compile_step(options: argparse.Namespace, attention: str) -> str:
-    """The text of the compiled training step."""
+def compile_step(options: argparse.Namespace, attention: str) -> Any:
+    """The compiled training step, an `ahead_of_time.Compiled`."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -46,7 +47,7 @@ def compile_step(options: argparse.Namespace, attention: str) -> str:
         layers = dict.fromkeys(("num_encoder_layers", "num_decoder_layers"), options.layers)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, **layers))
     devices = ahead_of_time.tpu_devices(parse_topology(options.topology))
-    return ahead_of_time.compile_train_step(config, partitioning.make_mesh(devices=devices)).text
+    return ahead_of_time.compile_train_step(config, partitioning.make_mesh(devices=devices))
 
 
 def main() -> None:
@@ -57,11 +58,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="batch size")
     parser.add_argument("--layers", type=int, help="encoder and decoder layers, instead of all")
     options = parser.parse_args()
-    before, after = (bytes_by_part(compile_step(options, name)) for name in ("plain", "auto"))
+    steps = [compile_step(options, name) for name in ("plain", "auto")]
+    before, after = (bytes_by_part(step.text) for step in steps)
     before["all"], after["all"] = sum(before.values()), sum(after.values())
     print("| part | plain, GB | kernels, GB |\n| --- | --- | --- |")
     for part in sorted({*before, *after}, key=lambda p: before.get(p, 0.0)):
         print(f"| {part} | {before.get(part, 0) / 1e9:.2f} | {after.get(part, 0) / 1e9:.2f} |")
+    held = (f"{step.memory.temporaries / 2**30:.2f}" for step in steps)
+    print("temporaries, GiB:", " -> ".join(held))
 
 
 if __name__ == "__main__":
