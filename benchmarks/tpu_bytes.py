@@ -4,8 +4,8 @@
 
 Compiles the step of the DPT paper's setting (see scaling.py) twice, with attention that holds its
 scores and with the TPU's default, and prints the gigabytes that each part of the network moves to
-and from a chip's memory, forth and back, and the temporaries that it holds there. No TPU is needed. `--layers=2` takes so many encoder and
-decoder layers, for a quick look.
+and from a chip's memory, forth and back, and the temporaries that it holds there. No TPU is needed.
+`--layers=2` takes so many encoder and decoder layers, for a quick look.
 """
 
 import argparse
