@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from dpt_jax.models.kernel_sizes import Sizes, takes
 from dpt_jax.models.masking import MASKED_SCORE
+from dpt_jax.models.platforms import by_platform
 
 # Scores of a row and a head from which on it pays not to hold them: fewer fit a CPU's cache, and
 # are a small part of a TPU's memory.
@@ -73,11 +74,11 @@ def attend(
         return functools.partial(_IMPLEMENTATIONS[implementation], **static)(*operands)
     if queries.shape[2] * keys.shape[2] < _MANY_SCORES:
         return _plain(*operands, **static)
-    platforms = _platforms()
-    chosen = {p: functools.partial(_choice(p, queries, keys, values), **static) for p in platforms}
-    if len(chosen) == 1:
-        return chosen[platforms[0]](*operands)
-    return jax.lax.platform_dependent(*operands, **{_LOWERING[p]: f for p, f in chosen.items()})
+
+    def choice(platform: str) -> Callable[..., Array]:
+        return functools.partial(_choice(platform, queries, keys, values), **static)
+
+    return by_platform(choice, *operands)
 
 
 def plain(
@@ -259,20 +260,6 @@ _IMPLEMENTATIONS: dict[str, Callable[..., Array]] = {
     "cudnn": _cudnn,
     "pallas": _pallas,
 }
-# JAX's names for the same in `platform_dependent`.
-_LOWERING = {"cpu": "default", "gpu": "cuda", "tpu": "tpu"}
-
-
-def _platforms() -> tuple[str, ...]:
-    """What a program that is being traced may be lowered for: its mesh's platform, if it has one.
-
-    Without a mesh it may be this process's default, and any process's CPU.
-    """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is not None:
-        return (device.platform,)
-    default = jax.default_backend()
-    return ("cpu",) if default == "cpu" else ("cpu", default)
 
 
 def _choice(platform: str, queries: Array, keys: Array, values: Array) -> Callable[..., Array]:
