@@ -23,6 +23,9 @@ from dpt_jax.models.platforms import by_platform
 # Scores of a row and a head from which on it pays not to hold them: fewer fit a CPU's cache, and
 # are a small part of a TPU's memory.
 _MANY_SCORES = 128 * 128
+# From which on a CPU computes them again for the backward pass: then a step is no slower, and takes
+# three quarters of the memory (docs/benchmarks.md).
+_TOO_MANY_SCORES = 512 * 512
 
 Queries = Float[Array, "batch heads query kv"]
 Keys = Float[Array, "batch heads key kv"]
@@ -62,8 +65,8 @@ def attend(
         `blocked` have them so anyway.
       implementation: one of `config.ATTENTIONS`. `auto` is chosen for each platform that the
         program may be lowered for: on a TPU `pallas` and on a GPU `cudnn`, where they take the
-        operands and there are many scores; on a CPU one head after the other without a gradient;
-        else `plain`.
+        operands and there are many scores; on a CPU `blocked` without a gradient, and with one
+        from 512 x 512 scores a row and head on; else `plain`.
 
     Returns:
       `[batch, heads, query, kv]`. A query all of whose keys are masked gets their values' mean.
@@ -181,8 +184,11 @@ _by_head_without_a_gradient.defvjp(
 
 def _on_cpu(*operands, causal, float32_scores):
     # Without a gradient head by head: the scores stay in the cache, and 400 tokens are encoded an
-    # eighth faster. To compute the scores again for the backward pass costs what it saves.
-    return _by_head_without_a_gradient(*operands, causal, float32_scores)
+    # eighth faster.
+    queries, keys = operands[:2]
+    if queries.shape[2] * keys.shape[2] < _TOO_MANY_SCORES:
+        return _by_head_without_a_gradient(*operands, causal, float32_scores)
+    return _blocked(*operands, causal=causal, float32_scores=float32_scores)
 
 
 def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float32_scores):

@@ -70,7 +70,7 @@ def test_a_query_that_is_masked_sees_every_key_alike():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("length", [16, 160])
+@pytest.mark.parametrize("length", [16, 160, 520])
 def test_gradients_of_attention_equal_jax(length):
     queries, keys, values, bias, key_mask = _operands(length, length)
     target = np.random.default_rng(1).normal(size=queries.shape).astype(np.float32)
@@ -101,6 +101,15 @@ def test_blocked_attention_equals_plain_and_holds_the_scores_of_one_head():
     operands = (queries, keys, values, bias)
     np.testing.assert_allclose(found(*operands), expected(*operands), rtol=1e-4, atol=1e-5)
     assert "[2,3,33,35]" in expected.as_text() and "[2,3,33,35]" not in found.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("length", [480, 520])
+def test_long_scores_are_not_kept_for_a_gradient(length):
+    queries, keys, values, bias, key_mask = _operands(length, length)
+    step = _gradient(attend, np.ones_like(queries), key_mask)
+    program = step.lower(queries, keys, values, bias).compile().as_text()
+    assert (f"[2,3,{length},{length}]" in program) == (length < 512)
 
 
 def test_a_gpus_attention_is_given_what_it_needs(monkeypatch):
