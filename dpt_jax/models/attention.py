@@ -188,7 +188,9 @@ def _on_cpu(*operands, causal, float32_scores):
     queries, keys = operands[:2]
     if queries.shape[2] * keys.shape[2] < _TOO_MANY_SCORES:
         return _by_head_without_a_gradient(*operands, causal, float32_scores)
-    return _blocked(*operands, causal=causal, float32_scores=float32_scores)
+    # Each device of a mesh its own heads: a loop over those of all would gather them.
+    local = functools.partial(_blocked, causal=causal, float32_scores=float32_scores)
+    return _on_each_device(local, *operands)
 
 
 def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float32_scores):
@@ -218,7 +220,7 @@ def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float3
 
 
 def _on_each_device(local, queries, keys, values, bias, key_mask, query_mask):
-    """A kernel is not divided by the partitioner, so it is told here what each device has."""
+    """Kernels and loops over heads are not divided by the partitioner; here each device has its own."""
     mesh = jax.sharding.get_abstract_mesh()
     operands = (queries, keys, values, bias, key_mask, query_mask)
     if mesh.size <= 1 or mesh.manual_axes:

@@ -1,6 +1,7 @@
 """`attend` against JAX's own attention, below and above the size at which heads go alone."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from dpt_jax.models.attention import attend, plain
+from tests.support import processes
 
 BATCH, HEADS, KV = 2, 3, 4
 
@@ -110,6 +112,15 @@ def test_long_scores_are_not_kept_for_a_gradient(length):
     step = _gradient(attend, np.ones_like(queries), key_mask)
     program = step.lower(queries, keys, values, bias).compile().as_text()
     assert (f"[2,3,{length},{length}]" in program) == (length < 512)
+
+
+@pytest.mark.slow
+def test_devices_of_a_mesh_take_their_own_heads_of_long_rows():
+    done = processes.run("tests.support.attention_meshes", "auto", "520", devices=4)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["error"] < 1e-5
+    assert found["collectives"] == ["all-reduce"]
 
 
 def test_a_gpus_attention_is_given_what_it_needs(monkeypatch):

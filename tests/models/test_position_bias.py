@@ -40,3 +40,12 @@ def test_its_gradient_is_the_sum_over_a_buckets_places(platform, monkeypatch):
     expected = np.stack([weights[:, buckets == b].sum(axis=1) for b in range(32)], axis=1)
     found = gradient["params"]["rel_embedding"]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("cpu", True), ("tpu", False)])
+def test_a_tpu_does_not_gather(platform, gathers, monkeypatch):
+    monkeypatch.setattr(platforms, "_platforms", lambda: (platform,))
+    module = RelativePositionBiases(HEADS, bidirectional=True)
+    params = module.init(jax.random.key(0), LENGTH)
+    program = str(jax.make_jaxpr(lambda p: module.apply(p, LENGTH))(params))
+    assert ("gather" in program) == gathers

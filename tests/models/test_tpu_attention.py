@@ -100,7 +100,7 @@ def test_scores_of_bfloat16_operands_are_float32(kernels):
 
 
 def test_devices_of_a_mesh_take_their_own_rows_and_heads():
-    done = processes.run("tests.support.attention_meshes", devices=4)
+    done = processes.run("tests.support.attention_meshes", "pallas", "6", devices=4)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["error"] < 2e-6

@@ -1,6 +1,6 @@
-"""The TPU kernels, interpreted, on a mesh: `python -m tests.support.attention_meshes`.
+"""Attention on a mesh: `python -m tests.support.attention_meshes IMPLEMENTATION LENGTH`.
 
-Needs 4 devices. Prints, as JSON, how far values and gradients are from attention written down on
+The TPU's kernels are interpreted. Needs 4 devices. Prints, as JSON, how far values and gradients are from attention written down on
 one device, and which collectives the program for the mesh has.
 """
 
@@ -26,10 +26,12 @@ def value_and_gradients(implementation, operands, key_mask):
 
 
 if __name__ == "__main__":
+    implementation, length = sys.argv[1], int(sys.argv[2])
     rng = np.random.default_rng(0)
-    queries, keys, values = rng.normal(size=(3, 2, 2, 6, 8)).astype(np.float32)
-    operands = (queries, keys, values, rng.normal(size=(1, 2, 6, 6)).astype(np.float32))
-    key_mask = rng.random((2, 6)) < 0.7
+    queries, keys, values = rng.normal(size=(3, 2, 2, length, 8)).astype(np.float32)
+    bias = rng.normal(size=(1, 2, length, length)).astype(np.float32)
+    operands = (queries, keys, values, bias)
+    key_mask = rng.random((2, length)) < 0.7
     expected = value_and_gradients("plain", operands, key_mask)
     tpu_attention.attend = functools.partial(tpu_attention.attend, interpret=True)
     mesh = partitioning.make_mesh((2, 1, 2))
@@ -38,7 +40,7 @@ if __name__ == "__main__":
         by_row = jax.NamedSharding(mesh, spec(("data", "fsdp"), "model"))
         places = (by_row, by_row, by_row, jax.NamedSharding(mesh, spec(None, "model")))
         step = jax.jit(
-            functools.partial(value_and_gradients, "pallas"),
+            functools.partial(value_and_gradients, implementation),
             in_shardings=(places, jax.NamedSharding(mesh, spec(("data", "fsdp")))),
             out_shardings=(None, places),
         )
