@@ -220,7 +220,7 @@ def _pallas(queries, keys, values, bias, key_mask, query_mask, *, causal, float3
 
 
 def _on_each_device(local, queries, keys, values, bias, key_mask, query_mask):
-    """Kernels and loops over heads are not divided by the partitioner; here each device has its own."""
+    """The partitioner divides no kernel and no loop over heads: here each device has its own."""
     mesh = jax.sharding.get_abstract_mesh()
     operands = (queries, keys, values, bias, key_mask, query_mask)
     if mesh.size <= 1 or mesh.manual_axes:

@@ -1,7 +1,7 @@
 """Attention on a mesh: `python -m tests.support.attention_meshes IMPLEMENTATION LENGTH`.
 
-The TPU's kernels are interpreted. Needs 4 devices. Prints, as JSON, how far values and gradients are from attention written down on
-one device, and which collectives the program for the mesh has.
+The TPU's kernels are interpreted. Needs 4 devices. Prints, as JSON, how far values and gradients
+are from attention written down on one device, and which collectives the program for the mesh has.
 """
 
 import functools
