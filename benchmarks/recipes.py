@@ -149,8 +149,13 @@ def steps_to(run: dict[str, Any], threshold: float) -> float:
 
 
 def label(run: dict[str, Any]) -> str:
-    """What a run's recipe is called: its name and its rate."""
-    return f"{run['recipe'].replace('_', ' ')} at {run['rate']:g}"
+    """What a run's recipe is called: its name, its rate and its horizon."""
+    return f"{run['recipe'].replace('_', ' ')} at {run['rate']:g}, {run['steps']} steps"
+
+
+def sizes_of(run: dict[str, Any]) -> str:
+    """P and b of a run's prompt, as --sizes has them."""
+    return ",".join(map(str, run["sizes"]))
 
 
 def read() -> list[dict[str, Any]]:
@@ -226,7 +231,7 @@ def compare(args: argparse.Namespace) -> None:
     by_recipe: dict[str, dict[tuple, dict[str, Any]]] = {}
     for one in read():
         if one["stage"] == "confirm" and one["backbone"] == args.name:
-            key = one["task"], one["seed"], str(one["sizes"])
+            key = one["task"], one["seed"], sizes_of(one)
             by_recipe.setdefault(label(one), {})[key] = one
 
     def number(run: dict[str, Any], threshold: float | None) -> float:
@@ -235,15 +240,16 @@ def compare(args: argparse.Namespace) -> None:
         return min(steps_to(run, threshold), run["steps"] + EVAL_PERIOD)
 
     mine = by_recipe.pop(args.recipe)
-    titles = [f"{args.recipe} less", "task", "seeds"]
+    titles = [f"{args.recipe} less", "task", "P, b", "seeds"]
     titles += ["steps to 0.9", "steps to 0.98", "points at the end"]
     print("| " + " | ".join(titles) + " |")
     print("| --- " * len(titles) + "|")
-    for (other, theirs), task in itertools.product(by_recipe.items(), TASKS):
-        shared = [key for key in mine if key in theirs and key[0] == task]
+    sizes = sorted({key[2] for key in mine}, reverse=True)
+    for (other, theirs), task, size in itertools.product(by_recipe.items(), TASKS, sizes):
+        shared = [key for key in mine if key in theirs and (key[0], key[2]) == (task, size)]
         if not shared:
             continue
-        cells = [other, task, str(len(shared))]
+        cells = [other, task, size, str(len(shared))]
         for threshold in (*THRESHOLDS, None):
             found = [number(mine[k], threshold) - number(theirs[k], threshold) for k in shared]
             if len(found) < 2:
@@ -270,13 +276,19 @@ def draw(args: argparse.Namespace) -> None:
             },
         }
         for one in read()
-        if one["stage"] == "confirm" and one["backbone"] == args.name and one["scores"]
+        if one["stage"] == "confirm"
+        and one["backbone"] == args.name
+        and sizes_of(one) == args.sizes
+        and one["scores"]
     ]
     report = Report(
         title=f"Recipes on {args.name}, seeds that chose nothing",
         score="exact match on validation, %",
         scale=100,
-        names={"wordsense": "word sense", "fast random tokens at 0.1": "fast, n of random tokens"},
+        names={
+            "wordsense": "word sense",
+            "fast random tokens at 0.1, 200 steps": "fast, n of random tokens",
+        },
     ).resolved(["recipe", "task", "seed"])
     figure = figures.curves(rows, dataclasses.asdict(report), {})
     panels.save(figure, RUNS.with_name(f"curves_{args.name}.png"))
@@ -306,10 +318,13 @@ def main() -> None:
     three = commands.add_parser("draw")
     three.set_defaults(call=draw)
     three.add_argument("--name", default="demo", help="the backbone")
+    three.add_argument("--sizes", default="20,4", help="P and b")
     two = commands.add_parser("compare")
     two.set_defaults(call=compare)
     two.add_argument(
-        "--recipe", default="fast at 0.1", help="the one that is compared with all others"
+        "--recipe",
+        default="fast at 0.1, 200 steps",
+        help="the one that is compared with all others",
     )
     two.add_argument("--name", default="demo", help="the backbone")
     args = parser.parse_args()
