@@ -47,7 +47,7 @@ def loss(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str, A
     shown = "training loss at the end (nats per token)"
     figure = score(rows, {**report, "of": "train_loss", "scale": 1.0, "score": shown}, options)
     for axis in figure.axes:
-        axis.set_yscale("log")
+        panels.log_y(axis)
     return figure
 
 
@@ -144,7 +144,7 @@ def spectra(rows: Sequence[Row], report: Mapping[str, Any], options: Mapping[str
             series = [(n, *at) for n, at in enumerate(columns, 1) if at[0] > _ROUNDING]
             if series:
                 panels.line(axis, series, look, label, marker=".")
-        axis.set_yscale("log")
+        panels.log_y(axis)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_xlabel("direction")
     return drawn.finish("singular value, share of the largest", tables.ranged(rows, report))

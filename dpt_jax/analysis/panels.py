@@ -200,6 +200,18 @@ def x_values(axis: Any, values: Sequence[Any], log: bool) -> None:
     axis.set_xticks(values, [f"{value:g}" if value < 10_000 else f"{value:,}" for value in values])
 
 
+def log_y(axis: Any) -> None:
+    """Makes the y axis logarithmic; call it last. Less than a decade has plain numbers at it."""
+    from matplotlib import ticker
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high < 10 * low:
+        axis.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.yaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
 def standing_apart(values: Sequence[float], share: float = 0.15) -> list[float]:
     """Of positive numbers those whose labels have room on a logarithmic axis, ascending.
 

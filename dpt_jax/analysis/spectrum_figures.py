@@ -30,7 +30,7 @@ def plot_spectrum(folder: pathlib.Path, found: Mapping[str, Any], title: str) ->
         panels.line(axis, points, panels.looks([(0,)])[0], marker=".")
         axis.set_xlabel("direction")
         axis.set_ylabel(label)
-    left.set_yscale("log")
+    panels.log_y(left)
     right.set_ylim(0, 1.02)
     _save(figure, folder / "spectrum", title)
     if "metrics" not in found:
