@@ -27,7 +27,7 @@ def cut(folder: pathlib.Path, row: dict[str, Any], prepared: Any) -> tuple[list[
     from dpt_jax.interop import load_prompt
     from dpt_jax.training.config import RunConfig
 
-    run = folder / row["point"]
+    run = folder / "points" / row["point"]
     gin_utils.parse([str(run / run_files.CONFIG)], [], of_run=True)
     prepared = inference.prepare_for(gin_utils.build(RunConfig), run, like=prepared)
     prompt = load_prompt(run_files.numpy_checkpoint(run, row["best_step"]))
