@@ -44,7 +44,7 @@ def cut(folder: pathlib.Path, row: dict[str, Any], prepared: Any) -> tuple[list[
                 "status": "done",
                 "value": next(iter(result.metrics.values())),
                 "energy": one.energy,
-                "trainable_parameters": one.rank * sum(prompt.shape),
+                "trainable_parameters": min(one.rank * sum(prompt.shape), prompt.size),
                 "train_seconds": time.perf_counter() - began,
             }
         )
