@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 import time
 from typing import Any
 
@@ -69,6 +70,8 @@ def main() -> None:
             rows, prepared = cut(args.sweep, row, prepared)
             found += rows
             print(row["point"], {r["axes"]["rank"]: r["value"] for r in rows}, flush=True)
+    if not found:
+        sys.exit(f"{args.sweep} has no finished run of a soft prompt. Run its dpt sweep first.")
     report = json.loads((args.sweep / SWEEP).read_text())["report"]
     shown = Report(
         title=TITLE,
