@@ -153,6 +153,18 @@ def test_spectra_leave_out_rounding():
     assert x.tolist() == [1, 2, 3] and y.tolist() == [1.0, 0.5, 0.25]
 
 
+@pytest.mark.parametrize(("smallest", "plain"), [(1.0, True), (0.02, False)])
+def test_less_than_a_decade_of_a_spectrum_has_plain_numbers(smallest, plain):
+    rows = [row | {"singular_values": [4.0, 2.0, smallest]} for row in ROWS]
+    figure = figures.spectra(rows, report(), {"lines": "method"})
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    texts = {label.get_text() for label in axis.get_ticklabels(which="both")} - {""}
+    assert axis.get_scale() == "log"
+    assert ({"0.4", "0.6", "0.8", "1.0"} <= texts) == plain
+    assert any("10^" in text for text in texts) != plain
+
+
 @pytest.mark.slow
 def test_every_figure_says_over_how_many_seeds():
     for kind, options in (("score", {"x": "BOTTLENECK"}), ("curves", {}), ("rank", {})):
