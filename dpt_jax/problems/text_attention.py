@@ -14,6 +14,7 @@ from dpt_jax.errors import InputError
 from dpt_jax.evaluation.evaluator import decode_text
 from dpt_jax.evaluation.t5_attention import attention_weights
 from dpt_jax.interop.adapters import Adapter
+from dpt_jax.models import T5Config
 from dpt_jax.problems.text import Prepared, prepare
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.tensors import Params
@@ -44,7 +45,8 @@ class Found:
 
     Attributes:
       rows: how many.
-      selections: by who asks, the share on prompt and prefix, over their share of the keys.
+      selections: by who asks, the share on prompt and prefix, over their share of the keys; 0 in
+        a layer that has neither.
       shares: the share itself, `[layers, heads]`.
       examples: the first rows.
     """
@@ -89,10 +91,10 @@ def measure(prepared: Prepared, adapter: Adapter, split: str, count: int) -> Fou
             "The run has neither prompt nor prefix that attention could lie on. Name another run."
         )
     looked_at, params = on_split(prepared, adapter, split)
-    data, own = looked_at.data, _Own.of(adapter)
+    data, own = looked_at.data, _Own.of(adapter, prepared.config.model)
     places = np.arange(looked_at.config.batch_size)
     found: dict[str, list[np.ndarray]] = {}
-    even: dict[str, list[float]] = {}
+    even: dict[str, list[np.ndarray]] = {}
     examples: list[Example] = []
     rows, step = 0, 0
     with partitioning.activate(prepared.mesh):
@@ -103,9 +105,10 @@ def measure(prepared: Prepared, adapter: Adapter, split: str, count: int) -> Fou
             filled = np.flatnonzero(batch["encoder_input_tokens"].any(axis=1))
             for row in filled[: count - rows]:
                 asked = _asked(weights, batch, row, own)
-                for name, (attention, share) in asked.items():
-                    found.setdefault(name, []).append(attention[..., : 1 + own.prompt].sum(axis=-1))
-                    even.setdefault(name, []).append(share)
+                for name, one in asked.items():
+                    on_trained = one.attention[..., : one.trained].sum(axis=-1)
+                    found.setdefault(name, []).append(on_trained)
+                    even.setdefault(name, []).append(one.share)
                 if len(examples) < _EXAMPLES:
                     tokens = batch["encoder_input_tokens"][row]
                     examples.append(_example(looked_at.vocabulary, tokens, own, asked))
@@ -117,12 +120,16 @@ def measure(prepared: Prepared, adapter: Adapter, split: str, count: int) -> Fou
     return Found(
         rows,
         {
-            name: relevance.summary(one / np.array(even[name])[:, None, None])
+            name: relevance.summary(one / _or_one(np.stack(even[name]))[..., None])
             for name, one in shares.items()
         },
         {name: one.mean(axis=0) for name, one in shares.items()},
         examples,
     )
+
+
+def _or_one(shares: np.ndarray) -> np.ndarray:
+    return np.where(shares > 0, shares, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,28 +139,48 @@ class _Own:
     Attributes:
       prompt: P.
       prefix: N of each stack that the prefix acts on.
+      first: whether the prefix is in the first layer alone.
     """
 
     prompt: int
     prefix: Mapping[str, int]
+    first: bool
 
     @classmethod
-    def of(cls, adapter: Adapter) -> "_Own":
-        prefix = adapter.prefix
+    def of(cls, adapter: Adapter, model: T5Config) -> "_Own":
+        prompt, prefix = adapter.prompt, adapter.prefix
         return cls(
-            0 if adapter.prompt is None else len(adapter.prompt),
+            0 if prompt is None else len(prompt),
             {} if prefix is None else dict.fromkeys(prefix.stacks, prefix.length),
+            prefix is not None and prefix.module(model).layers == "first",
         )
+
+    def prefixes(self, stack: str, layers: int) -> np.ndarray:
+        """How many keys of each layer are the prefix's."""
+        where = np.arange(layers) == 0 if self.first else np.ones(layers, bool)
+        return where * self.prefix.get(stack, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What the queries of one row attend to.
+
+    Attributes:
+      attention: its mean over the queries, `[layers, heads, column]`, with the columns of
+        `attention_weights` as far as these are no padding.
+      trained: how many of the columns, from the first on, are of what is trained.
+      share: of the keys, those that are trained, `[layers]`.
+    """
+
+    attention: np.ndarray
+    trained: int
+    share: np.ndarray
 
 
 def _asked(
     weights: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray], row: int, own: _Own
-) -> dict[str, tuple[np.ndarray, float]]:
-    """By who asks: the mean attention over its queries, and the share of its keys that is trained.
-
-    The attention is `[layers, heads, column]`, with the columns of `attention_weights` as far as
-    these are no padding.
-    """
+) -> dict[str, _Asked]:
+    """By who asks, as far as that one has something trained to attend to."""
     text = int(np.count_nonzero(batch["encoder_input_tokens"][row]))
     targets = int(np.count_nonzero(batch["decoder_target_tokens"][row]))
     source = own.prompt + text
@@ -164,19 +191,21 @@ def _asked(
     }
     found = {}
     for name, (stack, queries, keys) in asking.items():
-        trained = own.prompt + own.prefix.get(stack, 0)
-        if trained and queries.stop > queries.start:
+        trained = own.prompt + own.prefixes(stack, len(weights[stack]))
+        if trained.any() and queries.stop > queries.start:
             attention = weights[stack][:, row, :, queries].mean(axis=2)[..., : 1 + keys]
-            found[name] = attention, trained / (trained + text)
-    if count := own.prefix.get("decoder"):
+            found[name] = _Asked(attention, 1 + own.prompt, trained / (trained + text))
+    if "decoder" in own.prefix:
         attention = weights["decoder"][:, row, :, :targets].mean(axis=2)[..., : 1 + targets]
+        trained = own.prefixes("decoder", len(attention))[:, None]
         # A target's query sees the targets up to its own.
-        found[DECODER] = attention, float(np.mean(count / (count + np.arange(1, targets + 1))))
+        share = (trained / (trained + np.arange(1, targets + 1))).mean(axis=1)
+        found[DECODER] = _Asked(attention, 1, share)
     return found
 
 
 def _example(
-    vocabulary: Any, tokens: np.ndarray, own: _Own, asked: Mapping[str, tuple[np.ndarray, float]]
+    vocabulary: Any, tokens: np.ndarray, own: _Own, asked: Mapping[str, _Asked]
 ) -> Example:
     """A row with the means over heads of the text's queries and the decoder's."""
     labels = ["prefix"] if own.prefix else []
@@ -185,5 +214,9 @@ def _example(
     drop = 0 if own.prefix else 1
     return Example(
         labels,
-        {name: asked[name][0].mean(axis=1)[:, drop:] for name in (TEXT, CROSS) if name in asked},
+        {
+            name: asked[name].attention.mean(axis=1)[:, drop:]
+            for name in (TEXT, CROSS)
+            if name in asked
+        },
     )

@@ -243,8 +243,46 @@ def test_vtabs_nineteen_and_the_labels_that_are_computed():
     kitti = {"objects": {"type": np.array([0, 5]), "location": np.array([[0, 0, 25.0], [0, 0, 1]])}}
     assert by["kitti"](kitti) == 2
     assert by["kitti"]({"objects": {k: v[1:] for k, v in kitti["objects"].items()}}) == 3
+    # A distance at a threshold is of the nearer class.
+    kitti["objects"]["location"][0, 2] = 8.0
+    assert by["kitti"](kitti) == 0
+    clevr["objects"]["pixel_coords"][:, 2] = 9.0
+    assert by["clevr_distance"](clevr) == 2
     assert by["dsprites_location"]({"label_x_position": 31}) == 15
-    assert by["dsprites_orientation"]({"label_orientation": 31}) == 15
+    # Of 40 values, two and a half make a class.
+    found = [by["dsprites_orientation"]({"label_orientation": i}) for i in range(40)]
+    assert found == np.floor(np.arange(40) / 2.5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "trainval", "test"),
+    [
+        ("cifar100", 50_000, "train[:800]+train[45000:45200]", "test"),
+        ("pets", 3_680, "train[:800]+train[2944:3144]", "test"),
+        ("eurosat", 27_000, "train[:800]+train[16200:16400]", "train[80%:]"),
+        ("dsprites_location", 737_280, "train[:800]+train[589824:590024]", "train[90%:]"),
+        ("smallnorb_azimuth", 24_300, "train[:800]+test[:200]", "test[50%:]"),
+        ("dmlab", 65_550, "train[:800]+validation[:200]", "test"),
+    ],
+)
+def test_vtabs_rows(name, train, trainval, test):
+    known = tfds.VTAB[name]
+    assert known.expression("trainval", {"train": train}.__getitem__) == trainval
+    assert known.expression("test", {"train": train}.__getitem__) == test
+    assert f"train[:800]+{known.expression('validation', lambda _: train)}" == trainval
+
+
+def test_dsprites_pixels_of_0_and_1_become_black_and_white(monkeypatch):
+    import tensorflow_datasets
+
+    builder = FakeBuilder()
+    rows = [{"image": np.eye(4, dtype=np.uint8)[..., None], "label_orientation": 39}]
+    monkeypatch.setattr(tensorflow_datasets, "builder", lambda *args, **kwargs: builder)
+    monkeypatch.setattr(builder, "as_dataset", lambda split, decoders: rows)
+    monkeypatch.setattr(tensorflow_datasets, "as_numpy", lambda rows: rows)
+    images = Tfds("vtab_dsprites_orientation").load("test", None, 3)
+    np.testing.assert_array_equal(images.pixels[0], 255 * np.eye(4)[..., None] * np.ones(3))
+    assert images.labels.tolist() == [15] and len(images.classes) == 16
 
 
 def test_a_mask_goes_with_its_image():

@@ -1,8 +1,8 @@
 """Image classification sets of TensorFlow Datasets, those of FGVC and VTAB-1K by their own names.
 
-VTAB-1K trains on 800 rows and chooses by 200, then trains on all 1,000 (Zhai et al., 2019). Its 800
-and 200 are here the first rows of `train` and those that follow, or the first of `validation` where
-the set has that. FGVC's NABirds is not in TensorFlow Datasets: give it as a folder of pictures.
+VTAB-1K trains on 800 rows and chooses by 200, then trains on all 1,000 (Zhai et al., 2019). Which
+rows these are, which ones test, and the labels that are computed are those of the authors'
+task_adaptation. FGVC's NABirds is not in TensorFlow Datasets: give it as a folder of pictures.
 """
 
 import dataclasses
@@ -25,7 +25,10 @@ class Known:
       label: gives the label of a row, where that is no plain feature.
       classes: how many classes `label` gives.
       feature: the feature that is the label, otherwise.
-      splits: our names of splits, and TensorFlow Datasets' expressions.
+      splits: our names of splits, and TensorFlow Datasets' expressions, in which `{start}` and
+        `{end}` are the ends of 200 rows.
+      percent: of `train`, how much lies before these 200.
+      white: the value of a white pixel.
     """
 
     name: str
@@ -33,10 +36,20 @@ class Known:
     feature: str = "label"
     label: Callable[[Mapping[str, Any]], int] | None = None
     classes: int | None = None
+    percent: int = 0
+    white: int = 255
+
+    def expression(self, split: str, rows_of: Callable[[str], int]) -> str:
+        """TensorFlow Datasets' expression for a split, given the number of rows of one of its."""
+        found = self.splits[split]
+        if "{start}" in found:
+            start = rows_of("train") * self.percent // 100
+            found = found.format(start=start, end=start + 200)
+        return found
 
 
 def _bin_of(feature: str, values: int, bins: int) -> Callable[[Mapping[str, Any]], int]:
-    return lambda row: int(row[feature]) // (values // bins)
+    return lambda row: int(row[feature]) * bins // values
 
 
 def _clevr_count(row: Mapping[str, Any]) -> int:
@@ -45,7 +58,7 @@ def _clevr_count(row: Mapping[str, Any]) -> int:
 
 def _clevr_distance(row: Mapping[str, Any]) -> int:
     nearest = np.min(row["objects"]["pixel_coords"][:, 2])
-    return int(np.searchsorted([8.0, 8.5, 9.0, 9.5, 10.0], nearest, side="right"))
+    return int(np.searchsorted([8.0, 8.5, 9.0, 9.5, 10.0], nearest))
 
 
 def _kitti_distance(row: Mapping[str, Any]) -> int:
@@ -54,7 +67,7 @@ def _kitti_distance(row: Mapping[str, Any]) -> int:
     distances = objects["location"][np.asarray(objects["type"]) < 3][:, 2]
     if not len(distances):
         return 3
-    return int(np.searchsorted([8.0, 20.0], np.min(distances), side="right"))
+    return int(np.searchsorted([8.0, 20.0], np.min(distances)))
 
 
 def _vtab(validation: str, test: str) -> dict[str, str]:
@@ -67,38 +80,42 @@ def _vtab(validation: str, test: str) -> dict[str, str]:
     }
 
 
-_REST = "train[800:1000]"
 _OWN = "validation[:200]"
 
 
-def _one(name: str, *splits: str, **label: Any) -> Known:
-    return Known(name, _vtab(*splits), **label)
+def _one(name: str, validation: str | int, test: str = "test", **about: Any) -> Known:
+    """A set of VTAB; `validation` is an expression, or behind how many percent of `train` it is."""
+    if isinstance(validation, int):
+        splits = _vtab("train[{start}:{end}]", test)
+        return Known(name, splits, percent=validation, **about)
+    return Known(name, _vtab(validation, test), **about)
+
+
+def _dsprites(feature: str, values: int) -> Known:
+    label = _bin_of(feature, values, 16)
+    return _one("dsprites", 80, "train[90%:]", label=label, classes=16, white=1)
 
 
 VTAB = {
-    "caltech101": _one("caltech101", _REST, "test"),
-    "cifar100": _one("cifar100", _REST, "test"),
-    "dtd": _one("dtd", _OWN, "test"),
-    "flowers102": _one("oxford_flowers102", _OWN, "test"),
-    "pets": _one("oxford_iiit_pet", _REST, "test"),
-    "svhn": _one("svhn_cropped", _REST, "test"),
-    "sun397": _one("sun397/tfds", _OWN, "test"),
-    "patch_camelyon": _one("patch_camelyon", _OWN, "test"),
-    "eurosat": _one("eurosat/rgb", _REST, "train[80%:]"),
-    "resisc45": _one("resisc45", _REST, "train[80%:]"),
-    "diabetic_retinopathy": _one("diabetic_retinopathy_detection/btgraham-300", _OWN, "test"),
-    "clevr_count": _one("clevr", _REST, "validation", label=_clevr_count, classes=8),
-    "clevr_distance": _one("clevr", _REST, "validation", label=_clevr_distance, classes=6),
-    "dmlab": _one("dmlab", _OWN, "test"),
-    "kitti": _one("kitti", _OWN, "test", label=_kitti_distance, classes=4),
-    "dsprites_location": _one(
-        "dsprites", _REST, "train[80%:]", label=_bin_of("label_x_position", 32, 16), classes=16
-    ),
-    "dsprites_orientation": _one(
-        "dsprites", _REST, "train[80%:]", label=_bin_of("label_orientation", 40, 16), classes=16
-    ),
-    "smallnorb_azimuth": _one("smallnorb", _REST, "test", feature="label_azimuth"),
-    "smallnorb_elevation": _one("smallnorb", _REST, "test", feature="label_elevation"),
+    "caltech101": _one("caltech101", 90),
+    "cifar100": _one("cifar100", 90),
+    "dtd": _one("dtd", _OWN),
+    "flowers102": _one("oxford_flowers102", _OWN),
+    "pets": _one("oxford_iiit_pet", 80),
+    "svhn": _one("svhn_cropped", 90),
+    "sun397": _one("sun397/tfds", _OWN),
+    "patch_camelyon": _one("patch_camelyon", _OWN),
+    "eurosat": _one("eurosat/rgb", 60, "train[80%:]"),
+    "resisc45": _one("resisc45", 60, "train[80%:]"),
+    "diabetic_retinopathy": _one("diabetic_retinopathy_detection/btgraham-300", _OWN),
+    "clevr_count": _one("clevr", 90, "validation", label=_clevr_count, classes=8),
+    "clevr_distance": _one("clevr", 90, "validation", label=_clevr_distance, classes=6),
+    "dmlab": _one("dmlab", _OWN),
+    "kitti": _one("kitti", _OWN, label=_kitti_distance, classes=4),
+    "dsprites_location": _dsprites("label_x_position", 32),
+    "dsprites_orientation": _dsprites("label_orientation", 40),
+    "smallnorb_azimuth": _one("smallnorb", "test[:200]", "test[50%:]", feature="label_azimuth"),
+    "smallnorb_elevation": _one("smallnorb", "test[:200]", "test[50%:]", feature="label_elevation"),
 }
 _TENTH = {"train": "train[:90%]", "validation": "train[90%:]", "trainval": "train", "test": "test"}
 FGVC = {
@@ -168,14 +185,15 @@ class Tfds:
                 "with one label each."
             )
         pixels, labels, ids = [], [], []
-        rows = builder.as_dataset(split=known.splits[split], decoders=None)
+        chosen = known.expression(split, lambda name: builder.info.splits[name].num_examples)
+        rows = builder.as_dataset(split=chosen, decoders=None)
         for i, row in enumerate(tfds.as_numpy(rows)):
-            image = row["image"]
+            image = row["image"] * np.uint8(255 // known.white)
             if image.shape[-1] == 1 and channels == 3:
                 image = np.repeat(image, 3, axis=-1)
             pixels.append(image if size is None else resized(image, size))
             labels.append(known.label(row) if known.label else int(row[known.feature]))
-            ids.append(f"{self.dataset}/{known.splits[split]}/{i}")
+            ids.append(f"{self.dataset}/{chosen}/{i}")
         shapes = {image.shape for image in pixels}
         if len(shapes) > 1:
             raise InputError(
