@@ -12,6 +12,7 @@ README says how to load what was written; what an earlier export wrote there is 
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -99,9 +100,11 @@ def _export_prefix(args: argparse.Namespace, path: Any, source: Any, format: str
     flag = "--model_dir" if args.prompt is None else "--prompt"
     adapter = load_adapter(source, flag=flag)
     factors = load_own(source, flag) if source.is_dir() else {}
-    base = BaseModel(args.base_model)
-    if args.base_model is None and args.model_dir is not None and format == "peft":
+    base = BaseModel()
+    if args.model_dir is not None and format == "peft":
         base = _base_of_run(args)
+    if args.base_model is not None:
+        base = dataclasses.replace(base, name_or_path=args.base_model)
     origin = f"It comes from {source.name}." if args.model_dir is None else ""
     export_prefix(path, adapter, factors, format, base, origin or "It was trained by dpt-jax.")
     print(args.output)
@@ -135,6 +138,7 @@ def _base_of_run(args: argparse.Namespace) -> Any:
         path if path is not None and _hugging_face_config(path) is not None else None,
         config.model.num_encoder_layers,
         config.model.num_heads,
+        config.model.num_decoder_layers,
     )
 
 
@@ -158,8 +162,6 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
 
 def _named_base(name: str, width: int, known: Any) -> Any:
     """What --base_model says; its sizes where it is a folder here, else those that are known."""
-    import dataclasses
-
     from dpt_jax.errors import InputError, path_given_by
     from dpt_jax.interop.special_ids import check_special_ids
 

@@ -41,11 +41,13 @@ class BaseModel:
       name_or_path: what `from_pretrained` loads it by.
       num_layers: layers of its encoder.
       num_attention_heads: attention heads of a layer.
+      num_decoder_layers: layers of its decoder.
     """
 
     name_or_path: str | None = None
     num_layers: int | None = None
     num_attention_heads: int | None = None
+    num_decoder_layers: int | None = None
 
 
 def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:

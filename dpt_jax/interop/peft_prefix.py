@@ -3,8 +3,9 @@
 PEFT gives a T5 a prefix in the self-attention of its decoder alone, in front of the first token.
 The adapter's one tensor `prompt_embeddings [N, 2 L · heads · head_dim]` has 2 L slots a token; L is
 `num_layers` of the configuration. For a model with encoder and decoder PEFT repeats the slots and
-reads layer l's key from slot 4 l mod 2 L, and its value from the one behind it (peft 0.14 to 0.21).
-With an even L, layers l and l + L/2 so have the same prefix, and half of the slots are never read.
+reads the key of layer l < L from slot 4 l mod 2 L, and its value from the one behind it (peft 0.14
+to 0.21). With an even L, layers l and l + L/2 so have the same prefix, and half of the slots are
+never read. There is nothing for a decoder of more than L layers.
 
 `generate` of peft 0.21.2 on transformers 5.24 does not use the prefix: the argument that hands it
 over has another name there. `forward` does.
@@ -31,7 +32,7 @@ def slots(layer: int, num_layers: int) -> tuple[int, int]:
     """Which slots hold a decoder layer's key and value.
 
     Args:
-      layer: the decoder's layer.
+      layer: the decoder's layer, below `num_layers`.
       num_layers: L, as `adapter_config.json` has it.
     """
     return 4 * layer % (2 * num_layers), (4 * layer + 1) % (2 * num_layers)
@@ -43,7 +44,7 @@ def is_prefix(folder: Any) -> bool:
     return path.exists() and read_json(path).get("peft_type") == PREFIX_TUNING
 
 
-def check_for_peft(prefix: FoldedPrefix) -> None:
+def check_for_peft(prefix: FoldedPrefix, base: BaseModel) -> None:
     """Raises InputError for a prefix that PEFT would compute in another way, or not at all."""
     if prefix.stacks != ("decoder",) or prefix.position_bias != "front":
         raise InputError(
@@ -51,6 +52,13 @@ def check_for_peft(prefix: FoldedPrefix) -> None:
             f"{prefix.position_bias!r}, but PEFT gives a T5 one in the decoder's self-attention "
             "alone, with 'front'. Train it with --gin.PREFIX_STACKS=\"('decoder',)\" and "
             "--gin.prefixes.METHOD.position_bias=\"'front'\", or export it with --format=npy."
+        )
+    layers = prefix.arrays["decoder_keys"].shape[0]
+    # A prefix of one layer is the first one's, unless the decoder is known to have no other.
+    if layers != (base.num_decoder_layers or max(layers, 2)):
+        raise InputError(
+            f"The prefix acts on {layers} of the decoder's layers, but PEFT gives one to all of "
+            "them. Train it with --gin.PREFIX_LAYERS=\"'all'\", or export it with --format=npy."
         )
 
 
@@ -67,7 +75,7 @@ def write_prefix(folder: Path, prefix: FoldedPrefix, base: BaseModel) -> None:
     """
     from safetensors.numpy import save_file
 
-    check_for_peft(prefix)
+    check_for_peft(prefix, base)
     keys, values = prefix.arrays["decoder_keys"], prefix.arrays["decoder_values"]
     layers, length, heads, head_dim = keys.shape
     # With an odd number all layers are distinct; one layer too many is not asked for.
@@ -140,7 +148,7 @@ def read_prefix(folder: Path, decoder_layers: int | None, flag: str = "--prompt"
             f"{flag}."
         )
     decoder_layers = layers if decoder_layers is None else decoder_layers
-    if decoder_layers > 2 * layers:
+    if decoder_layers > layers:
         raise InputError(
             f"{folder} has prefixes for {layers} layers (num_layers), but the decoder has "
             f"{decoder_layers}. Change {flag}, or the model gin file."

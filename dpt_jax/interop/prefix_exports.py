@@ -62,7 +62,7 @@ def export_prefix(
                 "A PEFT adapter holds a prompt or a prefix, and this run has trained both. Export "
                 f"it with {flags['format']}=npy."
             )
-        check_for_peft(adapter.prefix)
+        check_for_peft(adapter.prefix, base)
     check_replaceable(target, format, _FILES[format], flags["path"])
     with atomic_folder(target, last=_FILES[format][-1], replace=True) as folder:
         write_text(folder / README, _readme(target.name, adapter, format, base, origin))

@@ -89,6 +89,7 @@ def open_pretrained(
         os.fspath(folder) if backbone.format == "hf" else None,
         model.num_encoder_layers,
         model.num_heads,
+        model.num_decoder_layers,
     )
     prepared = on_vocabulary(prepare(config), vocabulary)
     return Pretrained(prepared, vocabulary, adapter, own, base, max_source_length, overlength)

@@ -153,6 +153,22 @@ def test_we_compute_what_peft_writes(both, tmp_path, projection, caplog):
     compare(folder, config, params, tmp_path, prefix)
 
 
+def test_a_decoder_of_more_layers_than_the_adapter_is_refused_as_peft_does(tmp_path):
+    model = random_t5("t5_1_1")
+    heads, width = model.config.num_heads, model.config.d_kv
+    kinds = {"task_type": "SEQ_2_SEQ_LM", "num_virtual_tokens": N, "num_layers": 1}
+    made = peft.get_peft_model(
+        model,
+        peft.PrefixTuningConfig(**kinds, token_dim=heads * width, num_attention_heads=heads),
+    )
+    made.save_pretrained(tmp_path)
+    source, decoder_input, _ = (torch.tensor(x.astype(np.int64)) for x in random_batch(7, 5))
+    with pytest.raises(IndexError):
+        made(input_ids=source, decoder_input_ids=decoder_input)
+    with pytest.raises(InputError, match=r"prefixes for 1 layers \(num_layers\), but the decoder"):
+        read_prefix(tmp_path, 2)
+
+
 def test_slots():
     assert [slots(layer, 3) for layer in range(3)] == [(0, 1), (4, 5), (2, 3)]
     assert [slots(layer, 6) for layer in range(6)] == [(0, 1), (4, 5), (8, 9)] * 2
@@ -172,6 +188,15 @@ def test_what_peft_does_not_compute_is_not_written(tmp_path, stacks, bias, messa
     with pytest.raises(InputError, match=message):
         write_prefix(tmp_path / "new", FoldedPrefix(arrays, bias), BaseModel())
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("base", [BaseModel(), BaseModel(num_decoder_layers=2)])
+def test_a_prefix_of_the_first_layer_is_not_written(tmp_path, base):
+    zeros = np.zeros((1, N, 4, 6), np.float32)
+    prefix = FoldedPrefix({"decoder_keys": zeros, "decoder_values": zeros}, "front")
+    with pytest.raises(InputError, match="acts on 1 of the decoder's layers"):
+        write_prefix(tmp_path / "new", prefix, base)
+    write_prefix(tmp_path, prefix, BaseModel(num_decoder_layers=1))
 
 
 @pytest.mark.parametrize(
