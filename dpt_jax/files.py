@@ -130,11 +130,14 @@ def _temporary(path: Path, stem: str, suffix: str, make: Any) -> Iterator[Path]:
         _remove_unless_locked(leftover)
     while True:
         temporary = Path(make(prefix=prefix, suffix=suffix, dir=path.parent))
-        # Ends with the process, however it ends.
-        lock = _lock(temporary)
+        # Another writer may take it for what a killed one has left, before it is locked.
+        try:
+            # Ends with the process, however it ends.
+            lock = _lock(temporary)
+        except BlockingIOError:
+            continue
         if temporary.exists():
             break
-        # Another writer took it for what a killed one had left, before it was locked.
         if lock is not None:
             os.close(lock)
     try:
@@ -156,22 +159,34 @@ def _make_folder(**names: Any) -> str:
 
 
 def _lock(path: Path) -> int | None:
-    """Locks a file or folder and returns the handle that holds the lock; None where it cannot."""
+    """Locks a file or folder and returns the handle that holds the lock.
+
+    None where there is nothing, or no locks are.
+
+    Raises:
+      BlockingIOError: when another holds it.
+    """
     try:
         handle = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
     except OSError:
-        # Held by another process, or a file system without locks.
+        # A file system without locks.
         os.close(handle)
         return None
     return handle
 
 
 def _remove_unless_locked(path: Path) -> None:
-    lock = _lock(path)
+    try:
+        lock = _lock(path)
+    except BlockingIOError:
+        return
     if lock is not None:
         with contextlib.suppress(OSError):
             remove(path)

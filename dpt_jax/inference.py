@@ -1,5 +1,6 @@
 """Using trained prompts: evaluation on a task and prediction for text."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -44,19 +45,11 @@ def step_of_run(model_dir: str | os.PathLike, step: str = "best") -> int:
     Raises:
       InputError: when the folder is no run, or does not have that step.
     """
-    saved = list(numpy_checkpoints(model_dir)) or Checkpoints(model_dir, create=False).steps()
+    saved = list(numpy_checkpoints(model_dir))
     if not saved:
-        raise InputError(f"{model_dir} holds no saved prompt; is it the MODEL_DIR of a run?")
-    if step == "latest":
-        return max(saved)
-    if step == "best":
-        best = best_step(model_dir)
-        return max(saved) if best is None else best
-    if not step.isdigit() or int(step) not in saved:
-        raise InputError(
-            f"--step is {step!r}; {model_dir} has best, latest and {', '.join(map(str, saved))}."
-        )
-    return int(step)
+        with contextlib.closing(Checkpoints(model_dir, create=False)) as checkpoints:
+            saved = checkpoints.steps()
+    return run_files.named_step(model_dir, step, saved, best_step)
 
 
 def prepare_for(
@@ -97,7 +90,8 @@ def prepare_for(
 
 def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) -> None:
     """Puts the parameters that a run without a prompt has trained in the place of the frozen."""
-    trained = Checkpoints(model_dir, create=False).restore_params(step)
+    with contextlib.closing(Checkpoints(model_dir, create=False)) as checkpoints:
+        trained = checkpoints.restore_params(step)
     prepared.placed = jax.tree.map(
         lambda new, old: jax.device_put(new, old.sharding),
         merge_params(trained, prepared.placed),

@@ -22,6 +22,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dpt_jax.errors import InputError
@@ -135,6 +136,37 @@ def best_step(model_dir: str | os.PathLike) -> int | None:
         return None
 
 
+def named_step(
+    model_dir: str | os.PathLike,
+    name: str,
+    saved: Collection[int],
+    best_of: Callable[[str | os.PathLike], int | None] = best_step,
+) -> int:
+    """The step that `best`, `latest` or a number names among those that a run has saved.
+
+    Args:
+      model_dir: the run's folder.
+      name: what names the step.
+      saved: steps that are there.
+      best_of: tells the best step of a folder, or None.
+
+    Raises:
+      InputError: when it does not have that step, or none.
+    """
+    if not saved:
+        raise InputError(f"{model_dir} holds no saved step; is it the MODEL_DIR of a run?")
+    if name == "latest":
+        return max(saved)
+    if name == "best":
+        best = best_of(model_dir)
+        return max(saved) if best is None else best
+    if not name.isdigit() or int(name) not in saved:
+        raise InputError(
+            f"--step is {name!r}; {model_dir} has best, latest and {', '.join(map(str, saved))}."
+        )
+    return int(name)
+
+
 def numpy_checkpoint(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
     """Where the exported prompt of a step is: `MODEL_DIR/numpy_checkpoints/checkpoint_<step>`."""
     return as_path(model_dir) / NUMPY_CHECKPOINTS / f"checkpoint_{step}"
@@ -171,6 +203,7 @@ def prune_numpy_checkpoints(model_dir: str | os.PathLike, keep: set[int]) -> Non
     kept = {numpy_checkpoint(model_dir, step).name for step in keep}
     for folder in entries(as_path(model_dir) / NUMPY_CHECKPOINTS):
         if folder.name.startswith("checkpoint_") and folder.name not in kept:
-            # Without it the folder is no prompt, whatever of it a killed process leaves.
-            remove(folder / PROMPT)
+            # Without these the folder is no result, whatever of it a killed process leaves.
+            for name in (PROMPT, PREFIX):
+                remove(folder / name)
             remove(folder)

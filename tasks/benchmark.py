@@ -135,10 +135,10 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
 
 
 def benchmark_of(task: str) -> Benchmark | None:
-    """Which of the eight a task is, whatever its text format or few-shot draw; None for no task.
+    """Which of the eight a task is, whatever its text format or draw; None for no task.
 
     Args:
-      task: such as `dpt_rte`, `dpt_rte_digits` or `dpt_rte_k8_s0`; `rte` will do.
+      task: such as `dpt_rte`, `dpt_rte_digits`, `dpt_rte_k8_s0` or `dpt_rte_p10_s0`; `rte` will do.
     """
-    name = re.sub(r"(_digits)?(_k\d+_s\d+)?$", "", task.removeprefix("dpt_"))
+    name = re.sub(r"(_digits)?(_[kp]\d+_s\d+)?$", "", task.removeprefix("dpt_"))
     return BENCHMARKS.get(name)

@@ -1,7 +1,10 @@
 """Files and folders appear whole or not at all."""
 
 import errno
+import fcntl
+import os
 import stat
+import tempfile
 
 import pytest
 
@@ -105,3 +108,26 @@ def test_the_next_writer_clears_what_a_killed_one_left_and_nothing_else(tmp_path
         assert mine.exists()
     assert (tmp_path / "prompt.npy").read_text() == "a"
     assert {p.name for p in tmp_path.iterdir()} == {"prompt.npy", *(p.name for p in others)}
+
+
+def test_a_file_that_another_writer_is_clearing_is_left_to_it(tmp_path, monkeypatch):
+    """It looks like a killed writer's between its making and its lock."""
+    made, held = [], []
+
+    def make(**names):
+        handle, name = tempfile.mkstemp(**names)
+        made.append(name)
+        if not held:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            held.append(handle)
+        else:
+            os.close(handle)
+            # The other one goes on.
+            os.remove(made[0])
+        return name
+
+    monkeypatch.setattr(files, "_make_file", make)
+    with files.atomic_write(tmp_path / "result") as temporary:
+        temporary.write_text("whole")
+    os.close(held[0])
+    assert len(made) == 2 and [path.name for path in tmp_path.iterdir()] == ["result"]

@@ -82,6 +82,11 @@ def _bridge(args: argparse.Namespace) -> None:
     config = runs.load_config(args)
     if config.prompt is None:
         raise InputError(f"--model_dir = {args.model_dir} has no prompt; name a run with one.")
+    if config.prefix is not None:
+        raise InputError(
+            f"--model_dir = {args.model_dir} has a prefix beside its prompt; name a run with a "
+            "prompt alone."
+        )
     prepared = inference.prepare_for(config, args.model_dir)
     step = inference.step_of_run(args.model_dir, args.step)
     path = run_files.numpy_checkpoint(args.model_dir, step)

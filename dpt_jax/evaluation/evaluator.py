@@ -257,7 +257,7 @@ class Evaluator:
     ) -> np.ndarray:
         """The log-probability of an output to each row."""
         scores = np.zeros(len(task.inputs), np.float32)
-        length = round_up(max(len(x) for x in outputs), 8)
+        length = round_up(max(1, *map(len, outputs)), 8)
         for indices, tokens in self._batches(task):
             targets = pad([outputs[i] for i in indices], self._batch_size, length)
             with partitioning.activate(self._mesh):
@@ -303,7 +303,7 @@ def averages(results: Sequence[TaskResult]) -> dict[str, float]:
     """The averages over tasks that have a name: `superglue_average`, in percent.
 
     It is there when the results are those of the eight tasks of `dpt_jax.tasks`, in either text
-    format and from whatever few-shot draw.
+    format and from whatever draw of rows.
     """
     if len(results) != 8 or not all(result.task.startswith("dpt_") for result in results):
         return {}

@@ -96,7 +96,8 @@ class FoldedPrefix:
             if name not in self.stacks:
                 continue
             found = self.arrays[f"{name}_keys"].shape
-            layers.add("all" if found[0] == stack.num_layers else "first")
+            if stack.num_layers > 1:
+                layers.add("all" if found[0] == stack.num_layers else "first")
             if found[0] not in (1, stack.num_layers) or found[2:] != (
                 stack.num_heads,
                 stack.head_dim,
@@ -110,7 +111,9 @@ class FoldedPrefix:
             raise InputError(
                 f"{source} acts on all layers of one stack and on the first layer of another."
             )
-        return FreePrefix(self.length, self.stacks, layers.pop(), self.position_bias)
+        return FreePrefix(
+            self.length, self.stacks, layers.pop() if layers else "all", self.position_bias
+        )
 
 
 def save_prefix(

@@ -1,5 +1,6 @@
 """A trained run on images: its network with the parameters of a step."""
 
+import contextlib
 import os
 
 from dpt_jax import run_files
@@ -17,19 +18,8 @@ def step_of(model_dir: str | os.PathLike, step: str = "best") -> int:
     Raises:
       InputError: when the folder is no run, or does not have that step.
     """
-    saved = Checkpoints(model_dir, create=False).steps()
-    if not saved:
-        raise InputError(f"{model_dir} holds no checkpoint; is it the MODEL_DIR of a run?")
-    if step == "latest":
-        return saved[-1]
-    if step == "best":
-        best = run_files.best_step(model_dir)
-        return saved[-1] if best is None else best
-    if not step.isdigit() or int(step) not in saved:
-        raise InputError(
-            f"--step is {step!r}; {model_dir} has best, latest and {', '.join(map(str, saved))}."
-        )
-    return int(step)
+    with contextlib.closing(Checkpoints(model_dir, create=False)) as checkpoints:
+        return run_files.named_step(model_dir, step, checkpoints.steps())
 
 
 def load(
@@ -52,5 +42,6 @@ def load(
             f"{run_files.IDENTITY}, but {found} there. Set --gin.INITIAL_CHECKPOINT_PATH to where "
             "that ViT is now; a copy, or a conversion, will do."
         )
-    trained = Checkpoints(model_dir, create=False).restore_params(step)
+    with contextlib.closing(Checkpoints(model_dir, create=False)) as checkpoints:
+        trained = checkpoints.restore_params(step)
     return prepared, prepared.trained(trained)

@@ -102,6 +102,9 @@ class Local:
             pass_fds=self._folder.lock_handles,
         )
         self._processes.add(process)
+        if self._stopping.is_set():
+            # `stop` may have looked before it was there.
+            process.send_signal(signal.SIGTERM)
         return process
 
     def _run(self, process: Any, job: list[Point], report: OnOutcome) -> Any:

@@ -19,7 +19,7 @@ from dpt_jax.theory.prompt_attention import logistic_loss
 
 Params = Mapping[str, Array]
 
-# Model -> its function of (tokens, parameters by name), and which of those are matrices.
+# Model -> its function of (tokens, parameters by name), and the names.
 MODELS: dict[str, tuple[Callable[..., Array], tuple[str, ...]]] = {
     "linear": (prompt_attention.linear, ("w",)),
     "linear prompt-attention": (prompt_attention.linear_prompt_attention, ("w", "q")),

@@ -37,7 +37,8 @@ class TrainingConfig:
       optimizer: OPTIMIZER, called with a learning-rate schedule; any optax optimizer will do.
       learning_rate: LEARNING_RATE, called with the number of steps, returns the schedule.
       clip_norm: largest norm of the gradient; None does not clip.
-      microbatches: MICROBATCHES, parts in which a batch is run to save memory; the same result.
+      microbatches: MICROBATCHES, parts in which a batch is run to save memory; the same result,
+        but that each draws its own dropout.
       frozen_dtype: FROZEN_DTYPE, dtype in which the frozen parameters are stored.
       mesh: MESH, sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
       eval_split: split to evaluate on.
@@ -88,7 +89,7 @@ class TrainingConfig:
         for name in ("train_steps", "epochs", "early_stopping_patience", "checkpoint_period"):
             self._check(name, _or_none(_positive), "a positive integer, or None")
         self._check("log_period", _positive, "a positive integer")
-        self._check("random_seed", _is_seed, "an integer from 0 to 2**63 - 1")
+        self._check("random_seed", _is_seed, "an integer from 0 to 2**32 - 1")
         self._check(
             "clip_norm", _or_none(lambda x: _is_number(x) and x > 0), "a positive number, or None"
         )
@@ -340,7 +341,7 @@ def _positive(value: Any) -> bool:
 
 
 def _is_seed(value: Any) -> bool:
-    return _is_integer(value) and 0 <= value < 2**63
+    return _is_integer(value) and 0 <= value < 2**32  # What `jax.random.key` tells apart.
 
 
 def _is_number(value: Any) -> bool:

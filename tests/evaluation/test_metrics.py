@@ -159,6 +159,9 @@ def test_aux_values_hold_the_scores_that_decoding_gives(backbone, tmp_path, beam
     np.testing.assert_allclose(found[:4], expected, rtol=1e-4)
     written = [record["aux_scores"] for record in result.predictions]
     np.testing.assert_array_equal(written, found)
+    # Of an empty answer to every row.
+    empty = [np.zeros(4, np.int32)] * len(task.inputs)
+    assert not evaluator._score_answers(task, params, empty).any()
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """A prefix that starts from a prefix.npz."""
 
+import dataclasses
+
 import gin
 import jax
 import numpy as np
@@ -52,6 +54,17 @@ def test_a_file_of_another_model_is_refused(tmp_path, sizes, message):
     path, _ = prefix_file(tmp_path, **sizes)
     with pytest.raises(ValueError, match=message):
         prefix_from_file(path).initialize(jax.random.key(0), runs.T5)
+
+
+def test_a_stack_of_one_layer_goes_with_the_first_layers_of_others():
+    arrays = {
+        f"{stack}_{kind}": np.ones((1, 3, 8, 4), np.float32)
+        for stack in ("encoder", "decoder")
+        for kind in ("keys", "values")
+    }
+    shape = dataclasses.replace(runs.T5, num_encoder_layers=3)
+    assert FoldedPrefix(arrays).module(shape).layers == "first"
+    assert FoldedPrefix(arrays).module(runs.T5).layers == "all"
 
 
 def test_a_missing_file_names_the_macro(tmp_path):

@@ -1,5 +1,7 @@
 """What a run's attention lies on, beside the prefix's share as `attention_mass` has it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -17,19 +19,15 @@ P, N = 5, 2
 @pytest.mark.parametrize("layers", ["all", "first"])
 def test_the_decoders_own_attention_counts_its_prefix_alone(tmp_path, layers):
     """Its keys begin with the prefix, and no prompt stands behind it."""
-    backbone = runs.save_backbone(tmp_path)
-    stack = ("decoder",)
-    prepared = text.prepare(
-        runs.run_config(
-            tmp_path / "run", backbone, prompt=None, prefix=FreePrefix(N, stack, layers)
-        )
-    )
-    shape, rng = runs.T5, np.random.default_rng(0)
+    shape, rng = dataclasses.replace(runs.T5, num_decoder_layers=3), np.random.default_rng(0)
+    prefix = FreePrefix(N, ("decoder",), layers)
+    config = runs.run_config(tmp_path, "", model=shape, prompt=None, prefix=prefix)
+    prepared = text.prepare(dataclasses.replace(config, initial_checkpoint_path=None))
     size = (shape.num_decoder_layers if layers == "all" else 1, N, shape.num_heads, shape.head_dim)
     arrays = {f"decoder_{kind}": rng.normal(size=size) for kind in ("keys", "values")}
     prefix = FoldedPrefix({name: array.astype(np.float32) for name, array in arrays.items()})
     adapter = Adapter(rng.normal(size=(P, runs.WIDTH)).astype(np.float32), prefix)
-    count = prepared.config.batch_size
+    count = 8  # Of the first batch.
     found = text_attention.measure(prepared, adapter, "train", count)
     assert list(found.shares) == ["prompt", "text", "decoder", "decoder, of itself"]
 

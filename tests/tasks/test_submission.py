@@ -86,4 +86,5 @@ def test_every_task_of_ours_is_one_of_the_eight():
         task: name for task, (name, _) in TASKS.items()
     }
     assert benchmark_of("dpt_rte_digits_k8_s0").name == "rte"
+    assert benchmark_of("dpt_wsc_p10_s0").name == "wsc"
     assert benchmark_of("dpt_superglue") is None

@@ -216,6 +216,8 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
     [
         ({"random_seed": -1}, "RANDOM_SEED is -1; it must be an integer from 0"),
         ({"random_seed": 0.5}, "RANDOM_SEED is 0.5"),
+        # jax.random.key would take it for 0.
+        ({"random_seed": 2**32}, "RANDOM_SEED is 4294967296; it must be an integer from 0"),
         ({"clip_norm": "1.0"}, "CLIP_NORM is '1.0'; it must be a positive number, or None"),
         ({"clip_norm": float("nan")}, "CLIP_NORM is nan"),
         ({"train_steps": 2.5}, "TRAIN_STEPS is 2.5"),

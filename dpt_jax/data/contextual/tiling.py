@@ -86,7 +86,7 @@ class PartialTiled:
       source: the images.
       grid: tiles along a side.
       fill: what is in irrelevant tiles, one of `FILLS`.
-      min_irrelevant: least number of irrelevant tiles; None is more than half. At least one tile
+      min_irrelevant: least number of irrelevant tiles; None is half, rounded up. At least one tile
         stays relevant, and every number between is as likely.
       seed: of places and fills.
     """

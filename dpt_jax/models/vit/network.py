@@ -193,13 +193,17 @@ class VisionTransformer(nn.Module):
         sizes = (cfg.num_layers, cfg.num_heads, cfg.head_dim, cfg.emb_dim)
         return self.prefix(Stack(name, *sizes, self.encoder.project_rows))
 
-    def _prefix(self, deterministic: bool) -> StackPrefix | None:
+    def _prefix(self, batch: int, deterministic: bool) -> StackPrefix | None:
         if self.prefix is None:
             return None
         keys, values = self.keys_and_values("encoder")
-        return StackPrefix.create(
-            (self.dropout(keys, deterministic), self.dropout(values, deterministic)), "none"
-        )
+        if self.prompt_dropout and not deterministic:
+            # Drawn for each image.
+            keys, values = (
+                self.dropout(jnp.repeat(x[:, None], batch, axis=1), deterministic)
+                for x in (keys, values)
+            )
+        return StackPrefix.create((keys, values), "none")
 
     def _prompts(self, batch: int, deterministic: bool) -> Array | None:
         if self.prompt is None:
@@ -235,7 +239,8 @@ class VisionTransformer(nn.Module):
         x = with_sharding_constraint(x, ("batch", "length", "embed"))
         deterministic = not enable_dropout
         prompts = self._prompts(len(images), deterministic)
-        return self.encoder(x, prompts, self.hidden, self._prefix(deterministic), cls_alone)
+        prefix = self._prefix(len(images), deterministic)
+        return self.encoder(x, prompts, self.hidden, prefix, cls_alone)
 
     def __call__(
         self,

@@ -243,6 +243,12 @@ def test_dropout_is_of_prompts_alone():
         return model.apply({"params": params}, vits.images(), enable, rngs=rngs)
 
     assert not np.array_equal(logits(model, params, True), logits(model, params, False))
+    prefixed = VisionTransformer(vits.CONFIG, prefix=FreePrefix(2), prompt_dropout=0.5)
+    own = vits.own(prefixed, vits.parameters())
+    same = jnp.repeat(vits.images()[:1], 2, axis=0)
+    rngs = {"dropout": jax.random.key(0)}
+    one, other = jax.jit(lambda p: prefixed.apply({"params": p}, same, True, rngs=rngs))(own)
+    assert not np.array_equal(one, other), "Two images have one draw."
     bare = VisionTransformer(vits.CONFIG, prompt_dropout=0.5)
     off, on = (logits(bare, vits.parameters(), enable) for enable in (False, True))
     np.testing.assert_array_equal(on, off)
