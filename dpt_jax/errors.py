@@ -2,8 +2,9 @@
 
 import contextlib
 import difflib
+import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 # Where Python finds a module that a person names.
 MODULES_ARE_FOUND = (
@@ -16,20 +17,31 @@ MODULES_ARE_FOUND = (
 SETTING = "<setting>"
 
 
-class InputError(ValueError):
-    """Input that cannot be used: names the thing, its value, and the flag or binding to change.
-
-    The command line prints its message without a traceback and exits with status 2.
+class _NamesSettings(Exception):
+    """An error whose message names settings as its reader gives them.
 
     Attributes:
       setting: what stands for `SETTING` in the message.
+      arguments: the Python arguments that stand for gin macros.
     """
 
     setting = "INITIAL_CHECKPOINT_PATH"
+    arguments: Mapping[str, str] = {}
 
     def __str__(self) -> str:
-        """The message, with the setting's name in its place."""
-        return super().__str__().replace(SETTING, self.setting)
+        """The message, with the settings' names in their places."""
+        message = super().__str__().replace(SETTING, self.setting)
+        for macro, argument in self.arguments.items():
+            message = re.sub(rf"--gin\.{macro}\b", f"{argument}=", message)
+            message = re.sub(rf"\b{macro}\b", argument, message)
+        return message
+
+
+class InputError(_NamesSettings, ValueError):
+    """Input that cannot be used: names the thing, its value, and the flag or binding to change.
+
+    The command line prints its message without a traceback and exits with status 2.
+    """
 
 
 @contextlib.contextmanager
@@ -42,7 +54,17 @@ def path_given_by(setting: str) -> Iterator[None]:
         raise
 
 
-class NonFiniteLossError(RuntimeError):
+@contextlib.contextmanager
+def arguments_for(macros: Mapping[str, str]) -> Iterator[None]:
+    """Has errors raised inside name arguments of Python in the place of the gin macros."""
+    try:
+        yield
+    except _NamesSettings as error:
+        error.arguments = macros
+        raise
+
+
+class NonFiniteLossError(_NamesSettings, RuntimeError):
     """The loss became NaN or infinite; names the step, the rate and the last good checkpoint."""
 
 

@@ -341,6 +341,16 @@ REFUSED = [
     ({"learning_rate": "high"}, "learning_rate is 'high'"),
     ({"dtype": "float16"}, "dtype is 'float16'"),
     ({"columns": "ab"}, "columns is 'ab'"),
+    ({"pairs": [("a", "b"), ("\ud83d", "b")]}, "Row 1 of pairs has half of a surrogate .* input"),
+    # Settings are called what `fit` calls them, not what gin does.
+    ({"seed": -1}, r"^seed is -1; .*Set seed=\.$"),
+    ({"eval_period": "epoc", "eval_pairs": [("a", "b")]}, "^eval_period is 'epoc'.*eval_period="),
+    ({"learning_rate": -1.0}, "^learning_rate is -1.0.*Set learning_rate="),
+    ({"optimizer": "adam"}, "^optimizer is 'adam'; .* such as optax.adamw.*Set optimizer="),
+    ({"microbatches": 3, "batch_size": 4}, "^microbatches is 3; .* divisor of batch_size = 4"),
+    ({"model_dir": __file__}, "is a file; set model_dir= to a folder"),
+    ({"mesh": (3, 1, 1)}, r"^mesh = \(3, 1, 1\).*set mesh="),
+    ({"mesh": 2}, "^mesh is 2; it must be three sizes"),
 ]
 
 
@@ -364,12 +374,28 @@ def test_what_cannot_be_answered_is_refused(backbone):
         (lambda: t5.generate(["a"], prompts={"x": zeros[:, 1:]}), r"prompts\['x'\].*\(2, 15\)"),
         (lambda: t5.generate(["a"], prompts={"x": zeros, "y": zeros}), "there are none"),
         (lambda: t5.score(["a"], [[]]), "Row 0 of candidates is empty"),
-        (lambda: t5.score(["a"], "yes"), "one list of candidates"),
+        (lambda: t5.score(["a"], "yes"), "candidates is 'yes'; it takes a list of texts"),
+        (lambda: t5.score(["a", "b"], [["yes"]]), "one list of candidates"),
+        (lambda: t5.score(["a"], ["\ud800"]), "Row 0 of texts has half of a surrogate pair"),
+        (lambda: t5.generate(["a", "\ud800"]), "Row 1 of texts has half of a surrogate pair"),
+        (lambda: t5.evaluate([("a", "b")], max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: t5.save_prompt("x", format="pt"), "format is 'pt'"),
     ]:
         with pytest.raises(InputError, match=message):
             call()
     assert t5.generate([]) == []
+
+
+@pytest.mark.slow
+def test_numpys_integers_are_integers_and_no_prompt_is_the_bare_t5(backbone):
+    t5, pairs = opened(backbone, METHOD(), max_source_length=16), [("ab", "c"), ("b", "d")]
+    numbers = {"steps": 2, "batch_size": 2, "seed": 3}
+    t5.fit(pairs, **numbers)
+    prompt = t5.prompt
+    t5.fit(pairs, **{name: np.int64(number) for name, number in numbers.items()})
+    np.testing.assert_array_equal(t5.prompt, prompt)
+    found = t5.generate(["ab", "b"], np.int32(4), prompts={"bare": None})
+    assert found == opened(backbone).generate(["ab", "b"], 4)
 
 
 def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
@@ -383,6 +409,10 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
     np.save(tmp_path / "wide.npy", np.zeros((2, 17), np.float32))
     with pytest.raises(InputError, match=r"\(2, 17\).*16"):
         opened(backbone, prompt=tmp_path / "wide.npy")
+    with pytest.raises(InputError, match="DecomposedPrompt is a class"):
+        opened(backbone, dpt_jax.DecomposedPrompt)
+    with pytest.raises(InputError, match="The folder of from_pretrained is None"):
+        opened(None)
     with pytest.raises(InputError, match="17 wide"):
         opened(backbone, VanillaPrompt(2, 17))
     with pytest.raises(InputError, match="Both a method, DecomposedPrompt, and a prompt"):

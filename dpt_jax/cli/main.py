@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from dpt_jax.errors import nearest_names
 from dpt_jax.huge_pages import restart_with_huge_pages
+from dpt_jax.version import __version__
 
 COMMANDS = (
     "demo",
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ),
         {},
     )
+    parser.add_argument("--version", action="version", version=f"dpt-jax {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="show the traceback of errors in the input"
     )

@@ -22,7 +22,6 @@ from dpt_jax.data import text_tasks
 HELP = "list tasks, show examples and their lengths"
 ACTIONS = ("list", "show", "lengths")
 MODULES = ("dpt_jax.tasks", "dpt_jax.demo.tasks")
-_FEW_SHOT = re.compile(r"(?P<task>.+)_k(?P<k>\d+)_s(?P<seed>\d+)")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -229,21 +228,22 @@ def _statistics(rows: list[Any]) -> dict[str, Any]:
 
 
 def _print_listing(found: list[dict[str, Any]]) -> None:
+    from dpt_jax.data.tasks import DRAWN
+
     names = {row["name"] for row in found}
-    few_shot: dict[str, list[tuple[int, int]]] = {}
+    drawn: dict[str, list[re.Match]] = {}
     shown = []
     for row in found:
-        match = _FEW_SHOT.fullmatch(row["name"])
+        match = DRAWN.fullmatch(row["name"])
         if match and match["task"] in names:
-            drawn = few_shot.setdefault(match["task"], [])
-            drawn.append((int(match["k"]), int(match["seed"])))
+            drawn.setdefault(match["task"], []).append(match)
         else:
             shown.append(row)
     for kind, title in (("task", "tasks"), ("mixture", "mixtures")):
         rows = [row for row in shown if row["kind"] == kind]
         if not rows:
             continue
-        last = "few-shot" if kind == "task" else "tasks"
+        last = "draws" if kind == "task" else "tasks"
         lines = []
         for row in rows:
             splits = ", ".join(
@@ -251,19 +251,25 @@ def _print_listing(found: list[dict[str, Any]]) -> None:
                 for split, size in row["splits"].items()
             )
             if kind == "task":
-                more = _shots(few_shot.get(row["name"], []))
+                more = _suffixes(drawn.get(row["name"], []))
             else:
                 more = ", ".join(row["tasks"])
             lines.append((row["name"], splits, more))
         print_table((title, "splits (rows)", last), lines, left=3)
 
 
-def _shots(drawn: list[tuple[int, int]]) -> str:
-    if not drawn:
-        return ""
-    ks = sorted({k for k, _ in drawn})
-    seeds = sorted({seed for _, seed in drawn})
-    return f"_k{{{','.join(map(str, ks))}}}_s{{{','.join(map(str, seeds))}}}"
+def _suffixes(drawn: list[re.Match]) -> str:
+    """What the names of a task's draws end in: so many rows (k) or so many percent (p), a seed."""
+    found = []
+    for unit in "kp":
+        of_unit = [match for match in drawn if match["unit"] == unit]
+        amounts, seeds = (
+            ",".join(map(str, sorted({int(match[part]) for match in of_unit})))
+            for part in ("amount", "seed")
+        )
+        if of_unit:
+            found.append(f"_{unit}{{{amounts}}}_s{{{seeds}}}")
+    return " ".join(found)
 
 
 def _print_examples(found: list[dict[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from dpt_jax.data.examples import TaskExamples, enforce_lengths
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
-from dpt_jax.data.text_tasks import tokenize
+from dpt_jax.data.text_tasks import HALF, is_whole, tokenize
 from dpt_jax.errors import InputError
 
 # How examples that are no SeqIO task's are called, in logs and files.
@@ -69,6 +69,8 @@ def _pair(row: Any, number: int, columns: Sequence[str], what: str) -> tuple[str
             raise InputError(
                 f"The {name} of row {number} of {what} is no text, but {_shown(text)}."
             )
+        if not is_whole(text):
+            raise InputError(f"Row {number} of {what} {HALF} in its {name}: {_shown(text)}.")
     return row[0], row[1]
 
 
@@ -85,6 +87,8 @@ def read_texts(texts: Iterable[str]) -> list[str]:
     for number, text in enumerate(found):
         if not isinstance(text, str):
             raise InputError(f"Row {number} of texts is no text, but {_shown(text)}.")
+        if not is_whole(text):
+            raise InputError(f"Row {number} of texts {HALF} in it: {_shown(text)}.")
     return found
 
 

@@ -1,6 +1,7 @@
 """Tasks and mixtures, SeqIO's and those of texts: found and checked before anything is read."""
 
 import importlib
+import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from dpt_jax.data import reading, text_tasks
 from dpt_jax.errors import MODULES_ARE_FOUND, InputError, nearest_names
 from dpt_jax.quiet_import import quiet_import
+
+# The name of a task with a draw of another's training rows: so many (k), or so many percent (p).
+DRAWN = re.compile(r"(?P<task>.+)_(?P<unit>[kp])(?P<amount>\d+)_s(?P<seed>\d+)")
 
 
 def import_seqio() -> Any:
@@ -65,7 +69,8 @@ def get_provider(
     except ValueError as e:
         registered = {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
         known = sorted(registered.union(one.name for one in text_tasks.listed(imported)))
-        listed = nearest_names(name, known) or f" Registered: {', '.join(known) or 'none'}."
+        whole = ", ".join(one for one in known if not DRAWN.fullmatch(one))
+        listed = nearest_names(name, known) or f" Registered: {whole or 'none'}."
         raise InputError(f"There is no task or mixture {name!r}.{listed} {remedy}") from e
 
 

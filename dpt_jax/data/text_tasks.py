@@ -118,6 +118,8 @@ class TextTask:
                 raise InputError(
                     f"{where} of task {self.name!r} has no text {feature!r}, but is {row!r}."
                 )
+            if not is_whole(found[feature]):
+                raise InputError(f"{where} of task {self.name!r} {HALF} in {feature!r}.")
         return found
 
 
@@ -161,6 +163,19 @@ class TextMixture:
         return dataclasses.replace(
             self, tasks=[task.with_vocabulary(lambda: opened) for task in self.tasks]
         )
+
+
+# What is said of a text that is not `is_whole`.
+HALF = "has half of a surrogate pair, which is no character,"
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text can be written at all: half of a surrogate pair, as JSON may hold, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tokenize(vocabulary: KeptVocabulary, texts: Iterable[str]) -> list[np.ndarray]:

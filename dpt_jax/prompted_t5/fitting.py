@@ -7,13 +7,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.pairs import Pairs
 from dpt_jax.data.text_tasks import tokenize
 from dpt_jax.evaluation.text_metrics import TextMetrics
 from dpt_jax.problems.pairs import PreparedPairs, prepare_pairs
 from dpt_jax.problems.text import Prepared
-from dpt_jax.prompted_t5.opening import check_positive
+from dpt_jax.prompted_t5.opening import positive
 from dpt_jax.prompts import at_residual_norm
 from dpt_jax.training import recipes
 from dpt_jax.training.recipes import Optimizer, Rate
@@ -53,8 +55,12 @@ class Training:
         names = (
             "epochs steps batch_size max_target_length early_stopping_patience microbatches".split()
         )
-        given = {name: getattr(self, name) for name in names}
-        check_positive(**{name: value for name, value in given.items() if value is not None})
+        for name in names:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, positive(name, getattr(self, name)))
+        for name in ("seed", "eval_period"):
+            if isinstance(number := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(number))
 
     def settings(self, longest_target: int, evaluates: bool) -> tuple[dict[str, Any], Any]:
         """Fields of `RunConfig`, and what tells the recipe from others.

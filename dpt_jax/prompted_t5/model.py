@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from dpt_jax import run_files
 from dpt_jax.analysis.history import History, read_history
 from dpt_jax.data.pairs import read_pairs, read_texts
-from dpt_jax.errors import InputError, Stopped
+from dpt_jax.errors import InputError, Stopped, arguments_for
 from dpt_jax.evaluation.text_metrics import MetricFn, TextMetrics
 from dpt_jax.inference import Answerer
 from dpt_jax.interop.adapters import Adapter, load_adapter, load_own
@@ -24,13 +24,28 @@ from dpt_jax.prefixes import Prefix
 from dpt_jax.problems.config_text import as_gin
 from dpt_jax.problems.continued import PromptLike
 from dpt_jax.prompted_t5 import fitting, requests
-from dpt_jax.prompted_t5.opening import Pretrained, check_positive, moved, open_pretrained
+from dpt_jax.prompted_t5.opening import Pretrained, moved, open_pretrained, positive
 from dpt_jax.prompts import SoftPrompt
 from dpt_jax.training import trainer
 from dpt_jax.training.loggers import Callback
 from dpt_jax.training.recipes import Optimizer, Rate
 
 _COLUMNS = ("inputs", "targets")
+# What messages call the settings that a command would have as gin macros.
+_ARGUMENTS = {
+    "BATCH_SIZE": "batch_size",
+    "EARLY_STOPPING_PATIENCE": "early_stopping_patience",
+    "EPOCHS": "epochs",
+    "EVAL_PERIOD": "eval_period",
+    "LEARNING_RATE_PEAK": "learning_rate",
+    "MESH": "mesh",
+    "MICROBATCHES": "microbatches",
+    "MODEL_DIR": "model_dir",
+    "OPTIMIZER": "optimizer",
+    "OVERLENGTH": "overlength",
+    "RANDOM_SEED": "seed",
+    "TRAIN_STEPS": "steps",
+}
 
 
 class PromptedT5:
@@ -56,6 +71,7 @@ class PromptedT5:
         self._answerer = Answerer(self._prepared)
 
     @classmethod
+    @arguments_for(_ARGUMENTS)
     def from_pretrained(
         cls,
         folder: str | os.PathLike,
@@ -127,6 +143,7 @@ class PromptedT5:
         """The folded prompt in use, float32 `[P, D]`; None where there is none."""
         return self._current().prompt
 
+    @arguments_for(_ARGUMENTS)
     def fit(
         self,
         pairs: Iterable[Any],
@@ -188,7 +205,8 @@ class PromptedT5:
             longest one. Evaluation generates so many tokens.
           eval_period: updates between evaluations, or "epoch"; None is the recipe's.
           early_stopping_patience: evaluations without a new best after which training stops.
-          microbatches: parts in which a batch is run to save memory; the same result.
+          microbatches: parts in which a batch is run to save memory; the same result, but that each
+            draws its own dropout.
 
         Returns:
           The losses and metrics by step, from the run's first step; `History.plot` draws them.
@@ -245,12 +263,13 @@ class PromptedT5:
             )
             return read_history(folder)
 
+    @arguments_for(_ARGUMENTS)
     def generate(
         self,
         texts: Iterable[str],
         max_new_tokens: int = 8,
         num_beams: int = 1,
-        prompts: Mapping[str, PromptLike] | None = None,
+        prompts: Mapping[str, PromptLike | None] | None = None,
         names: Sequence[str] | None = None,
         *,
         batch_size: int = 16,
@@ -266,8 +285,8 @@ class PromptedT5:
           texts: the inputs.
           max_new_tokens: longest answer in tokens.
           num_beams: beams; 1 is greedy.
-          prompts: other prompts or prefixes than the one in use, by name, of any kinds and lengths;
-            those of one length share their batches.
+          prompts: other prompts or prefixes than the one in use, by name, of any kinds and lengths,
+            or None for the bare T5; those of one length share their batches.
           names: for each text the one to use; may be left out where there is only one.
           batch_size: texts at once.
 
@@ -279,7 +298,8 @@ class PromptedT5:
             or a prompt of another model.
         """
         found = read_texts(texts)
-        check_positive(max_new_tokens=max_new_tokens, num_beams=num_beams, batch_size=batch_size)
+        max_new_tokens = positive("max_new_tokens", max_new_tokens)
+        num_beams, batch_size = positive("num_beams", num_beams), positive("batch_size", batch_size)
         if prompts is not None:
             adapters = requests.adapters_of(len(found), prompts, names, self.config)
         elif names is not None:
@@ -297,6 +317,7 @@ class PromptedT5:
         )
         return [self._prepared.vocabulary.decode(row.tolist()) for row in generated]
 
+    @arguments_for(_ARGUMENTS)
     def score(
         self,
         texts: Iterable[str],
@@ -323,7 +344,7 @@ class PromptedT5:
         Raises:
           InputError: as `generate`, or where a text has no candidates.
         """
-        check_positive(batch_size=batch_size)
+        batch_size = positive("batch_size", batch_size)
         found = read_texts(texts)
         answers = requests.candidates_of(len(found), candidates, self._prepared.vocabulary)
         if not found:
@@ -331,6 +352,7 @@ class PromptedT5:
         tokens = requests.tokens_of(found, self._prepared)
         return self._answerer.score(tokens, answers, self._current(), batch_size)
 
+    @arguments_for(_ARGUMENTS)
     def evaluate(
         self,
         pairs: Iterable[Any],
@@ -362,9 +384,10 @@ class PromptedT5:
           InputError: as `fit` and `generate`.
         """
         metrics, rows = TextMetrics(metric), read_pairs(pairs, columns)
-        limit = max_new_tokens or fitting.longest_target(self._prepared.vocabulary, rows)
+        if max_new_tokens is None:
+            max_new_tokens = fitting.longest_target(self._prepared.vocabulary, rows)
         inputs, targets = zip(*rows, strict=True)
-        answers = self.generate(inputs, limit, num_beams, batch_size=batch_size)
+        answers = self.generate(inputs, max_new_tokens, num_beams, batch_size=batch_size)
         return metrics.measure(list(targets), answers)
 
     def save_prompt(self, path: str | os.PathLike, format: str | None = None) -> None:

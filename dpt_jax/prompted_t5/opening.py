@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
@@ -59,7 +61,9 @@ def open_pretrained(
 ) -> Pretrained:
     """Opens the T5; arguments and errors are those of `PromptedT5.from_pretrained`."""
     if max_source_length is not None:
-        check_positive(max_source_length=max_source_length)
+        max_source_length = positive("max_source_length", max_source_length)
+    if not isinstance(folder, str | os.PathLike):
+        raise InputError(f"The folder of from_pretrained is {folder!r}; it is the path of a T5.")
     with path_given_by("the folder of from_pretrained"):
         backbone = open_backbone(folder)
         vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
@@ -81,7 +85,7 @@ def open_pretrained(
         task_feature_lengths={"inputs": max_source_length or DEFAULT_SOURCE_LENGTH, "targets": 1},
         train_steps=1,
         num_buckets=NUM_BUCKETS,
-        mesh=tuple(mesh),
+        mesh=_sizes(mesh),
         frozen_dtype=frozen_dtype(dtype),
         overlength=overlength or "error",
     )
@@ -107,7 +111,7 @@ def moved(
     config = prepared.config
     changed = config
     if mesh is not None:
-        changed = dataclasses.replace(changed, mesh=tuple(mesh))
+        changed = dataclasses.replace(changed, mesh=_sizes(mesh))
     if dtype is not None:
         model = in_dtype(config.model, dtype)
         changed = dataclasses.replace(changed, model=model, frozen_dtype=frozen_dtype(dtype))
@@ -135,17 +139,25 @@ def frozen_dtype(dtype: str | None) -> str | None:
     return "bfloat16" if dtype == "bfloat16" else None
 
 
-def check_positive(**values: Any) -> None:
-    """Raises InputError for a value that is no positive integer, under its name."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{name} is {value!r}; it must be a positive integer.")
+def positive(name: str, value: Any) -> int:
+    """A positive integer of Python's or NumPy's; raises InputError for what is none."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a positive integer.")
+    return int(value)
+
+
+def _sizes(mesh: Any) -> Any:
+    """The sizes of a mesh as Python has them; what is none is left for `RunConfig` to refuse."""
+    return tuple(mesh) if isinstance(mesh, Iterable) else mesh
 
 
 def _told_apart(
     method_or_prompt: SoftPrompt | Prefix | PromptLike | None, prompt: PromptLike | None
 ) -> tuple[SoftPrompt | Prefix | None, PromptLike | None]:
     """The method, or else the prompt, of which one may be given."""
+    if isinstance(method_or_prompt, type):
+        name = method_or_prompt.__name__
+        raise InputError(f"{name} is a class; give one of it, such as {name}(length=20, ...).")
     if not isinstance(method_or_prompt, SoftPrompt | Prefix):
         if method_or_prompt is not None and prompt is not None:
             raise InputError("Two prompts are given; one is what fit begins with. Leave one out.")

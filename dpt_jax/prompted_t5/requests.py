@@ -39,7 +39,7 @@ def tokens_of(texts: Sequence[str], prepared: Prepared) -> list[np.ndarray]:
 
 def adapters_of(
     count: int,
-    prompts: Mapping[str, PromptLike],
+    prompts: Mapping[str, PromptLike | None],
     names: Sequence[str] | None,
     model: T5Config,
 ) -> list[Adapter]:
@@ -48,7 +48,10 @@ def adapters_of(
     Raises:
       InputError: for a prompt of another model, a name that none has, or another count of names.
     """
-    loaded = {name: load(prompt, model, f"prompts[{name!r}]") for name, prompt in prompts.items()}
+    loaded = {
+        name: Adapter() if prompt is None else load(prompt, model, f"prompts[{name!r}]")
+        for name, prompt in prompts.items()
+    }
     if names is None and len(loaded) == 1:
         names = list(loaded) * count
     if names is None or isinstance(names, str) or len(names) != count:
@@ -76,10 +79,12 @@ def candidates_of(
     Raises:
       InputError: for a text without candidates, or another count of lists.
     """
+    if isinstance(candidates, str):
+        raise InputError(f"candidates is {candidates!r}; it takes a list of texts.")
     each: list[Any] = list(candidates)
     if all(isinstance(text, str) for text in each):
         each = [each] * count
-    if isinstance(candidates, str) or len(each) != count:
+    if len(each) != count:
         raise InputError(
             f"There are {count} texts, but candidates for {len(each)}. Give one list of "
             "candidates for all texts, or one list for each."

@@ -159,5 +159,5 @@ def require_size(module: nn.Module, field: str, setting: str) -> None:
     if not whole or value < 1:
         raise ValueError(
             f"{setting} is {value!r}, but {type(module).__name__}.{field} must be a whole number "
-            f"of at least 1. Set it with --gin.{setting}=VALUE or in a gin file."
+            f"of at least 1. Give {field}=, or in gin --gin.{setting}=VALUE."
         )

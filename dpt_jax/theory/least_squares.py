@@ -85,12 +85,3 @@ def minimize(
     begin = (start, optimizer.init(start), infinite, start, 0, jnp.asarray(False))
     _, _, least, best, _, _ = jax.lax.while_loop(goes_on, step, begin)
     return best, least
-
-
-def best_of(
-    loss: Callable[[Float[Array, "p"]], Array], starts: Float[Array, "starts p"], steps: int
-) -> tuple[Float[Array, "p"], Float[Array, ""]]:
-    """Minimizes from several starts side by side; returns the best parameters and their loss."""
-    params, values = jax.vmap(lambda start: minimize(loss, start, steps))(starts)
-    best = jnp.nanargmin(values)
-    return params[best], values[best]

@@ -106,7 +106,7 @@ class TrainingConfig:
             "a number of steps, 'epoch', or 0 for no evaluation",
         )
         # The names alone are enough in gin: `OPTIMIZER = @optax.lion`, without parentheses.
-        self._check("optimizer", callable, "one like @optax.adamw")
+        self._check("optimizer", callable, "a function such as optax.adamw, in gin @optax.adamw")
         self._check(
             "learning_rate",
             callable,

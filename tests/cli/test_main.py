@@ -3,6 +3,7 @@
 import pytest
 
 from dpt_jax.cli.main import main
+from dpt_jax.version import __version__
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,12 @@ def test_what_is_mistyped_is_named_with_the_nearest(argv, message, capsys):
     with pytest.raises(SystemExit) as ended:
         main(argv)
     assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"dpt-jax {__version__}\n"
 
 
 DEMO = ["train", "--gin_file=runs/demo.gin"]

@@ -69,6 +69,13 @@ def test_without_a_module_the_packages_own_tasks_are_listed(capsys):
     assert status == 0
     names = {row["name"] for row in json.loads(out)}
     assert {"demo_entailment", "demo_superglue"} <= names
+    # Its draws are not rows of their own, and not among the names that a wrong one is told.
+    _, out, _ = call(capsys)
+    [line] = [line for line in out.splitlines() if line.split()[:1] == ["demo_questions"]]
+    assert "_k{8,16,32}_s{0,1,2,3,4} _p{1,3,10,30,100}_s{0,1,2,3,4}" in line
+    assert "demo_questions_p" not in out
+    _, _, err = call(capsys, "show", "nope")
+    assert "Registered: demo_entailment, demo_questions," in err and "_k8" not in err
 
 
 @pytest.mark.slow

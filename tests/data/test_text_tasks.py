@@ -133,6 +133,13 @@ def test_what_cannot_be_used_is_named(module, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             _ = prepared(tmp_path, module, name, **changes).data
+    half = dpt_jax.TextTask(
+        "half",
+        lambda split: [{"inputs": "a", "targets": "\ud83d"}],
+        vocabulary=kept_vocabulary.Bytes(0, True),
+    )
+    with pytest.raises(InputError, match="Row 0 of split 'train' of task 'half' has half of a sur"):
+        half.read("train")
     one = dpt_jax.TextTask("one", list, vocabulary=kept_vocabulary.Bytes(0, True))
     other = dpt_jax.TextTask("other", list, vocabulary=kept_vocabulary.Bytes(0, True))
     with pytest.raises(ValueError, match="'two' must have one vocabulary"):
