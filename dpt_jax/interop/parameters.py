@@ -71,8 +71,18 @@ def check_parameters(
         for name in ("num_encoder_layers", "num_decoder_layers")
     }
     wanted = parameter_shapes(dataclasses.replace(config, **layers))
-    names = [*wanted, *(name for name in found if name not in wanted)]
-    for name in names:
+    check_shapes(path, found, wanted, configured_by, remedy)
+
+
+def check_shapes(
+    path: str,
+    found: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+    configured_by: str,
+    remedy: str,
+) -> None:
+    """The same for the names and shapes that are `wanted`."""
+    for name in (*wanted, *(name for name in found if name not in wanted)):
         here, there = found.get(name), wanted.get(name)
         if here == there:
             continue

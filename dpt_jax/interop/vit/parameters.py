@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from dpt_jax.errors import InputError
+from dpt_jax.interop.parameters import check_shapes
 from dpt_jax.models.vit import VisionTransformer, ViTConfig, abstract_variables
 from dpt_jax.tensors import Shape, Tensor
 
@@ -39,14 +39,7 @@ def check_parameters(
     """
     layers = min(config.num_layers, len(found) + 1)
     wanted = parameter_shapes(dataclasses.replace(config, num_layers=layers))
-    for name in (*wanted, *(name for name in found if name not in wanted)):
-        here, there = found.get(name), wanted.get(name)
-        if here != there:
-            stored = f"has shape {here}" if here is not None else "is missing"
-            asked = f"asks for {there}" if there is not None else "has no such parameter"
-            raise InputError(
-                f"{path}: parameter {name} {stored}, but {configured_by} {asked}. {remedy}"
-            )
+    check_shapes(path, found, wanted, configured_by, remedy)
 
 
 def mapped(tensor: Tensor, shape: Shape, change: Callable[[np.ndarray], np.ndarray]) -> Tensor:
