@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import json
+import pathlib
 from typing import Any
 
 import seqio
@@ -13,7 +15,9 @@ from dpt_jax.tasks.errors import TaskError
 
 
 def read_extra_ids(path: str) -> int:
-    """How many extra ids T5 adds to a SentencePiece model: 100, or 0 where it has them itself.
+    """How many extra ids T5 adds to a SentencePiece model.
+
+    100, or 0 where it has them itself, or lies in the folder of a model that embeds fewer.
 
     Raises:
       TaskError: when there is no such model.
@@ -30,8 +34,22 @@ def read_extra_ids(path: str) -> int:
             f"The vocabulary {path} cannot be read ({reason}). Set DPT_VOCAB, or the gin macro "
             "VOCABULARY, to the SentencePiece file of the model, or to 'bytes' for ByT5."
         ) from e
-    pieces = {model.id_to_piece(i) for i in range(model.get_piece_size())}
-    return 0 if pieces & {"<extra_id_0>", "▁<extra_id_0>"} else settings.EXTRA_IDS
+    count = model.get_piece_size()
+    has_own = {"<extra_id_0>", "▁<extra_id_0>"} & {model.id_to_piece(i) for i in range(count)}
+    rows = _rows_beside(path)
+    has_no_room = rows is not None and rows < count + settings.EXTRA_IDS
+    return 0 if has_own or has_no_room else settings.EXTRA_IDS
+
+
+def _rows_beside(path: str) -> int | None:
+    """How many rows the model embeds whose folder a file is in; None where that is not known."""
+    for name in ("backbone.json", "config.json"):  # Ours, and Hugging Face's.
+        try:
+            said = json.loads((pathlib.Path(path).parent / name).read_text())
+            return int(said.get("config", said)["vocab_size"])
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            continue
+    return None
 
 
 def read_vocabulary(path: str) -> seqio.Vocabulary:

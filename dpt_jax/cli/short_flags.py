@@ -18,6 +18,8 @@ DEFAULT_RECIPE = "paper"
 # Which module registers a task, by how its name begins; SuperGLUE's has macros of its own.
 _SUPERGLUE = "dpt_"
 _MODULES = {"demo_": "dpt_jax.demo.text_tasks"}
+# The file of `models/` whose T5 comes with the package.
+_DEMO = "demo"
 # What the files of `models/` say: a macro has the width, and the rest is a run's choice.
 _NOT_OF_A_MODEL = (
     "emb_dim",
@@ -129,8 +131,11 @@ def _vocabulary(model: str) -> str | None:
     """What the macro VOCABULARY takes for a model's folder; None where that does not say."""
     if "://" in model:
         return None
+    from dpt_jax import demo
     from dpt_jax.data.folder_vocabulary import named_by
 
+    if model == _DEMO and not pathlib.Path(model).exists():
+        return str(demo.VOCABULARY)
     return named_by(model)
 
 

@@ -6,8 +6,9 @@ r"""Run the points of a sweep, each in a folder of its own, and put their result
   dpt sweep table1 --launcher=commands > points.sh       # a shell command per point
   dpt sweep table1 --launcher=ray --resources=TPU=4
 
-The results are in OUTPUT/<sweep>: results.jsonl, results.csv, table.md and figures. The same
-command goes on where it was stopped: finished points are not run again, failed ones are.
+The results are in OUTPUT/<sweep>: results.jsonl, results.csv, table.md, and the figures that
+sweeps.Report.figures asks for. The same command goes on where it was stopped: finished points are
+not run again, failed ones are.
 Points that differ only in seed, learning rate, bottleneck or few-shot draw train together, against
 one copy of the frozen weights; their results are those of points trained alone.
 --gin.NAME=VALUE sets a binding of every point, --gin.Sweep.FIELD=VALUE changes the sweep.
@@ -253,7 +254,8 @@ def _finish(folder: Any) -> list[dict[str, Any]]:
     text = page.to_markdown([made], folder.sweep.name, page.FIGURES, named=False)
     write_text(folder.path / "table.md", text)
     _print(made)
-    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md, {page.FIGURES}/")
+    drawn = f", {page.FIGURES}/" if (folder.path / page.FIGURES).is_dir() else ""
+    print(f"\nWritten: {folder.path}/results.jsonl, results.csv, table.md{drawn}")
     return rows
 
 

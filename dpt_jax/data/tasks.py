@@ -118,7 +118,8 @@ def get_vocabulary(provider: Any) -> Any:
         if "DPT_VOCAB" in message:  # One of our tasks', which says it all.
             raise InputError(f"{provider.name}: {message}") from e
         raise InputError(
-            f"The vocabulary of {provider.name!r} cannot be read: {message} Set DPT_VOCAB to the "
+            f"The vocabulary of {provider.name!r} cannot be read: {message} Set "
+            "--gin.VOCABULARY (or DPT_VOCAB) to the "
             "model's SentencePiece file, where the task reads it."
         ) from e
     return vocabulary

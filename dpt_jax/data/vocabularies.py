@@ -50,7 +50,8 @@ def check_special_ids(vocabulary: Any, task: str) -> None:
         name = getattr(vocabulary, "sentencepiece_model_file", vocabulary.__class__.__name__)
         raise InputError(
             f"The vocabulary {os.fspath(name)} of {task!r} {' and '.join(found)}, but a T5 pads "
-            f"with {PAD_ID} and ends in {EOS_ID}. Set DPT_VOCAB to the model's own vocabulary for "
+            f"with {PAD_ID} and ends in {EOS_ID}. Set --gin.VOCABULARY (or "
+            "DPT_VOCAB) to the model's own vocabulary for "
             "tasks that read it; SentencePiece trains one with --pad_id=0 --eos_id=1 --unk_id=2."
         )
 
@@ -79,8 +80,8 @@ def check_vocabulary(
     if size > rows:
         raise InputError(
             f"Task {task!r} has a vocabulary of {size} pieces, the model embeds {rows}. Set "
-            f"DPT_VOCAB to the model's own vocabulary{published(rows)} for tasks that read it, or "
-            "choose another model gin file."
+            f"--gin.VOCABULARY (or DPT_VOCAB) to the model's own vocabulary{published(rows)} for "
+            "tasks that read it, or choose another model gin file."
         )
     model = model_vocabulary.read(checkpoint)
     passes_through = _is_pass_through(vocabulary)
@@ -95,8 +96,8 @@ def check_vocabulary(
     elif size + UNUSED_ROWS < rows:
         raise InputError(
             f"Task {task!r} has a vocabulary of {size} pieces, too few for a model that embeds "
-            f"{rows}: the model was trained with another one. Set DPT_VOCAB to the model's own"
-            f"{published(rows)}, or put that beside the model's weights as "
+            f"{rows}: the model was trained with another one. Set --gin.VOCABULARY (or "
+            f"DPT_VOCAB) to the model's own{published(rows)}, or put that beside the weights as "
             f"{model_vocabulary.FILES[1]}, so that pieces can be compared."
         )
     if not passes_through:

@@ -117,6 +117,9 @@ def test_superglue_takes_the_vocabulary_of_the_models_folder(configured, folders
     assert gin_utils.bindings()["VOCABULARY"] == "'bytes'"
     configured(*argv, "--gin.MIXTURE_OR_TASK_MODULE=my.tasks")
     assert "VOCABULARY" not in gin_utils.bindings()
+    # That of the package is named by its gin file.
+    configured("--model=demo", *argv[1:])
+    assert gin_utils.bindings()["VOCABULARY"] == repr(str(VOCABULARY))
 
 
 NEEDED = ["--model=demo", "--task=demo_questions", "--output=never"]

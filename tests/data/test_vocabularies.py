@@ -160,7 +160,7 @@ def test_t5s_vocabulary_with_its_sentinels_fits_a_folder_that_has_it(files, tmp_
 )
 def test_the_vocabulary_of_a_published_model_is_named(rows, named):
     others = seqio.ByteVocabulary(extra_ids=200 if rows == 384 else 0)
-    with pytest.raises(InputError, match=rf"DPT_VOCAB to the model's own.*\({named}"):
+    with pytest.raises(InputError, match=rf"DPT_VOCAB\) to the model's own.*\({named}"):
         check_vocabulary(others, model(rows), "a_task")
 
 

@@ -156,6 +156,14 @@ def test_extra_ids_that_a_model_has_are_not_added_again(tmp_path):
             minloglevel=2,
         )
         assert vocabulary.read_extra_ids(str(tmp_path / f"{name}.model")) == expected
+    # A model's folder says how many of them it has room for.
+    plain = str(tmp_path / "without.model")
+    count = sentencepiece.SentencePieceProcessor(plain).get_piece_size()
+    for rows, expected in ((count + 99, 0), (count + 100, 100)):
+        (tmp_path / "config.json").write_text(json.dumps({"vocab_size": rows}))
+        assert vocabulary.read_extra_ids(plain) == expected
+    (tmp_path / "backbone.json").write_text(json.dumps({"config": {"vocab_size": count}}))
+    assert vocabulary.read_extra_ids(plain) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"no model"])
