@@ -88,7 +88,7 @@ def test_a_few_shot_run_lists_its_examples(folder, tmp_path):
 
     # The run keeps the vocabulary that the tasks have found; its config.gin names their settings.
     kept = json.loads((tmp_path / "run" / "vocabulary.json").read_text())
-    assert kept == {"kind": "sentencepiece", "extra_ids": 100, "add_eos": True}
+    assert kept == {"kind": "sentencepiece", "extra_ids": 0, "add_eos": True}
     assert "from dpt_jax.tasks import settings" in (tmp_path / "run" / "config.gin").read_text()
     (tmp_path / "lines.txt").write_text("cb hypothesis: a cat premise: a dog\n")
     blocked = "import sys; sys.modules.update(tensorflow=None, seqio=None)\n"
