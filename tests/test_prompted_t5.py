@@ -392,7 +392,8 @@ def test_numpys_integers_are_integers_and_no_prompt_is_the_bare_t5(backbone):
     numbers = {"steps": 2, "batch_size": 2, "seed": 3}
     t5.fit(pairs, **numbers)
     prompt = t5.prompt
-    t5.fit(pairs, **{name: np.int64(number) for name, number in numbers.items()})
+    of_numpy = {name: np.int64(number) for name, number in numbers.items()}
+    t5.fit(pairs, **of_numpy, mesh=np.array([-1, 1, 1]))
     np.testing.assert_array_equal(t5.prompt, prompt)
     found = t5.generate(["ab", "b"], np.int32(4), prompts={"bare": None})
     assert found == opened(backbone).generate(["ab", "b"], 4)

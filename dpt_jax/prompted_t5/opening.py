@@ -148,7 +148,9 @@ def positive(name: str, value: Any) -> int:
 
 def _sizes(mesh: Any) -> Any:
     """The sizes of a mesh as Python has them; what is none is left for `RunConfig` to refuse."""
-    return tuple(mesh) if isinstance(mesh, Iterable) else mesh
+    if not isinstance(mesh, Iterable):
+        return mesh
+    return tuple(int(n) if isinstance(n, np.integer) else n for n in mesh)
 
 
 def _told_apart(

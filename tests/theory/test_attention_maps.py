@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dpt_jax.cli import theory_bridge
+from dpt_jax.cli.main import main
 from dpt_jax.models import T5Config, Transformer
 from dpt_jax.prompts import VanillaPrompt
 from dpt_jax.theory import attention_maps
@@ -74,3 +75,21 @@ def test_a_query_direction_scores_tokens_as_the_head_does():
         )
     along = attention_maps.cosines(q, q[1, 0])
     assert np.isclose(along[1, 0], 1, atol=1e-5) and float(jnp.abs(along).max()) < 1 + 1e-5
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "has a prefix beside its prompt; name a run with a prompt alone"),
+        (["PROMPT = None"], "has no prompt; name a run with one"),
+    ],
+)
+def test_only_runs_of_a_prompt_alone_are_measured(more, message, tmp_path, capsys):
+    files = ("runs/demo.gin", "prompts/decomposed.gin", "prefixes/free.gin")
+    lines = [*(f"include {file!r}" for file in files), *more]
+    lines += [f"MODEL_DIR = {str(tmp_path)!r}", "MIXTURE_OR_TASK_NAME = 'demo_wordsense'"]
+    (tmp_path / "config.gin").write_text("\n".join(lines))
+    output = tmp_path / "theory"
+    assert main(["theory", "bridge", f"--model_dir={tmp_path}", f"--output={output}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not output.exists()
