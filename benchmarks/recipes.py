@@ -104,7 +104,11 @@ def config_of(recipe: str, task: str, backbone: str | None, sizes: tuple[int, in
     config = gin_utils.build(RunConfig)
     if backbone is not None:
         model = open_backbone(backbone).config
-        fields |= {"initial_checkpoint_path": backbone, "model": model}
+        fields |= {
+            "initial_checkpoint_path": backbone,
+            "model": model,
+            "prompt": config.prompt.clone(embed_dim=model.emb_dim),
+        }
     return dataclasses.replace(config, **own, **fields)
 
 

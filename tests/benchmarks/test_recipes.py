@@ -1,0 +1,33 @@
+"""What `benchmarks/recipes.py` trains, and what it makes of the scores."""
+
+import math
+
+import pytest
+
+from benchmarks import recipes
+
+
+@pytest.mark.parametrize("recipe", ["fast", "adam"])
+def test_a_backbone_of_another_width_has_prompts_of_its_own(recipe, backbone):
+    config = recipes.config_of(recipe, "entailment", str(backbone), (5, 2), train_steps=7)
+    width = config.model.emb_dim
+    assert width != recipes.config_of(recipe, "entailment", None, (5, 2)).model.emb_dim
+    assert (config.prompt.length, config.prompt.bottleneck) == (5, 2)
+    assert (config.prompt.embed_dim, config.initial_checkpoint_path) == (width, str(backbone))
+    assert config.train_steps == 7
+
+
+def test_a_score_is_reached_where_it_stays():
+    run = {"scores": [0.95, 0.5, 0.92, 0.91, 0.99]}
+    assert [recipes.steps_to(run, score) for score in (0.4, 0.9, 0.98, 1)] == [
+        20,
+        60,
+        100,
+        math.inf,
+    ]
+    assert recipes.steps_to({"scores": None}, 0.9) == math.inf
+
+
+def test_seeds_are_a_list_or_a_range():
+    assert recipes.seeds_of("0,3") == [0, 3]
+    assert recipes.seeds_of("100-102") == [100, 101, 102]
