@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -60,6 +61,16 @@ def rooms():
 def test_every_room_has_its_place():
     found = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in FILES}
     assert found - {"__init__", "__main__"} | {"tasks"} == set(LEVEL)
+
+
+def test_the_page_on_the_architecture_has_the_same_lines():
+    text = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    table = text.partition("| --- | --- |\n")[2].partition("\n\n")[0]
+    lines = [
+        sorted(re.sub(r"(/|\.py)$", "", room) for room in re.findall(r"`(.*?)`", cell))
+        for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE)
+    ]
+    assert lines == [*(sorted(line.split()) for line in HOUSE), ["gin_configs"]]
 
 
 def test_imports_go_down():
