@@ -38,14 +38,16 @@ def main() -> None:
     from dpt_jax.sweeps.worker import own_configs
 
     seeds = seeds_of(args.seeds)
-    extra = [] if args.steps is None else [f"TRAIN_STEPS = {args.steps}"]
+    extra, runs = [], args.output / args.recipe
+    if args.steps is not None:
+        extra, runs = [f"TRAIN_STEPS = {args.steps}"], args.output / f"{args.recipe}_{args.steps}"
     scores: dict[str, dict[str, list[float]]] = {}
     print("| method | task | seeds | mean | worst | 0.98 or better |\n" + "| --- " * 6 + "|")
     for method in args.methods.split(","):
         for task in args.tasks.split(","):
             points = []
             for seed in seeds:
-                folder = args.output / args.recipe / method / task / str(seed)
+                folder = runs / method / task / str(seed)
                 files, bindings = RECIPES[args.recipe][method]
                 points.append(
                     {

@@ -1,7 +1,7 @@
 """How many steps a prompt takes, by recipe: tuning, fresh seeds, and what they show.
 
-    python benchmarks/recipes.py run --stage tune --recipes adam,lion --tasks entailment --seeds 0,1
-    python benchmarks/recipes.py run --stage confirm --recipes fast --seeds 100-109
+    python benchmarks/recipes.py run --stage tune --recipes adam,lion --rates 0.1,1
+    python benchmarks/recipes.py run --stage confirm --recipes fast --rates 0.1 --seeds 100-109
     python benchmarks/recipes.py table
     python benchmarks/recipes.py compare
     python benchmarks/recipes.py draw
@@ -247,7 +247,7 @@ def compare(args: argparse.Namespace) -> None:
 
     def number(run: dict[str, Any], threshold: float | None) -> float:
         if threshold is None:
-            return 100 * run["scores"][-1]
+            return 100 * (run["scores"] or [0.0])[-1]
         return min(steps_to(run, threshold), run["steps"] + EVAL_PERIOD)
 
     mine = by_recipe.pop(args.recipe)
@@ -340,6 +340,8 @@ def main() -> None:
     )
     two.add_argument("--name", default="demo", help="the backbone")
     args = parser.parse_args()
+    if getattr(args, "steps", EVAL_PERIOD) % EVAL_PERIOD:
+        parser.error(f"--steps is {args.steps}; it must be a multiple of {EVAL_PERIOD}")
     args.call(args)
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dpt_jax.errors import InputError
@@ -115,6 +115,11 @@ def read_summary(model_dir: str | os.PathLike) -> dict[str, Any]:
             "again."
         )
     return summary
+
+
+def is_finished(summary: Mapping[str, Any]) -> bool:
+    """Whether the run of a summary came to its last step, or stopped early."""
+    return summary["last_step"] >= summary["train_steps"] or bool(summary.get("stopped_early"))
 
 
 def holds_training(model_dir: str | os.PathLike) -> bool:

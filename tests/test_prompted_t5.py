@@ -339,6 +339,8 @@ REFUSED = [
     ({"recipe": "papers"}, "no recipe 'papers'; there are fast, paper, released"),
     ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
     ({"learning_rate": "high"}, "learning_rate is 'high'"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan; it must be a finite number"),
+    ({"learning_rate": True}, "learning_rate is True"),
     ({"dtype": "float16"}, "dtype is 'float16'"),
     ({"columns": "ab"}, "columns is 'ab'"),
     ({"pairs": [("a", "b"), ("\ud83d", "b")]}, "Row 1 of pairs has half of a surrogate .* input"),

@@ -52,13 +52,12 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
     except FileNotFoundError:
         started = (folder / run_files.IDENTITY).exists()
         return {"status": "unfinished" if started else "not run", "value": None}
-    stopped_early = bool(summary.get("stopped_early"))
-    finished = summary["last_step"] >= summary["train_steps"] or stopped_early
+    finished = run_files.is_finished(summary)
     row = {
         "status": "done" if finished else "unfinished",
         "value": summary["best_value"],
         **{name: summary[name] for name in _IN_SUMMARY},
-        "stopped_early": stopped_early,
+        "stopped_early": bool(summary.get("stopped_early")),
     }
     if finished:
         row["train_loss"] = _last_loss(folder)

@@ -237,8 +237,11 @@ def _run_sweep(
         )
         return 128 + received[0]
     names = {point.name for point in points}
-    failed = any(row["status"] == "failed" for row in rows if row["point"] in names)
-    return 1 if failed else 0
+    statuses = [row["status"] for row in rows if row["point"] in names]
+    unfinished = sum(status not in ("done", "failed") for status in statuses)
+    if unfinished:
+        say(f"dpt sweep: {unfinished} points were stopped; run the same command to continue")
+    return 1 if unfinished or "failed" in statuses else 0
 
 
 def _finish(folder: Any) -> list[dict[str, Any]]:

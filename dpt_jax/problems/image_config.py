@@ -1,15 +1,16 @@
 """What a run on images is, bound through gin as `ImageRunConfig`."""
 
 import dataclasses
-import numbers
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from dpt_jax.data.images.augment import AUGMENTATIONS
 from dpt_jax.data.images.draw import Draw
 from dpt_jax.errors import InputError
 from dpt_jax.models.vit import PLACEMENTS
-from dpt_jax.training.config import TrainingConfig
+from dpt_jax.training.config import TrainingConfig, has, is_number
 
 if TYPE_CHECKING:
     from dpt_jax.data.images import Source
@@ -79,12 +80,12 @@ class ImageRunConfig(TrainingConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check("model", lambda m: hasattr(m, "patch_size"), "one like @vit.ViTConfig()")
-        self._check("data", lambda d: hasattr(d, "load"), "one like @images.Digits()")
-        prompts = lambda p: p is None or hasattr(p, "embed_dim")  # noqa: E731
-        self._check("prompt", prompts, "one like @prompts.VanillaPrompt(), or None")
-        prefixes = lambda p: p is None or hasattr(p, "stacks")  # noqa: E731
-        self._check("prefix", prefixes, "one like @prefixes.FreePrefix(), or None")
+        self._check("model", has("patch_size"), "one like @vit.ViTConfig()")
+        self._check("data", has("load"), "one like @images.Digits()")
+        if self.prompt is not None:
+            self._check("prompt", has("embed_dim"), "one like @prompts.VanillaPrompt(), or None")
+        if self.prefix is not None:
+            self._check("prefix", has("stacks"), "one like @prefixes.FreePrefix(), or None")
         self._check("prompt_placement", PLACEMENTS.__contains__, f"one of {', '.join(PLACEMENTS)}")
         augmentations = ", ".join(AUGMENTATIONS)
         self._check("augmentation", AUGMENTATIONS.__contains__, f"one of {augmentations}")
@@ -103,6 +104,7 @@ class ImageRunConfig(TrainingConfig):
             self._check(name, positive, "a positive integer, or None")
         for name in ("image_mean", "image_std"):
             self._check(name, self._for_channels, f"a number, or {self.model.channels} of them")
+        self._check("image_std", lambda std: bool(np.all(np.asarray(std) > 0)), "above 0")
         _ = self.draw
         decomposed = hasattr(self.prompt, "bottleneck")
         if self.shared_a and (self.prompt_placement == "shallow" or not decomposed):
@@ -130,9 +132,7 @@ class ImageRunConfig(TrainingConfig):
 
     def _for_channels(self, value: Any) -> bool:
         numbers_of = value if isinstance(value, Sequence) else [value] * self.model.channels
-        return len(numbers_of) == self.model.channels and all(
-            isinstance(x, numbers.Real) for x in numbers_of
-        )
+        return len(numbers_of) == self.model.channels and all(is_number(x) for x in numbers_of)
 
     @property
     def draw(self) -> Draw:

@@ -106,9 +106,9 @@ class PromptedT5:
           dtype: "float32" or "bfloat16", of the activations; "bfloat16" stores the frozen weights
             so, too. None is float32 with the weights as they are stored.
           max_source_length: longest input in tokens, end token included; None is the recipe's in
-            `fit`, and otherwise 512.
+            `fit`, which `generate` keeps to afterwards, and otherwise 512.
           overlength: what to do with longer ones, "error" or "truncate", in `fit` also "drop"; None
-            is the recipe's in `fit`, and otherwise "error".
+            is the recipe's in `fit` and afterwards, and otherwise "error".
 
         Raises:
           InputError: when the folder is no T5 or brings no tokenizer, the prompt is another

@@ -131,7 +131,7 @@ class Local:
             # Together they may have been too much; whose fault it is, alone will show.
             for point in job:
                 self._waiting.put([point])
-        else:
+        elif left:
             first, *rest = left.values()
             report(Outcome(first.name, "failed", error=died(code)))
             for point in rest:

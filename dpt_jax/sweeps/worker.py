@@ -198,13 +198,13 @@ def _output_to(log: str) -> Iterator[None]:
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             stream.flush()
             os.dup2(file.fileno(), number)
-    try:
-        yield
-    finally:
-        for stream, number, handle in zip((sys.stdout, sys.stderr), (1, 2), kept, strict=True):
-            stream.flush()
-            os.dup2(handle, number)
-            os.close(handle)
+        try:
+            yield
+        finally:
+            for stream, number, handle in zip((sys.stdout, sys.stderr), (1, 2), kept, strict=True):
+                stream.flush()
+                os.dup2(handle, number)
+                os.close(handle)
 
 
 def prepare(cwd: str | None = None) -> None:

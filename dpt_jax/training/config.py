@@ -6,7 +6,7 @@ import numbers
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class TrainingConfig:
         self._check("log_period", _positive, "a positive integer")
         self._check("random_seed", _is_seed, "an integer from 0 to 2**32 - 1")
         self._check(
-            "clip_norm", _or_none(lambda x: _is_number(x) and x > 0), "a positive number, or None"
+            "clip_norm", _or_none(lambda x: is_number(x) and x > 0), "a positive number, or None"
         )
         self._check("eval_split", _is_text, "a split's name, as a text")
         self._check(
@@ -99,7 +99,7 @@ class TrainingConfig:
             lambda sizes: isinstance(sizes, Sequence) and all(isinstance(n, int) for n in sizes),
             "three sizes (data, fsdp, model), such as (-1, 1, 1)",
         )
-        self._check("frozen_dtype", _or_none(_is_dtype), "None, 'bfloat16' or 'float32'")
+        self._check("frozen_dtype", _or_none(_is_frozen_dtype), "None, 'bfloat16' or 'float32'")
         self._check(
             "eval_period",
             lambda n: n == "epoch" or _is_integer(n) and n >= 0,
@@ -279,22 +279,22 @@ class RunConfig(TrainingConfig):
             "like {'inputs': 256, 'targets': 16}",
         )
         super().__post_init__()
-        self._check("model", lambda model: hasattr(model, "emb_dim"), "one like @models.T5Config()")
+        self._check("model", has("emb_dim"), "one like @models.T5Config()")
         self._check(
             "prompt",
-            _or_none(lambda prompt: hasattr(prompt, "embed_dim")),
+            _or_none(has("embed_dim")),
             "one like @prompts.DecomposedPrompt(), or None",
         )
         self._check(
             "prefix",
-            _or_none(lambda prefix: hasattr(prefix, "stacks")),
+            _or_none(has("stacks")),
             "one like @prefixes.DecomposedPrefix(), or None",
         )
         for name in ("num_buckets", "beam_size"):
             self._check(name, _positive, "a positive integer")
         self._check("balanced_batches", lambda x: isinstance(x, bool), "True or False")
         self._check("eval_batch_size", _or_none(_positive), "a positive integer, or None")
-        self._check("z_loss", lambda x: _is_number(x) and x >= 0, "a number, 0 or more")
+        self._check("z_loss", lambda x: is_number(x) and x >= 0, "a number, 0 or more")
         for name in ("mixture_or_task_name", "train_split"):
             self._check(name, _is_text, "a name, as a text")
         self._check("initial_checkpoint_path", _or_none(_is_path), "a path, as a text, or None")
@@ -344,8 +344,14 @@ def _is_seed(value: Any) -> bool:
     return _is_integer(value) and 0 <= value < 2**32  # What `jax.random.key` tells apart.
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number, and not True or False."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def has(attribute: str) -> Callable[[Any], bool]:
+    """Whether a value has an attribute and is no class, as gin gives without parentheses."""
+    return lambda value: hasattr(value, attribute) and not isinstance(value, type)
 
 
 def _is_text(value: Any) -> bool:
@@ -363,8 +369,8 @@ def _is_pattern(value: Any) -> bool:
         return False
 
 
-def _is_dtype(name: Any) -> bool:
+def _is_frozen_dtype(name: Any) -> bool:
     try:
-        return bool(jnp.issubdtype(jnp.dtype(name), jnp.floating))
+        return jnp.dtype(name) in (jnp.bfloat16, jnp.float32)
     except TypeError:
         return False

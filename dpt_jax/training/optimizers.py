@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 from dpt_jax.errors import InputError
 
 _MATRIX, _OTHER = "matrix", "other"
+# The linear heads of a ViT.
+_HEADS = ("head", "prompt_head")
 # Of x (a + b x^2 + c x^4), by which Newton-Schulz iterations move every singular value towards 1.
 # Muon's own five bring all that are not tiny to between 0.7 and 1.2, and Newton's two from there to
 # within 1 % of 1.
@@ -35,7 +37,8 @@ def orthogonal(
 
     So neither the scale of the loss nor that of the matrix changes what a rate means, clipping does
     nothing, and training turns a matrix without making it larger or smaller: its first values
-    decide its norm (`dpt_jax.prompts.ResidualNorm`). A matrix of zeros stays one.
+    decide its norm (`dpt_jax.prompts.ResidualNorm`). A matrix of zeros stays one; the heads of a
+    ViT, which start so, are trained by Adam.
 
     Momentum and Q are `optax.contrib.scale_by_muon`, with two more iterations than its default's
     five: Q is then the exact polar factor to about 1 %, and a singular value decomposition would be
@@ -68,7 +71,7 @@ def orthogonal(
     )
     return optax.partition(
         {_MATRIX: matrices, _OTHER: optax.adam(learning_rate)},
-        lambda params: jax.tree.map(lambda x: _MATRIX if x.ndim == 2 else _OTHER, params),
+        lambda params: jax.tree_util.tree_map_with_path(_kind, params),
     )
 
 
@@ -128,13 +131,18 @@ def sgd_with_decay(
     def decayed(params: Any) -> Any:
         def one(path: Any, _: Any) -> bool:
             names = [key.key for key in path]
-            return not (names[0] in ("head", "prompt_head") and names[-1] == "bias")
+            return not (names[0] in _HEADS and names[-1] == "bias")
 
         return jax.tree_util.tree_map_with_path(one, params)
 
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed), optax.sgd(learning_rate, momentum)
     )
+
+
+def _kind(path: tuple[Any, ...], leaf: Array) -> str:
+    in_head = bool(path) and getattr(path[0], "key", None) in _HEADS
+    return _MATRIX if leaf.ndim == 2 and not in_head else _OTHER
 
 
 def _check(learning_rate: optax.ScalarOrSchedule) -> None:

@@ -9,7 +9,6 @@ import ast
 import functools
 import importlib
 import importlib.resources
-import numbers
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ import optax
 from dpt_jax import gin_text
 from dpt_jax.errors import InputError, nearest_names
 from dpt_jax.training import schedules
+from dpt_jax.training.config import is_number
 
 # A function of a learning rate or a schedule, or what such a function has made.
 Optimizer: TypeAlias = Callable[[Any], optax.GradientTransformation] | optax.GradientTransformation
@@ -126,11 +126,11 @@ def with_changes(
       InputError: when there is no such recipe, or optimizer and learning rate do not go together.
     """
     peak = None
-    if isinstance(learning_rate, numbers.Real):
+    if is_number(learning_rate):
         peak = float(learning_rate)
     elif learning_rate is not None and not callable(learning_rate):
         raise InputError(
-            f"learning_rate is {learning_rate!r}; it must be a number, or an optax schedule."
+            f"learning_rate is {learning_rate!r}; it must be a finite number, or an optax schedule."
         )
     settings = read(name, peak)
     if isinstance(optimizer, optax.GradientTransformation):

@@ -140,9 +140,11 @@ class Run:
         self._prune()
         self.checkpoints.close()
         try:
-            return run_files.read_summary(self.config.model_dir)
+            kept = run_files.read_summary(self.config.model_dir)
         except InputError:
             return self.summary()  # It was deleted or damaged; the checkpoint has it all.
+        # A run that was stopped may be finished by fewer steps, or by less patience.
+        return kept if run_files.is_finished(kept) else self.summary()
 
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""
@@ -285,12 +287,11 @@ class Run:
             raise self._diverged("a trained parameter is not finite", step)
         if self.lock is not None:
             self.lock.check()
-        # Each piece is whole or absent, and the checkpoint, which a restart goes by, comes last.
+        # Each piece is whole or absent. The summary says that a run is finished, and comes last.
         if self.problem.export is not None:
             write = self.problem.export(merge_params(self.state.params, self.frozen))
             if self.first:
                 write(run_files.numpy_checkpoint(self.config.model_dir, step))
-        self.summary()
         self.log.sync()
         if step != self.saved_step:
             self.checkpoints.save(
@@ -302,6 +303,7 @@ class Run:
                 },
             )
             self.saved_step = step
+        self.summary()
         self._prune()
 
     def _prune(self) -> None:

@@ -246,7 +246,7 @@ def begin(config: TrainingConfig, problem: Problem, gin_config: str) -> None:
     folder = as_path(config.model_dir)
     clear_unfinished(folder)
     if not check_identity(config, problem.identity, gin_config=gin_config):
-        for name in _OF_ONE_RUN:
+        for name in (*_OF_ONE_RUN, *(() if gin_config else (CONFIG,))):
             remove(folder / name)
     for name, value in problem.files.items():
         if isinstance(value, bytes):

@@ -300,6 +300,18 @@ def test_two_points_with_one_folder_are_refused(refused):
     assert "same folder run: BOTTLENECK = 2 and BOTTLENECK = 3" in err
 
 
+def test_points_that_were_stopped_alone_are_left_and_it_is_said(
+    backbone, tmp_path, capfd, monkeypatch
+):
+    def stopped(self, jobs, report):
+        report(worker.Outcome(jobs[0][0].name, "stopped"))
+
+    monkeypatch.setattr(local.Local, "__call__", stopped)
+    file = toy_sweeps.write(tmp_path / "toy.gin", backbone, grid={"BOTTLENECK": [2, 3]})
+    assert main(["sweep", f"--gin_file={file}", f"--output={tmp_path}/out"]) == 1
+    assert "2 points were stopped; run the same command to continue" in capfd.readouterr().err
+
+
 def test_a_launcher_that_is_unknown_or_not_installed_is_refused(refused, monkeypatch):
     grid = {"BOTTLENECK": [2, 3]}
     assert "--launcher is 'slurm'; it takes local, ray" in refused("--launcher=slurm", grid=grid)

@@ -249,6 +249,13 @@ def test_input_that_cannot_be_used_is_told_before_anything_is_written(
         ({"shots": 2, "percent": 10}, "both say how much to draw"),
         ({"percent": 0}, "PERCENT is 0"),
         ({"image_mean": (0.5, 0.5)}, "IMAGE_MEAN is .* a number, or 3 of them"),
+        ({"image_std": 0.0}, "IMAGE_STD is 0.0; it must be above 0"),
+        ({"image_mean": float("nan")}, "IMAGE_MEAN is nan"),
+        (
+            {"prompt": VanillaPrompt},
+            r"PROMPT is .*; it must be one like @prompts.VanillaPrompt\(\)",
+        ),
+        ({"data": Digits}, r"DATA is .*; it must be one like @images.Digits\(\)"),
         ({"augmentation": "cut"}, "AUGMENTATION is 'cut'; it must be one of none, crop, pad"),
         ({"prompt_dropout": 1.0}, "PROMPT_DROPOUT is 1.0"),
     ],

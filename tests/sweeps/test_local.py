@@ -10,16 +10,38 @@ from dpt_jax.sweeps.folder import SweepFolder
 from dpt_jax.sweeps.worker import Outcome
 
 
+def answering(outcome):
+    """A program that answers a job with one outcome, and says no more."""
+    line = json.dumps(dataclasses.asdict(outcome))
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; sys.stdin.readline(); print({line!r}, flush=True)",
+    ]
+
+
+def test_a_process_that_dies_after_its_last_point_takes_nothing_with_it(tmp_path, monkeypatch):
+    sweep = Sweep("one", grid={"RANDOM_SEED": [0, 1]})
+    points = sweep.expand()
+    launcher = local.Local(SweepFolder(tmp_path, sweep, points), (), jobs=1)
+    start, done = subprocess.Popen, [Outcome(point.name, "done") for point in points]
+    programs = map(answering, done)
+    monkeypatch.setattr(
+        local.subprocess, "Popen", lambda _, **arguments: start(next(programs), **arguments)
+    )
+    outcomes = []
+    launcher([[point] for point in points], outcomes.append)
+    assert outcomes == done
+
+
 def test_a_sweep_that_is_stopped_while_a_process_starts_stops_that_one_too(tmp_path, monkeypatch):
     sweep = Sweep("one", grid={"RANDOM_SEED": [0]})
     points = sweep.expand()
     launcher = local.Local(SweepFolder(tmp_path, sweep, points), (), jobs=1)
     start = subprocess.Popen
-    done = json.dumps(dataclasses.asdict(Outcome(points[0].name, "done")))
-    answering = f"import sys; sys.stdin.readline(); print({done!r}, flush=True); print(flush=True)"
 
     def popen(command, **arguments):
-        process = start([sys.executable, "-c", answering], **arguments)
+        process = start(answering(Outcome(points[0].name, "done")), **arguments)
         launcher.stop()  # It has seen no process yet.
         return process
 

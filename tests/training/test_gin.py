@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -271,3 +272,17 @@ def test_macros_that_only_look_like_ours_are_named_and_others_are_let_be(caplog)
     with pytest.raises(InputError, match="DROPUOT_RATE is set.*DROPOUT_RATE is meant"):
         gin_utils.check_unused_macros()
     gin.clear_config()
+
+
+@pytest.mark.parametrize(
+    ("macro", "name", "wanted"),
+    [
+        ("PROMPT", "prompts.DecomposedPrompt", "@prompts.DecomposedPrompt()"),
+        ("MODEL", "models.T5Config", "@models.T5Config()"),
+    ],
+)
+def test_a_class_without_its_parentheses_is_refused(macro, name, wanted):
+    with pytest.raises(
+        InputError, match=f"^{macro} is .*; it must be one like {re.escape(wanted)}"
+    ):
+        config_of([*T5_SMALL, "prompts/decomposed.gin"], ["EPOCHS = 1", f"{macro} = @{name}"])

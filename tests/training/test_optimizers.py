@@ -86,6 +86,19 @@ def test_what_is_no_matrix_is_trained_by_adam():
     np.testing.assert_array_equal(found["scale"], alone["scale"])
 
 
+def test_the_heads_of_a_vit_which_start_at_zero_are_trained_by_adam():
+    head = {"kernel": np.zeros((4, 3), np.float32), "bias": np.zeros(3, np.float32)}
+    params = {"head": head, "prompt_head": head, "prompt": {"B": PARAMS["B"]}}
+    grads = [{name: gradients(step, part) for name, part in params.items()} for step in range(3)]
+    found = trained(orthogonal(0.1), params, grads)
+    for name in ("head", "prompt_head"):
+        alone = trained(optax.adam(0.1), {name: head}, [{name: g[name]} for g in grads])
+        jax.tree.map(np.testing.assert_array_equal, found[name], alone[name])
+        assert found[name]["kernel"].all()
+    [same] = trained(orthogonal(0.1), params["prompt"], [g["prompt"] for g in grads]).values()
+    np.testing.assert_array_equal(found["prompt"]["B"], same)
+
+
 def test_zeros_stay_and_give_no_nan():
     zero = {"A": np.zeros((4, 3), np.float32)}
     found = trained(orthogonal(0.1), zero, [gradients(0, zero)])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 import threading
 
@@ -97,6 +98,24 @@ def test_a_run_that_keeps_no_recipe_goes_on_and_it_is_said_once(tmp_path, capsys
     assert train(tmp_path, train_steps=4)["last_step"] == 4
     assert "does not say" not in capsys.readouterr().err
     assert json.loads((tmp_path / "run.json").read_text()) == identity
+
+
+def test_a_run_that_was_stopped_is_finished_by_asking_for_fewer_steps(two_steps, tmp_path, capsys):
+    shutil.copytree(two_steps, tmp_path / "run")
+    expected = runs.contents(two_steps)
+    # What a signal leaves of a run of four steps.
+    summary = tmp_path / "run" / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"train_steps": 4}))
+    assert train(tmp_path / "run")["train_steps"] == 2
+    assert "is finished: step 2 of 2" in capsys.readouterr().err
+    assert json.loads(summary.read_text()) == json.loads((two_steps / summary.name).read_text())
+    assert runs.contents(two_steps) == expected
+
+
+def test_a_run_without_gin_keeps_no_gin_file_of_one_that_came_to_nothing(tmp_path):
+    (tmp_path / "config.gin").write_text("PROMPT_LENGTH = 3")
+    trainer.train(config(tmp_path, train_steps=1), problem())
+    assert not (tmp_path / "config.gin").exists()
 
 
 def test_where_nothing_was_trained_another_run_begins(tmp_path, monkeypatch):
@@ -225,6 +244,7 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ({"model_dir": None}, "MODEL_DIR is None; it must be a folder"),
         ({"model_dir": ""}, "MODEL_DIR is empty; set --gin.MODEL_DIR"),
         ({"frozen_dtype": "float16x"}, "FROZEN_DTYPE is 'float16x'"),
+        ({"frozen_dtype": "float16"}, "FROZEN_DTYPE is 'float16'; it must be None, 'bfloat16' or"),
         (
             {"optimizer": lambda rate: optax.adamw(rate, weight_decay="0")},
             "OPTIMIZER is <lambda>, which cannot be used",
