@@ -234,8 +234,7 @@ def table(_: argparse.Namespace) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Prints the differences of one recipe from each other one on each task, paired over seeds.
 
-    A run that never reaches a score counts as if it did at the first evaluation after its end,
-    which is in favour of the recipe that has more of them.
+    A run that never reaches a score counts as if it did right after the longer horizon of the two.
     """
     from dpt_jax.analysis.claims import bootstrap_interval
 
@@ -244,11 +243,6 @@ def compare(args: argparse.Namespace) -> None:
         if one["stage"] == "confirm" and one["backbone"] == args.name:
             key = one["task"], one["seed"], sizes_of(one)
             by_recipe.setdefault(label(one), {})[key] = one
-
-    def number(run: dict[str, Any], threshold: float | None) -> float:
-        if threshold is None:
-            return 100 * (run["scores"] or [0.0])[-1]
-        return min(steps_to(run, threshold), run["steps"] + EVAL_PERIOD)
 
     mine = by_recipe.pop(args.recipe)
     titles = [f"{args.recipe} less", "task", "P, b", "seeds"]
@@ -262,13 +256,21 @@ def compare(args: argparse.Namespace) -> None:
             continue
         cells = [other, task, size, str(len(shared))]
         for threshold in (*THRESHOLDS, None):
-            found = [number(mine[k], threshold) - number(theirs[k], threshold) for k in shared]
+            found = [difference(mine[key], theirs[key], threshold) for key in shared]
             if len(found) < 2:
                 cells.append("–")
                 continue
             low, high = bootstrap_interval(found)
             cells.append(f"{statistics.fmean(found):.0f} ({low:.0f} to {high:.0f})")
         print("| " + " | ".join(cells) + " |")
+
+
+def difference(mine: dict[str, Any], theirs: dict[str, Any], threshold: float | None) -> float:
+    """How many steps later a run reaches a score than another one; None: points at the end."""
+    if threshold is None:
+        return 100 * ((mine["scores"] or [0.0])[-1] - (theirs["scores"] or [0.0])[-1])
+    last = max(mine["steps"], theirs["steps"]) + EVAL_PERIOD
+    return min(steps_to(mine, threshold), last) - min(steps_to(theirs, threshold), last)
 
 
 def draw(args: argparse.Namespace) -> None:

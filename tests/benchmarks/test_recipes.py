@@ -28,6 +28,17 @@ def test_a_score_is_reached_where_it_stays():
     assert recipes.steps_to({"scores": None}, 0.9) == math.inf
 
 
+def test_a_run_that_does_not_get_there_counts_as_after_the_longer_of_two():
+    short = {"scores": [0.5, 0.7], "steps": 40}
+    long = {"scores": [0.5, 0.7, 0.8, 0.95], "steps": 80}
+    assert recipes.difference(short, long, 0.9) == 100 - 80
+    assert recipes.difference(long, short, 0.9) == 80 - 100
+    assert recipes.difference(short, long, 0.98) == 0
+    assert recipes.difference(short, long, 0.7) == 0
+    assert recipes.difference(short, long, None) == pytest.approx(-25)
+    assert recipes.difference(long, {"scores": None, "steps": 80}, None) == 95
+
+
 def test_seeds_are_a_list_or_a_range():
     assert recipes.seeds_of("0,3") == [0, 3]
     assert recipes.seeds_of("100-102") == [100, 101, 102]

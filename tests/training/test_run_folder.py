@@ -11,9 +11,11 @@ import optax
 import pytest
 
 from dpt_jax import gin_utils, locks
+from dpt_jax.analysis.results import read_run
 from dpt_jax.errors import InputError
 from dpt_jax.run_files import read_summary
 from dpt_jax.training import run_folder, trainer
+from dpt_jax.training.checkpoints import Checkpoints
 from dpt_jax.training.config import RunConfig
 from tests.support import runs
 from tests.training.test_problem import config, evaluate, metrics, problem, trained
@@ -102,14 +104,24 @@ def test_a_run_that_keeps_no_recipe_goes_on_and_it_is_said_once(tmp_path, capsys
 
 def test_a_run_that_was_stopped_is_finished_by_asking_for_fewer_steps(two_steps, tmp_path, capsys):
     shutil.copytree(two_steps, tmp_path / "run")
-    expected = runs.contents(two_steps)
     # What a signal leaves of a run of four steps.
     summary = tmp_path / "run" / "summary.json"
     summary.write_text(json.dumps(json.loads(summary.read_text()) | {"train_steps": 4}))
     assert train(tmp_path / "run")["train_steps"] == 2
     assert "is finished: step 2 of 2" in capsys.readouterr().err
     assert json.loads(summary.read_text()) == json.loads((two_steps / summary.name).read_text())
-    assert runs.contents(two_steps) == expected
+
+
+def test_a_run_that_is_killed_before_its_last_checkpoint_is_not_done(tmp_path, monkeypatch):
+    def killed(self, state, progress):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", killed)
+        train(tmp_path)
+    assert read_run(tmp_path)["status"] == "unfinished"
+    train(tmp_path)
+    assert read_run(tmp_path)["status"] == "done"
 
 
 def test_a_run_without_gin_keeps_no_gin_file_of_one_that_came_to_nothing(tmp_path):
