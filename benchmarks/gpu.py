@@ -7,8 +7,13 @@ T5 1.0 Large's shape with random weights, 100 prompt tokens, 32 rows of 512 sour
 tokens, AdamW, no dropout. Ours has the attention that `ATTENTION` names (`--attention`), theirs the
 one that Hugging Face's T5 has by default. The sides take turns, each in a process of its own.
 
-The last line is a JSON object of medians: step_seconds, generate_seconds, the same with peft_ in
-front, and the ratios, theirs over ours.
+The last line is a JSON object:
+  step_seconds, generate_seconds   medians; theirs with peft_ in front, and the ratios, theirs over
+                                   ours.
+  peak_bytes, peft_peak_bytes      the most device memory that each side has held, both kinds of
+                                   work and the weights included (on a CPU, the process's memory).
+  adamw_update_seconds, orthogonal_update_seconds
+                                   an update of ours by itself, the launch of it included: medians.
 """
 
 import argparse
@@ -19,7 +24,7 @@ import os
 import statistics
 
 import processes
-from sizes import TINY, Size
+from sizes import LEARNING_RATE, TINY, WEIGHT_DECAY, Size
 from train_step import make_batch
 
 T5_LARGE = Size(
@@ -40,20 +45,53 @@ def serve(options: argparse.Namespace, size: Size) -> None:
         from ours import Ours
 
         model = Ours(size, 0.0, dtype="bfloat16", attention=options.attention)
+        handlers = {"peak": our_peak, "updates": lambda: updates(model)}
     else:
         from theirs import Theirs
 
         device = {"gpu": "cuda"}.get(options.device, options.device)
         model = Theirs(size, 0.0, os.cpu_count() or 1, dtype="bfloat16", device=device)
+        handlers = {"peak": their_peak}
     batch = make_batch(size, seed=0)
     source = batch["encoder_input_tokens"]
     runs = {
         "step": lambda: model.train(batch),
         "generate": lambda: model.generate(source, size.target_length),
     }
-    processes.serve(
-        {name: lambda run=run: {"seconds": processes.seconds(run)} for name, run in runs.items()}
-    )
+    timed = {
+        name: lambda run=run: {"seconds": processes.seconds(run)} for name, run in runs.items()
+    }
+    processes.serve(timed | handlers)
+
+
+def our_peak() -> dict[str, int]:
+    """The most memory of its device that JAX has held in this process."""
+    import jax
+
+    # None on a CPU.
+    held = jax.local_devices()[0].memory_stats() or {}
+    return {"bytes": held.get("peak_bytes_in_use", processes.peak_memory_bytes())}
+
+
+def their_peak() -> dict[str, int]:
+    """The most memory of its device that PyTorch has held in this process."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return {"bytes": processes.peak_memory_bytes()}
+    return {"bytes": torch.cuda.max_memory_allocated()}
+
+
+def updates(model) -> dict[str, float]:
+    """Seconds of an update by AdamW and by the fast recipe's orthogonal steps."""
+    import optax
+
+    from dpt_jax.training.optimizers import orthogonal
+
+    return {
+        "adamw": model.update_seconds(optax.adamw(LEARNING_RATE, weight_decay=WEIGHT_DECAY), 200),
+        "orthogonal": model.update_seconds(orthogonal(LEARNING_RATE), 200),
+    }
 
 
 def measure(options: argparse.Namespace) -> dict[str, float | str]:
@@ -75,12 +113,15 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
                 # The first one compiles, or fills caches.
                 if turn:
                     taken[kind, name].append(seconds)
+        peaks = {name: side.ask("peak")["bytes"] for name, side in sides.items()}
+        updated = sides["ours"].ask("updates")
     found: dict[str, float | str] = {"device": options.device, "attention": options.attention}
     for kind in KINDS:
         ours, theirs = (statistics.median(taken[kind, name]) for name in ("ours", "theirs"))
         found |= {f"{kind}_seconds": ours, f"peft_{kind}_seconds": theirs}
         found[f"{kind}_ratio"] = theirs / ours
-    return found
+    found |= {"peak_bytes": peaks["ours"], "peft_peak_bytes": peaks["theirs"]}
+    return found | {f"{name}_update_seconds": taken for name, taken in updated.items()}
 
 
 def main() -> None:

@@ -1,12 +1,14 @@
 """Our side: a prompt or a prefix on a frozen T5 with random weights."""
 
 import functools
+import statistics
 
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import optax
+import processes
 from sizes import LEARNING_RATE, WEIGHT_DECAY, Size
 
 from dpt_jax.devices import partitioning
@@ -88,6 +90,26 @@ class Ours:
     def _count_compilations(self, event: str, duration: float, **_) -> None:
         self.compilations += event == "/jax/core/compile/backend_compile_duration"
 
+    def update_seconds(self, optimizer: optax.GradientTransformation, updates: int) -> float:
+        """Median time of an optimizer's update by itself, the trained matrices as they are."""
+
+        @jax.jit
+        def update(gradients, state, params):
+            changes, state = optimizer.update(gradients, state, params)
+            return state, optax.apply_updates(params, changes)
+
+        params = self._state.params
+        keys = jax.random.split(jax.random.key(1), len(jax.tree.leaves(params)))
+        keys = jax.tree.unflatten(jax.tree.structure(params), list(keys))
+        gradients = jax.tree.map(lambda key, x: jax.random.normal(key, x.shape), keys, params)
+        state = jax.jit(optimizer.init)(params)
+
+        def run():
+            jax.block_until_ready(update(gradients, state, params))
+
+        run()
+        return statistics.median(processes.seconds(run) for _ in range(updates))
+
     def train(self, batch: dict[str, np.ndarray]) -> float:
         """One step; returns the loss."""
         with partitioning.activate(self._mesh):
@@ -133,12 +155,14 @@ def _matmul_flop(jaxpr) -> int:
 
 def matmul_gflop_per_second(n: int) -> float:
     """XLA's rate for one float32 product of two `[n, n]` matrices."""
-    from processes import seconds
-
     x = jnp.full((n, n), 0.5, jnp.float32)
     product = _product()
     product(x, x).block_until_ready()
-    return 2e-9 * n**3 / min(seconds(lambda: product(x, x).block_until_ready()) for _ in range(3))
+    return (
+        2e-9
+        * n**3
+        / min(processes.seconds(lambda: product(x, x).block_until_ready()) for _ in range(3))
+    )
 
 
 @functools.cache

@@ -1,36 +1,18 @@
 """The demo's tasks with half of their validation rows, for `benchmarks/recipes.py`."""
 
-import seqio
+import dataclasses
 
-from dpt_jax.demo import superglue
-from dpt_jax.demo import tasks as demo_tasks
+from dpt_jax.demo import superglue, text_tasks
 
 ROWS = 200
-NAMES = {f"recipe_{task.removeprefix('demo_')}": task for task in superglue.TASKS}
 
 
-def _register() -> None:
-    for name, task in NAMES.items():
-        if name in seqio.TaskRegistry.names():
-            continue
-        original = seqio.TaskRegistry.get(task)
+def _short(task: text_tasks.TextTask) -> text_tasks.TextTask:
+    def rows(split):
+        return task.rows(split)[: ROWS if split == "validation" else None]
 
-        def dataset(split, shuffle_files=False, seed=None, source=original.source):
-            rows = source.get_dataset(split, shuffle_files, seed)
-            return rows.take(ROWS) if split == "validation" else rows
-
-        seqio.TaskRegistry.add(
-            name,
-            source=seqio.FunctionDataSource(
-                dataset,
-                splits=superglue.SPLITS,
-                num_input_examples=superglue.SIZES | {"validation": ROWS},
-            ),
-            preprocessors=original.preprocessors,
-            postprocess_fn=demo_tasks.stripped,
-            metric_fns=[demo_tasks.accuracy],
-            output_features=original.output_features,
-        )
+    name = f"recipe_{task.name.removeprefix('demo_')}"
+    return dataclasses.replace(task, name=name, rows=rows)
 
 
-_register()
+TEXT_TASKS = [_short(task) for task in text_tasks.TEXT_TASKS if task.name in superglue.TASKS]

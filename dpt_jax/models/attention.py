@@ -244,13 +244,33 @@ def _on_each_device(local, queries, keys, values, bias, key_mask, query_mask):
 def _cudnn(queries, keys, values, bias, key_mask, query_mask, *, causal, float32_scores):
     """NVIDIA's fused attention, whose scores are float32."""
     del float32_scores
-    shape = (queries.shape[2], keys.shape[2]) if causal else None
-    mask = combine_masks(key_mask, query_mask, shape)
-    queries, keys, values = (x.swapaxes(1, 2) for x in (queries, keys, values))
+    query, key = queries.shape[2], keys.shape[2]
+    mask = combine_masks(key_mask, query_mask, (query, key) if causal else None)
+    # With a bias or a mask its backward pass takes even lengths alone.
+    more = [(0, 0), (0, 0), (0, query % 2), (0, key % 2)]
+    if mask is None and key % 2:
+        mask = jnp.ones((1, 1, 1, 1), bool)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], query, key))
+        # A query that sees no key is to see all alike: its scores are made 0. Were they masked, its
+        # backward pass would take each of their weights for 1.
+        sees = mask.any(axis=-1, keepdims=True)
+        queries = jnp.where(sees, queries, 0)
+        bias = None if bias is None else jnp.where(sees, bias, 0)
+        mask = jnp.pad(mask | ~sees, more)
+    queries = jnp.pad(queries, [*more[:3], (0, 0)])
+    keys, values = (jnp.pad(x, [*more[:2], more[3], (0, 0)]) for x in (keys, values))
+    bias = None if bias is None else jnp.pad(bias, more).astype(queries.dtype)
     out = jax.nn.dot_product_attention(
-        queries, keys, values, bias, mask, scale=1.0, implementation="cudnn"
+        queries.swapaxes(1, 2),
+        keys.swapaxes(1, 2),
+        values.swapaxes(1, 2),
+        bias,
+        mask,
+        scale=1.0,
+        implementation="cudnn",
     )
-    return out.swapaxes(1, 2)
+    return out.swapaxes(1, 2)[:, :, :query]
 
 
 def cudnn_takes(dtype: Any, kv: int) -> str | None:

@@ -25,6 +25,8 @@ def _operands(query: int, key: int):
 
 
 def _reference(queries, keys, values, bias, key_mask, causal=False, query_mask=None):
+    if bias is None:
+        bias = np.zeros((), np.float32)
     by_length = [x.swapaxes(1, 2) for x in (queries, keys, values)]
     query, key = queries.shape[2], keys.shape[2]
     mask = np.ones((BATCH, 1, query, key), bool)
@@ -35,8 +37,8 @@ def _reference(queries, keys, values, bias, key_mask, causal=False, query_mask=N
     if query_mask is not None:
         # A query that sees nothing has a uniform softmax, as T5X has it.
         mask &= query_mask[:, None, :, None]
-        bias = np.where(query_mask[:, None, :, None], bias, 0)
-        by_length[0] = np.where(query_mask[:, :, None, None], by_length[0], 0)
+        bias = jnp.where(query_mask[:, None, :, None], bias, 0)
+        by_length[0] = jnp.where(query_mask[:, :, None, None], by_length[0], 0)
     mask |= ~mask.any(axis=-1, keepdims=True)
     out = jax.nn.dot_product_attention(*by_length, bias=bias, mask=mask, scale=1.0)
     return out.swapaxes(1, 2)
@@ -123,23 +125,47 @@ def test_devices_of_a_mesh_take_their_own_heads_of_long_rows():
     assert found["collectives"] == ["all-reduce"]
 
 
-def test_a_gpus_attention_is_given_what_it_needs(monkeypatch):
+@pytest.mark.parametrize("masked", ["keys and queries", "keys", "nothing"])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("lengths", [(6, 8), (5, 7), (1, 4)])
+def test_a_gpus_attention_is_given_what_it_takes(monkeypatch, lengths, with_bias, masked):
     """cuDNN cannot run here; JAX's own attention, which takes the same arguments, can."""
     given = []
 
-    def dot_product_attention(*args, implementation, **kwargs):
+    def dot_product_attention(queries, keys, values, bias, mask, *, implementation, **kwargs):
+        # What JAX refuses where cuDNN's is to have a gradient.
+        by_length = queries.shape[1], keys.shape[1]
+        for x in (bias, mask):
+            assert x is None or x.shape[2:] == by_length
+        assert (bias is None and mask is None) or not any(n % 2 for n in by_length)
         given.append(implementation)
-        return original(*args, **kwargs)
+        return original(queries, keys, values, bias, mask, **kwargs)
 
     original = jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    operands = _operands(6, 8)
-    query_mask = np.array([[True] * 6, [True] * 4 + [False] * 2])
-    found, expected = (
-        jax.jit(lambda *args, f=f: f(*args, True, query_mask))(*operands)
-        for f in (functools.partial(attend, implementation="cudnn"), plain)
-    )
+    query, key = lengths
+    queries, keys, values, bias, key_mask = _operands(query, key)
+    query_mask = np.ones((BATCH, query), bool)
+    query_mask[1, query // 2 :] = False
+    masks = {
+        "key_mask": None if masked == "nothing" else key_mask,
+        "query_mask": query_mask if masked == "keys and queries" else None,
+        "causal": masked == "keys",
+    }
+    target = np.random.default_rng(1).normal(size=queries.shape).astype(np.float32)
+
+    def value_and_gradients(attention):
+        def loss(queries, keys, values, bias):
+            out = attention(queries, keys, values, bias, **masks)
+            return jnp.sum(out * target), out
+
+        differentiated = (0, 1, 2, 3) if with_bias else (0, 1, 2)
+        step = jax.jit(jax.grad(loss, argnums=differentiated, has_aux=True))
+        gradients, out = step(queries, keys, values, bias if with_bias else None)
+        return out, *gradients
+
+    found = value_and_gradients(functools.partial(attend, implementation="cudnn"))
+    monkeypatch.undo()
     assert given == ["cudnn"]
-    # What a masked query sees is cuDNN's own affair.
-    real = query_mask[:, None, :, None]
-    _close(found * real, expected * real)
+    for ours, theirs in zip(found, value_and_gradients(_reference), strict=True):
+        _close(ours, theirs, rtol=1e-4)
