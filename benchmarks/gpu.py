@@ -22,6 +22,7 @@ import dataclasses
 import json
 import os
 import statistics
+import sys
 
 import processes
 from sizes import LEARNING_RATE, TINY, WEIGHT_DECAY, Size
@@ -108,6 +109,7 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
             for name in ("ours", "theirs")
         }
         for turn in range(options.turns + 1):
+            print(f"turn {turn} of {options.turns}", file=sys.stderr, flush=True)
             for kind, name in taken:
                 seconds = sides[name].ask(kind)["seconds"]
                 # The first one compiles, or fills caches.

@@ -66,13 +66,18 @@ class Ours:
             prefix = FreePrefix(size.prefix_length, (stack,), position_bias="front")
             self.model = Transformer(config, prefix=prefix)
         tokens = jnp.ones((1, 8), jnp.int32)
-        params = jax.jit(
-            lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)["params"]
-        )(jax.random.key(0))
+        shapes = jax.eval_shape(
+            lambda key: self.model.init(key, tokens, tokens, tokens, enable_dropout=False)[
+                "params"
+            ],
+            jax.random.key(0),
+        )
+        rng = np.random.default_rng(0)
+        # On the host: a large model's initializers take minutes to compile.
+        params = jax.tree.map(lambda x: _random(rng, x.shape), shapes)
         # One XLA device per core, the batch split over them: the mesh of `MESH = (-1, 1, 1)`.
         self._mesh = partitioning.make_mesh()
         # From the host, as in training: the devices of a CPU then share one copy.
-        params = jax.tree.map(np.asarray, params)
         params = jax.device_put(params, partitioning.replicated(self._mesh))
         trainable, frozen = split_params(params, "(prompt|prefix)/.*")
         # Those that are of this dtype already stay the devices' one copy.
@@ -131,6 +136,13 @@ class Ours:
         """Operations in the matrix products of one step."""
         jaxpr = jax.make_jaxpr(self._traceable_step)(self._state, self._frozen, batch)
         return _matmul_flop(jaxpr.jaxpr)
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Weights of a usual size: matrices that keep a vector's norm, and ones for layer norms."""
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) * np.float32(shape[0] ** -0.5)
 
 
 def _matmul_flop(jaxpr) -> int:
