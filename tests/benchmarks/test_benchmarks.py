@@ -35,8 +35,9 @@ def here(monkeypatch, capsys):
             runpy.run_path(str(path), run_name="__main__")
 
     @contextlib.contextmanager
-    def start(path, arguments, threads):
+    def start(path, arguments, threads, platform="cpu"):
         del threads
+        assert platform == "cpu"
         found = {}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(processes, "serve", found.update)
@@ -130,6 +131,19 @@ def test_prefix_step_benchmark_prints_its_ratios(here):
     assert result["encoder_over_prompt"] == pytest.approx(steps["encoder"] / steps["prompt"])
     peft = result["peft_decoder_step_seconds"]
     assert result["decoder_ratio"] == pytest.approx(peft / steps["decoder"])
+
+
+@pytest.mark.slow
+@pytest.mark.interop
+def test_gpu_benchmark_prints_times_memory_and_updates(here):
+    result = here("gpu.py", "--device", "cpu", "--turns", "1")
+    for kind in ("step", "generate"):
+        ratio = result[f"peft_{kind}_seconds"] / result[f"{kind}_seconds"]
+        assert result[f"{kind}_ratio"] == pytest.approx(ratio)
+    for name in ("adamw_update_seconds", "orthogonal_update_seconds"):
+        assert 0 < result[name]
+    # Far above what the tiny model takes: a whole process, with both libraries.
+    assert result["peak_bytes"] > 1e8 and result["peft_peak_bytes"] > 1e8
 
 
 @pytest.mark.slow
