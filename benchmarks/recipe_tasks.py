@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dpt_jax.demo import superglue, text_tasks
+from dpt_jax.demo import text_tasks
 
 ROWS = 200
 
@@ -15,4 +15,6 @@ def _short(task: text_tasks.TextTask) -> text_tasks.TextTask:
     return dataclasses.replace(task, name=name, rows=rows)
 
 
-TEXT_TASKS = [_short(task) for task in text_tasks.TEXT_TASKS if task.name in superglue.TASKS]
+TEXT_TASKS = [
+    _short(task) for task in text_tasks.TEXT_TASKS if isinstance(task, text_tasks.TextTask)
+]

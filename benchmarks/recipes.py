@@ -33,6 +33,7 @@ RUNS = ROOT / "docs" / "recipes" / "runs.jsonl"
 EVAL_PERIOD = 20
 THRESHOLDS = (0.9, 0.98)
 
+VANILLA, VANILLA_MEASURED = "prompts/vanilla.gin", "prompts/vanilla_measured.gin"
 UNIFORM, GAUSSIAN = "prompts/decomposed_uniform.gin", "prompts/decomposed.gin"
 MEASURED = "prompts/decomposed_measured.gin"
 TASKS = ("entailment", "questions", "wordsense")
@@ -74,6 +75,8 @@ def recipes() -> dict[str, tuple[str, dict[str, Any]]]:
         "fast": (MEASURED, {"optimizer": orthogonal}),
         "fast_gaussian": (GAUSSIAN, {"optimizer": orthogonal}),
         "fast_balanced": (MEASURED, {"optimizer": orthogonal, "balanced_batches": True}),
+        "adam_vanilla": (VANILLA, clipped),
+        "fast_vanilla": (VANILLA_MEASURED, {"optimizer": orthogonal}),
     }
 
 
@@ -82,7 +85,7 @@ def config_of(recipe: str, task: str, backbone: str | None, sizes: tuple[int, in
 
     Args:
       recipe: one of `recipes()`.
-      task: one of `TASKS`.
+      task: one of `TASKS`, or of a part of its rows, as in entailment_k16_s0.
       backbone: a backbone folder; None is the demo's.
       sizes: P and b.
       **fields: of `RunConfig`, in place of its own.
@@ -249,8 +252,8 @@ def compare(args: argparse.Namespace) -> None:
     titles += ["steps to 0.9", "steps to 0.98", "points at the end"]
     print("| " + " | ".join(titles) + " |")
     print("| --- " * len(titles) + "|")
-    sizes = sorted({key[2] for key in mine}, reverse=True)
-    for (other, theirs), task, size in itertools.product(by_recipe.items(), TASKS, sizes):
+    tasks, sizes = sorted({key[0] for key in mine}), sorted({key[2] for key in mine}, reverse=True)
+    for (other, theirs), task, size in itertools.product(by_recipe.items(), tasks, sizes):
         shared = [key for key in mine if key in theirs and (key[0], key[2]) == (task, size)]
         if not shared:
             continue
