@@ -79,7 +79,7 @@ class Stopped(Exception):
 
 LESS_MEMORY = (
     "Lower --gin.BATCH_SIZE and --gin.EVAL_BATCH_SIZE, raise --gin.MICROBATCHES, shorten "
-    "--gin.TASK_FEATURE_LENGTHS, or set --gin.FROZEN_DTYPE=\"'bfloat16'\"."
+    "--gin.TASK_FEATURE_LENGTHS (of texts), or set --gin.FROZEN_DTYPE=\"'bfloat16'\"."
 )
 _MEMORY_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Unable to allocate")
 
