@@ -1,7 +1,6 @@
 """What `dpt sweep` says while points train: how each ended, and how far those are that run."""
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +34,10 @@ class SweepProgress:
         self.failures = 0
         # The point that failed first with an error; it need not be read again.
         self._first_with: dict[str, str] = {}
-        self._began = time.time()
+        # As the logs are now, an earlier attempt's. No clock is asked: a file's time may lie behind
+        # this machine's.
+        logs = [folder.log(job[0]) for job in work]
+        self._earlier = {log: _stamp(log) for log in logs if not in_bucket(log)}
         # Every point has a line of its own.
         self._progress = Progress(folder.sweep.name, self._done, lines=False)
         self._progress.update(self._done, total)
@@ -90,13 +92,13 @@ class SweepProgress:
             if in_bucket(log):
                 return  # There a log comes when its attempt has ended.
             try:
-                if log.stat().st_mtime < self._began:
-                    continue
+                if _stamp(log) == self._earlier[log]:
+                    continue  # Not started yet.
                 with open(log, "rb") as file:
                     file.seek(max(0, log.stat().st_size - _TAIL))
                     steps = _STEP.findall(file.read().decode(errors="replace"))
             except OSError:
-                continue  # Not started yet.
+                continue  # Removed meanwhile, or not to be read.
             if steps:
                 told.add(self._job[name])
                 together = f" and {len(job) - 1} with it" if len(job) > 1 else ""
@@ -105,6 +107,15 @@ class SweepProgress:
     def close(self) -> None:
         """Leaves the terminal as it was."""
         self._progress.close()
+
+
+def _stamp(log: Any) -> tuple[int, int] | None:
+    """What differs once something is written to a log: its time and size, None without one."""
+    try:
+        status = log.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _ended(outcome: Any, value: float | None, scale: float) -> str:

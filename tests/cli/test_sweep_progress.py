@@ -1,6 +1,7 @@
 """What dpt sweep says while points train."""
 
 import json
+import os
 import shlex
 import types
 
@@ -91,6 +92,19 @@ def test_points_that_run_are_told_of_by_the_last_line_of_their_log(tmp_path, cap
     capsys.readouterr()
     shown.running(70.0)
     assert "p2" not in capsys.readouterr().err
+
+
+def test_what_an_earlier_attempt_logged_is_not_told_whatever_a_files_time(tmp_path, capsys):
+    earlier, written = tmp_path / "p0.log", tmp_path / "p1.log"
+    for log in (earlier, written):
+        log.write_text("step 80/90  loss 3\n")
+    # A file server's clock may lie ahead of this machine's, or behind.
+    os.utime(earlier, (4e9, 4e9))
+    shown = made(tmp_path, 1, 1)
+    written.write_text("step 5/90  loss 2\n")
+    os.utime(written, (1e9, 1e9))
+    shown.running(5.0)
+    assert capsys.readouterr().err == "mine 0:05  p1: step 5/90  loss 2\n"
 
 
 @pytest.mark.slow
