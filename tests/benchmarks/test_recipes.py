@@ -1,6 +1,4 @@
-"""What `benchmarks/recipes.py` trains, and what it makes of the scores."""
-
-import math
+"""What `benchmarks/recipes.py` trains."""
 
 import pytest
 
@@ -25,28 +23,6 @@ def test_vanilla_prompts_and_a_part_of_the_rows_are_trained_too():
     task = text_tasks.find(recipe_tasks, config.mixture_or_task_name)
     assert len(task.read("train")) == 16
     assert len(task.read("validation")) == 200
-
-
-def test_a_score_is_reached_where_it_stays():
-    run = {"scores": [0.95, 0.5, 0.92, 0.91, 0.99]}
-    assert [recipes.steps_to(run, score) for score in (0.4, 0.9, 0.98, 1)] == [
-        20,
-        60,
-        100,
-        math.inf,
-    ]
-    assert recipes.steps_to({"scores": None}, 0.9) == math.inf
-
-
-def test_a_run_that_does_not_get_there_counts_as_after_the_longer_of_two():
-    short = {"scores": [0.5, 0.7], "steps": 40}
-    long = {"scores": [0.5, 0.7, 0.8, 0.95], "steps": 80}
-    assert recipes.difference(short, long, 0.9) == 100 - 80
-    assert recipes.difference(long, short, 0.9) == 80 - 100
-    assert recipes.difference(short, long, 0.98) == 0
-    assert recipes.difference(short, long, 0.7) == 0
-    assert recipes.difference(short, long, None) == pytest.approx(-25)
-    assert recipes.difference(long, {"scores": None, "steps": 80}, None) == 95
 
 
 def test_seeds_are_a_list_or_a_range():
