@@ -89,14 +89,29 @@ def prepare_for(
 
 
 def with_trained(prepared: Prepared, model_dir: str | os.PathLike, step: int) -> None:
-    """Puts the parameters that a run without a prompt has trained in the place of the frozen."""
+    """Puts what a run has trained of its T5 in the place of the frozen parameters.
+
+    Nothing is read where it trained a prompt or a prefix alone, which is so unless it has neither
+    or a `trainable` of its own.
+    """
+    config = prepared.config
+    if config.trainable is None and not (config.prompt is None and config.prefix is None):
+        return
     with contextlib.closing(Checkpoints(model_dir, create=False)) as checkpoints:
         trained = checkpoints.restore_params(step)
+    of_t5 = {name: params for name, params in trained.items() if name not in ("prompt", "prefix")}
     prepared.placed = jax.tree.map(
         lambda new, old: jax.device_put(new, old.sharding),
-        merge_params(trained, prepared.placed),
+        merge_params(of_t5, prepared.placed),
         prepared.placed,
     )
+
+
+def adapter_of_run(config: RunConfig, model_dir: str | os.PathLike, step: int) -> Adapter:
+    """The prompt and the prefix that a run had at a step; without both, nothing."""
+    if config.prompt is None and config.prefix is None:
+        return Adapter()
+    return load_adapter(run_files.numpy_checkpoint(model_dir, step), flag="MODEL_DIR")
 
 
 def evaluate(

@@ -91,19 +91,18 @@ def _of_images(args: argparse.Namespace, config: Any, folder: Any) -> None:
 
 
 def _of_text(args: argparse.Namespace, config: Any, folder: Any) -> None:
-    from dpt_jax import inference, run_files
+    from dpt_jax import inference
     from dpt_jax.analysis import attention_figures
-    from dpt_jax.interop.adapters import load_adapter
     from dpt_jax.problems import text_attention
 
     step = inference.step_of_run(args.model_dir, args.step)
     prepared = inference.prepare_for(config, args.model_dir)
-    adapter = load_adapter(run_files.numpy_checkpoint(args.model_dir, step), flag="MODEL_DIR")
     split = args.split or config.eval_split
     untrained, _ = prepared.adapter(prepared.placed | prepared.initial())
-    trained, start = (
-        text_attention.measure(prepared, one, split, args.rows) for one in (adapter, untrained)
-    )
+    start = text_attention.measure(prepared, untrained, split, args.rows)
+    inference.with_trained(prepared, args.model_dir, step)
+    adapter = inference.adapter_of_run(config, args.model_dir, step)
+    trained = text_attention.measure(prepared, adapter, split, args.rows)
     selections = trained.selections | {
         f"{name}, untrained": one for name, one in start.selections.items()
     }

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
 
     import dataclasses
 
-    from dpt_jax import inference, run_files
+    from dpt_jax import inference
     from dpt_jax.cli import submission
     from dpt_jax.evaluation.evaluator import averages
     from dpt_jax.files import json_dumps, write_json_lines
@@ -86,11 +86,8 @@ def run(args: argparse.Namespace) -> None:
         name = pathlib.Path(args.prompt).stem
     elif not args.no_prompt:
         step = inference.step_of_run(args.model_dir, args.step)
-        name = str(step)
-        if config.prompt is None and config.prefix is None:
-            trained_step = step
-        else:
-            adapter = load_adapter(run_files.numpy_checkpoint(args.model_dir, step))
+        name, trained_step = str(step), step
+        adapter = inference.adapter_of_run(config, args.model_dir, step)
     prepared = inference.prepare_for(config, args.model_dir)
     if args.submission:
         submission.require_superglue(prepared.task, args.submission)

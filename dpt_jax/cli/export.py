@@ -17,6 +17,8 @@ import json
 import pathlib
 from typing import Any
 
+from dpt_jax.cli.console import say
+
 HELP = "take a prompt home: numpy, PEFT or safetensors"
 FORMATS = ("npy", "peft", "safetensors")
 
@@ -63,6 +65,8 @@ def run(args: argparse.Namespace) -> None:
     if args.base_model is not None and format != "peft":
         raise InputError(f"--base_model is kept by --format=peft only, not by {format}.")
 
+    if args.model_dir is not None:
+        _tell_of_more(args.model_dir)
     if (prefix := _prefix_of(args)) is not None:
         _export_prefix(args, path, prefix, format)
         return
@@ -75,6 +79,25 @@ def run(args: argparse.Namespace) -> None:
     except OSError as error:
         raise InputError(f"--output = {args.output} cannot be written: {error}.") from error
     print(args.output)
+
+
+def _tell_of_more(model_dir: str) -> None:
+    """Says where a run trained more than what is exported."""
+    from dpt_jax import run_files
+    from dpt_jax.paths import as_path
+
+    try:
+        saved = run_files.read_json(
+            as_path(model_dir) / run_files.IDENTITY, "Copy the run's folder again."
+        )
+    except FileNotFoundError:
+        return  # The plain arrays of a run alone.
+    trained = saved.get("trainable", ".*")
+    if trained not in (".*", "prompt/.*", "prefix/.*", "(prompt|prefix)/.*"):
+        say(
+            f"dpt export: {model_dir} trained {trained}; what of that belongs to its T5 is not "
+            "exported, and the prompt by itself answers otherwise."
+        )
 
 
 def _prefix_of(args: argparse.Namespace) -> Any:

@@ -64,8 +64,7 @@ def run(args: argparse.Namespace) -> None:
     config, vocabulary = runs.load_without_tasks(args)
     runs.require_text(config, "dpt predict", "Use dpt evaluate with --predictions=DIR.")
 
-    from dpt_jax import inference, run_files
-    from dpt_jax.interop.adapters import load_adapter
+    from dpt_jax import inference
 
     prompts: dict[str, Any] = {}
     prompts |= inference.load_prompts(named, config.model)
@@ -74,10 +73,7 @@ def run(args: argparse.Namespace) -> None:
     if args.model_dir is not None:
         step = inference.step_of_run(args.model_dir, args.step)
         default = default or OWN
-        if config.prompt is None and config.prefix is None:
-            trained_step, prompts[OWN] = step, None
-        else:
-            prompts[OWN] = load_adapter(run_files.numpy_checkpoint(args.model_dir, step))
+        trained_step, prompts[OWN] = step, inference.adapter_of_run(config, args.model_dir, step)
     if not prompts:
         raise InputError("Name a prompt: --model_dir of a run, or --prompt FILE.")
     prepared = inference.prepare_for(config, args.model_dir)

@@ -78,7 +78,7 @@ def _title(path: str) -> str:
 
 def _measured(args: argparse.Namespace) -> Iterator["LayerOfPrefix"]:
     """Every layer of every prefix that is asked for."""
-    from dpt_jax import inference
+    from dpt_jax import inference, run_files
     from dpt_jax.errors import InputError
     from dpt_jax.interop.adapters import load_adapter
 
@@ -90,6 +90,10 @@ def _measured(args: argparse.Namespace) -> Iterator["LayerOfPrefix"]:
         if not args.no_attention and (model_dir or args.gin_file):
             config = runs.load_config(argparse.Namespace(**vars(args) | {"model_dir": model_dir}))
             prepared = inference.prepare_for(config, model_dir, like=prepared)
+            if model_dir is not None:
+                saved = run_files.numpy_checkpoints(model_dir).items()
+                for step in [step for step, checkpoint in saved if checkpoint == path]:
+                    inference.with_trained(prepared, model_dir, step)
             mass = inference.prefix_attention(prepared, adapter)
         yield from _layers(line, adapter, mass)
 
