@@ -224,12 +224,20 @@ def _exchange(one: Path, other: Path) -> bool:
 def clear_unfinished(folder: str | os.PathLike) -> None:
     """Deletes the temporary files, in all of a folder, that its writers left when they were killed.
 
-    For the one process that may write there.
+    What a living writer holds stays. Where there are no locks everything goes, as it is for the one
+    process that may write there.
     """
     root = as_path(folder)
-    if not in_bucket(root):
-        for path in list(root.rglob(f".*{TEMPORARY_MARK}*")):
-            remove(path)
+    if in_bucket(root):
+        return
+    for path in list(root.rglob(f".*{TEMPORARY_MARK}*")):
+        try:
+            lock = _lock(path)
+        except BlockingIOError:
+            continue
+        remove(path)
+        if lock is not None:
+            os.close(lock)
 
 
 @contextlib.contextmanager

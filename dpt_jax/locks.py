@@ -158,7 +158,7 @@ class _Heartbeat:
 
     def __init__(self, path: Any, name: str):
         self.lost = False
-        self._path, self._name = path, name
+        self._path, self._identity = path, _identity(name)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -167,11 +167,10 @@ class _Heartbeat:
         while not self._ended.wait(HEARTBEAT_SECONDS):
             try:
                 found = _read(self._path)
-                if found is not None and found != self._name:
+                if not self._holds(found):
                     self.lost = True
                     return
-                self._name = _name(_identity(self._name))
-                write_text(self._path, self._name)
+                write_text(self._path, _name(self._identity))
             except Exception as e:  # Whatever the bucket's client says, it may work the next time.
                 logging.warning("%s cannot be written: %s", self._path, e)
 
@@ -179,8 +178,12 @@ class _Heartbeat:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(Exception):  # What cannot be removed expires.
-            if _read(self._path) == self._name:
+            if (found := _read(self._path)) is not None and self._holds(found):
                 remove(self._path)
+
+    def _holds(self, found: str | None) -> bool:
+        """Whether the name is the holder's own, of an earlier heartbeat where one failed."""
+        return found is None or _identity(found) == self._identity
 
 
 def _name(identity: str | None = None) -> str:

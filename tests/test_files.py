@@ -110,6 +110,23 @@ def test_the_next_writer_clears_what_a_killed_one_left_and_nothing_else(tmp_path
     assert {p.name for p in tmp_path.iterdir()} == {"prompt.npy", *(p.name for p in others)}
 
 
+def test_a_run_that_begins_clears_what_killed_writers_left_and_not_what_a_living_one_writes(
+    tmp_path,
+):
+    (tmp_path / "points").mkdir()
+    (tmp_path / "points" / ".prompt.tmp-killed.npy").write_text("half")
+    (tmp_path / ".folder.tmp-killed").mkdir()
+    (tmp_path / ".folder.tmp-killed" / "part").write_text("half")
+    with atomic_write(tmp_path / "points" / "answers.jsonl") as answers:
+        answers.write_text("hours of answers")
+        files.clear_unfinished(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {
+        "points",
+        "points/answers.jsonl",
+    }
+    assert (tmp_path / "points" / "answers.jsonl").read_text() == "hours of answers"
+
+
 def test_a_file_that_another_writer_is_clearing_is_left_to_it(tmp_path, monkeypatch):
     """It looks like a killed writer's between its making and its lock."""
     made, held = [], []

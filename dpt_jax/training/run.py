@@ -143,8 +143,10 @@ class Run:
             kept = run_files.read_summary(self.config.model_dir)
         except InputError:
             return self.summary()  # It was deleted or damaged; the checkpoint has it all.
-        # A run that was stopped may be finished by fewer steps, or by less patience.
-        return kept if run_files.is_finished(kept) else self.summary()
+        # A run that was stopped may be finished by fewer steps, or by less patience; and one that
+        # was to go on may have been killed between its last checkpoint and the summary.
+        is_of_this = kept["last_step"] == int(self.state.step) and run_files.is_finished(kept)
+        return kept if is_of_this else self.summary()
 
     def loop(self) -> dict[str, Any]:
         """Trains from the state's step to the last one."""

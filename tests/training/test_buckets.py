@@ -95,6 +95,25 @@ def test_a_locked_bucket_is_refused_while_its_holder_lives_and_taken_when_it_has
     assert (bucket / "run" / LOCK).exists()
 
 
+def test_a_heartbeat_that_fails_once_does_not_lose_the_bucket(bucket, monkeypatch):
+    write, written = locks.write_text, []
+
+    def unavailable_at_first(path, text):
+        written.append(text)
+        if len(written) == 1:
+            raise OSError("503 Service Unavailable")
+        write(path, text)
+
+    with locks.locked(as_path("gs://bucket/run") / LOCK, "MODEL_DIR", "Another run") as lock:
+        monkeypatch.setattr(locks, "write_text", unavailable_at_first)
+        deadline = time.monotonic() + 60
+        while len(written) < 3 and time.monotonic() < deadline:
+            lock.check()
+            time.sleep(0.05)
+        assert len(written) >= 3
+    assert not (bucket / "run" / LOCK).exists()
+
+
 def test_two_that_come_at_once_do_not_both_get_a_bucket(bucket, monkeypatch):
     settle = time.sleep
     other = json.dumps({"host": "h", "process": 1, "id": "x"})

@@ -17,6 +17,7 @@ from dpt_jax.run_files import read_summary
 from dpt_jax.training import run_folder, trainer
 from dpt_jax.training.checkpoints import Checkpoints
 from dpt_jax.training.config import RunConfig
+from dpt_jax.training.run import Run
 from tests.support import runs
 from tests.training.test_problem import config, evaluate, metrics, problem, trained
 
@@ -122,6 +123,27 @@ def test_a_run_that_is_killed_before_its_last_checkpoint_is_not_done(tmp_path, m
     assert read_run(tmp_path)["status"] == "unfinished"
     train(tmp_path)
     assert read_run(tmp_path)["status"] == "done"
+
+
+def test_a_run_that_is_killed_before_its_summary_is_what_its_last_checkpoint_says(
+    tmp_path, monkeypatch
+):
+    """And not what the summary of the shorter run says that it was before."""
+    expected = train(tmp_path / "at_once", train_steps=4, eval_period=4)
+    train(tmp_path / "run")
+
+    def killed(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "summary", killed)
+        train(tmp_path / "run", train_steps=4, eval_period=4)
+    assert read_summary(tmp_path / "run")["last_step"] == 2
+    found = train(tmp_path / "run", train_steps=4, eval_period=4)
+    assert found == read_summary(tmp_path / "run")
+    times = {"train_seconds": 0}
+    assert found | times == expected | times
+    assert Checkpoints(tmp_path / "run").steps() == [4]
 
 
 def test_a_run_without_gin_keeps_no_gin_file_of_one_that_came_to_nothing(tmp_path):
