@@ -71,10 +71,11 @@ def largest_step(mixture: ContextualMixture) -> float:
     return 1 / curvature if curvature > 0 else math.inf
 
 
-def relevant_attention(s: Scales, query: float) -> float:
-    """α, attention on relevant tokens of the query τ q*/Q with many tokens; τ is `query`."""
+def relevant_attention(s: Scales, query: float, error: float = 0.0) -> float:
+    """α, attention on relevant tokens with many tokens; the query's lengths as below."""
     relevant = s.share * math.exp(query * s.context)
-    return relevant / (relevant + (1 - s.share) * math.exp((query * s.noise) ** 2 / 2))
+    noise = math.exp((query**2 + error**2) * s.noise**2 / 2)
+    return relevant / (relevant + (1 - s.share) * noise)
 
 
 def expected_w2(mixture: ContextualMixture, step_w: float, query: float) -> Float[Array, "d"]:

@@ -130,13 +130,14 @@ def test_the_signal_that_a_query_reads_and_its_attention():
     mixture = mixture_of(4, context_norm=2.0, head_norm=0.3, share=0.1, length=4000)
     scales = population.scales_of(mixture)
     labels = contextual_mixture.draw_labels(jax.random.key(0), 2000, balanced=True)
-    for query in (0.0, 0.5):
-        q = mixture.context * query / 2
+    across = jnp.zeros(4).at[2].set(1.0)
+    for query, error in ((0.0, 0.0), (0.5, 0.0), (0.5, 0.4)):
+        q = mixture.context * query / 2 + across * error
         u = np.asarray(in_law.pooled(mixture, jax.random.key(1), labels, q))
-        signal = (u[:, 1] * np.asarray(labels)).mean() / u[:, 2:].std()
-        assert np.isclose(signal, population.signal_to_noise(scales, query), rtol=0.08)
+        signal = (u[:, 1] * np.asarray(labels)).mean() / u[:, 3].std()
+        assert np.isclose(signal, population.signal_to_noise(scales, query, error), rtol=0.08)
         attention = in_law.relevant_attention(mixture, jax.random.key(1), q)
-        assert np.isclose(attention, population.relevant_attention(scales, query), rtol=0.02)
+        assert np.isclose(attention, population.relevant_attention(scales, query, error), rtol=0.02)
 
 
 def test_steps_that_are_too_large_are_refused_with_the_largest():

@@ -108,20 +108,27 @@ def run(settings: Settings, cell: dict[str, Any]) -> dict[str, Any]:
         train = _full_training(settings)
         for one, key in zip(found, keys, strict=True):
             one["error_full"] = train(mixture, key)
-    scales = population.scales_of(mixture)
-    across = norm * np.sqrt(population.q1_miss(scales, settings.dim, settings.count, balanced))
-    predicted = {
-        "miss_w1": population.w1_miss(scales, settings.dim, settings.count, balanced),
-        "miss_q1": population.q1_miss(scales, settings.dim, settings.count, balanced),
-        "attention": population.relevant_attention(scales, norm),
-        "error_debiased": population.head_error(
-            population.signal_to_noise(scales, norm, across), settings.dim, settings.count
-        ),
-        "settles": population.settles(scales, norm),
-    }
     return {
         **{name: [float(one[name]) for one in found] for name in found[0]},
-        "predicted": predicted,
+        "predicted": predicted(settings, mixture, norm, balanced),
+    }
+
+
+def predicted(
+    settings: Settings, mixture: ContextualMixture, norm: float, balanced: bool
+) -> dict[str, float]:
+    """What the formulas say of a cell whose q1 has the length `norm`."""
+    scales = population.scales_of(mixture)
+    miss_q1 = population.q1_miss(scales, settings.dim, settings.count, balanced)
+    # The length has a part along q* and one across it, by the angle between the two.
+    along, across = norm / np.sqrt(1 + miss_q1), norm * np.sqrt(miss_q1 / (1 + miss_q1))
+    signal = population.signal_to_noise(scales, along, across)
+    return {
+        "miss_w1": population.w1_miss(scales, settings.dim, settings.count, balanced),
+        "miss_q1": miss_q1,
+        "attention": population.relevant_attention(scales, along, across),
+        "error_debiased": population.head_error(signal, settings.dim, settings.count),
+        "settles": population.settles(scales, norm),
     }
 
 
@@ -274,7 +281,7 @@ def figure(rows: Sequence[Row]) -> Any:
             axis.plot(*zip(*said, strict=True), color=looks[2][0], linestyle=":", linewidth=1.5)
         else:
             panels.x_values(axis, [r[x] for r in found], log=True)
-        axis.set_ylim(0, 0.55)
+        axis.set_ylim(0, 0.75 if part == "step" else 0.55)
     axes[2].set_xlabel("Q")
     axes[4].set_xlabel("length of q1, in units of Q/2")
     axes[5].set_xlabel("η")
