@@ -151,7 +151,8 @@ def compare(args: argparse.Namespace) -> str:
         for threshold in (*THRESHOLDS, None):
             found = [difference(mine, theirs, threshold) for mine, theirs in pairs]
             low, high = bootstrap_interval(found)
-            cells.append(f"{statistics.fmean(found):z.0f} ({low:z.0f} to {high:z.0f})")
+            form = "z.1f" if threshold is None else "z.0f"
+            cells.append(f"{statistics.fmean(found):{form}} ({low:{form}} to {high:{form}})")
         rows.append(cells)
     rows.sort(key=lambda cells: args.recipes.index(cells[0]))
     steps = [f"steps to {threshold}" for threshold in THRESHOLDS]

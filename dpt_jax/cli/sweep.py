@@ -1,7 +1,7 @@
 r"""Run the points of a sweep, each in a folder of its own, and put their results in a table.
 
   dpt sweep demo_bottleneck                      # a sweep that comes with the package
-  dpt sweep 'demo_*' --jobs=2                    # all that match, one after another
+  dpt sweep 'demo_*_rates' --jobs=2              # all that match, one after another
   dpt sweep --gin_file=my_sweep.gin --only method=DPT,PT --gin.TRAIN_STEPS=200
   dpt sweep table1 --launcher=commands > points.sh       # a shell command per point
   dpt sweep table1 --launcher=ray --resources=TPU=4

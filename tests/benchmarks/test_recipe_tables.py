@@ -63,7 +63,8 @@ def test_the_tables_of_a_page_are_made_from_what_stands_above_them(runs):
     assert two.splitlines()[2:-2] == [
         f"| fast at 0.1, 40 steps, less | task | {steps} | points at the end |",
         "| --- | --- | --- | --- | --- |",
-        "| AdamW at 1, 80 steps | entailment | -40 (-60 to -20) | -20 (-40 to 0) | 11 (1 to 21) |",
+        "| AdamW at 1, 80 steps | entailment "
+        "| -40 (-60 to -20) | -20 (-40 to 0) | 11.0 (1.0 to 21.0) |",
     ]
 
 
