@@ -62,6 +62,10 @@ def recipes() -> dict[str, tuple[str, dict[str, Any]]]:
         "fast_balanced": (MEASURED, {"optimizer": orthogonal, "balanced_batches": True}),
         "adam_vanilla": (VANILLA, clipped),
         "fast_vanilla": (VANILLA_MEASURED, {"optimizer": orthogonal}),
+        "fast_vanilla_balanced": (
+            VANILLA_MEASURED,
+            {"optimizer": orthogonal, "balanced_batches": True},
+        ),
     }
 
 
