@@ -168,7 +168,7 @@ class Run:
                     # Asked once: a signal may come at any line below.
                     stop = agreement.should_stop(step, received)
                     self.after_step(step, metrics, stop)
-                    if stop:
+                    if stop and not self.is_finished():
                         raise Stopped(received[0] if received else signal.SIGTERM, step)
             return self.summary()
         finally:

@@ -199,6 +199,20 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_is_written(tmp_path, monke
     assert metrics(tmp_path)[-1]["step"] == 24
 
 
+def test_a_signal_in_the_last_step_finds_a_finished_run(tmp_path, monkeypatch):
+    put = partitioning.put_batch
+    left = iter([None] * 23)
+
+    def interrupted(batch, mesh):
+        if next(left, "last") == "last":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(partitioning, "put_batch", interrupted)
+    summary = trainer.train(config(tmp_path), problem())
+    assert (summary["last_step"], summary["train_steps"]) == (24, 24)
+
+
 def test_it_stops_early_and_another_problem_is_refused_its_folder(tmp_path):
     rising = {"learning_rate": lambda steps: optax.constant_schedule(0.0)}
     changes = {"early_stopping_patience": 1, "eval_period": 4}
