@@ -159,7 +159,11 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
     file = toy_sweeps.write(
         tmp_path / "long.gin",
         backbone,
-        bindings={"TRAIN_STEPS": 200, "EVAL_PERIOD": 10},
+        bindings={
+            "TRAIN_STEPS": 600,
+            "EVAL_PERIOD": 300,
+            "config.RunConfig.checkpoint_period": 20,
+        },
         grid={"RANDOM_SEED": [0]},
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}"]
@@ -177,11 +181,11 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.5)
     saved = json.loads((run / "summary.json").read_text())["last_step"]
-    assert 0 < saved < 200
+    assert 0 < saved < 600
     monkeypatch.setattr(local, "subprocess", processes.ForkedWorkers)
     assert main(argv) == 0
     row = results(folder)["RANDOM_SEED=0"]
-    assert (row["status"], row["last_step"]) == ("done", 200)
+    assert (row["status"], row["last_step"]) == ("done", 600)
     log = (folder / "logs" / "RANDOM_SEED=0.log").read_text()
     assert f"continuing from step {saved}" in log
 
