@@ -29,11 +29,19 @@ def as_path(path: str | os.PathLike) -> Any:
       those missing are `rglob`, `absolute`, and the modes of `open` but reading and writing.
 
     Raises:
-      InputError: for a kind of bucket that is not known, or whose library is not installed.
+      InputError: for a home folder or a kind of bucket that is not known, or one whose library is
+        not installed.
     """
     text = os.fspath(path)
     if "://" not in text:
-        return pathlib.Path(text).expanduser()
+        try:
+            return pathlib.Path(text).expanduser()
+        except RuntimeError as e:
+            home = text.partition("/")[0]
+            raise InputError(
+                f"{text} begins with a home folder, {home}, which is not known here. Write that "
+                f"folder's path, or ./{text} for one that is called {home}."
+            ) from e
     scheme = text.partition("://")[0]
     if scheme not in _OPENED_BY:
         raise InputError(

@@ -94,6 +94,36 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict[str, Any]:
     return value
 
 
+def metrics_row(line: bytes) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`; None for a damaged one, as a power cut may leave it."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"step", "split", "task"} <= row.keys() else None
+
+
+def read_metrics(model_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads `metrics.jsonl`, but for a last line that is still being written.
+
+    Raises:
+      FileNotFoundError: there is none.
+      InputError: a line is damaged.
+    """
+    path = as_path(model_dir) / METRICS
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+        row = metrics_row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.endswith(b"\n"):
+            raise InputError(
+                f"{path}, line {number} is damaged. Copy the run's folder again, or delete that "
+                "line to go on without it."
+            )
+    return rows
+
+
 def read_summary(model_dir: str | os.PathLike) -> dict[str, Any]:
     """Reads `summary.json`.
 

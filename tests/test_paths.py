@@ -24,6 +24,11 @@ def test_paths_of_this_machine_are_pathlibs_and_need_no_library(monkeypatch):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+def test_a_home_folder_that_is_not_known_is_told():
+    with pytest.raises(InputError, match=r"~nosuchuser/run begins with .* or \./~nosuchuser/run"):
+        as_path("~nosuchuser/run")
+
+
 def test_a_path_in_a_bucket_keeps_its_slashes_and_joins():
     path = as_path("gs://bucket/runs") / "a" / "run.json"
     assert str(path) == str(absolute(path)) == "gs://bucket/runs/a/run.json"

@@ -347,6 +347,11 @@ REFUSED = [
     # Settings are called what `fit` calls them, not what gin does.
     ({"seed": -1}, r"^seed is -1; .*Set seed=\.$"),
     ({"eval_period": "epoc", "eval_pairs": [("a", "b")]}, "^eval_period is 'epoc'.*eval_period="),
+    ({"early_stopping_patience": 3}, "^early_stopping_patience is 3, but .* Set eval_pairs="),
+    (
+        {"early_stopping_patience": 3, "eval_period": 0, "eval_pairs": [("a", "b")]},
+        "^early_stopping_patience is 3, but eval_period is 0.*Set eval_period=",
+    ),
     ({"learning_rate": -1.0}, "^learning_rate is -1.0.*Set learning_rate="),
     ({"optimizer": "adam"}, "^optimizer is 'adam'; .* such as optax.adamw.*Set optimizer="),
     ({"microbatches": 3, "batch_size": 4}, "^microbatches is 3; .* divisor of batch_size = 4"),

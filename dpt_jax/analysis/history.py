@@ -3,14 +3,12 @@
 import dataclasses
 import functools
 import io
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from dpt_jax import run_files
 from dpt_jax.analysis import panels
-from dpt_jax.paths import as_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,13 +78,12 @@ def read_history(model_dir: str | os.PathLike) -> History:
     """Reads the history of a run, of its tasks the metrics that come last under their names.
 
     Raises:
-      InputError: when the folder is no run, or its summary is damaged.
+      InputError: when the folder is no run, or its summary or its log is damaged.
     """
     summary = run_files.read_summary(model_dir)
     losses: dict[int, float] = {}
     metrics: dict[int, dict[str, float]] = {}
-    log = (as_path(model_dir) / run_files.METRICS).read_text()
-    for row in map(json.loads, log.splitlines()):
+    for row in run_files.read_metrics(model_dir):
         step, split, _ = row.pop("step"), row.pop("split"), row.pop("task")
         if split == "train":
             losses[step] = row["loss"]

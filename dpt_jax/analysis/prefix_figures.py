@@ -16,7 +16,7 @@ class LayerOfPrefix:
     Attributes:
       line: what the figures call it; the prefixes of one line are shown as their mean and range.
       stack: "encoder", "decoder" or "cross".
-      layer: its number, from 0.
+      layer: its number, from 1.
       length: N.
       cosine: `likeness.cosine`.
       canonical_correlation: `likeness.canonical_correlation`; None for a single token.

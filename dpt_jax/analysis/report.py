@@ -46,6 +46,10 @@ class Report:
     figures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     claims: Sequence[Mapping[str, Any]] = ()
 
+    def __post_init__(self):
+        if not isinstance(self.scale, int | float):
+            raise InputError(f"sweeps.Report.scale is {self.scale!r}; it takes a number, as 100.")
+
     def resolved(self, axes: Sequence[str]) -> "Report":
         """The report of a sweep with these axes, its rows, columns and seeds filled in.
 

@@ -38,6 +38,9 @@ def read_run(model_dir: str | os.PathLike, metric: str | None = None) -> dict[st
       `summary.json` says, `curves` (name to `[[step, ...], [value, ...]]`: `score`, averaged over
       the tasks, and what the prompt says of itself at every evaluation), `train_loss` (of the
       log's last line) and `singular_values` of the best prompt, largest first.
+
+    Raises:
+      InputError: when the summary or the log of a run is damaged.
     """
     folder = as_path(model_dir)
     if t5x_runs.is_run(folder):
@@ -78,12 +81,15 @@ def best_step(model_dir: str | os.PathLike) -> int | None:
 
 
 def read_curves(folder: Any, metric: str | None = None) -> dict[str, list[list[float]]]:
-    """The learning curve `score`, and the curves of the prompt's own numbers, by name."""
+    """The learning curve `score`, and the curves of the prompt's own numbers, by name.
+
+    Raises:
+      InputError: when a line of the log is damaged.
+    """
     scores: dict[int, list[float]] = {}
     named: dict[int, float] = {}
     curves: dict[str, list[list[float]]] = {}
-    lines = (folder / run_files.METRICS).read_text().splitlines()
-    for row in map(json.loads, lines):
+    for row in run_files.read_metrics(folder):
         step, split, task = row.pop("step"), row.pop("split"), row.pop("task")
         if split == run_files.PROMPT_SPLIT:
             for name, value in row.items():
@@ -107,8 +113,7 @@ def read_curves(folder: Any, metric: str | None = None) -> dict[str, list[list[f
 
 
 def _last_loss(folder: Any) -> float | None:
-    lines = (folder / run_files.METRICS).read_text().splitlines()
-    losses = [row["loss"] for row in map(json.loads, lines) if row["split"] == "train"]
+    losses = [row["loss"] for row in run_files.read_metrics(folder) if row["split"] == "train"]
     return losses[-1] if losses else None
 
 

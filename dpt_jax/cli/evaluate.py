@@ -123,7 +123,8 @@ def _run_on_images(args: argparse.Namespace, config: Any) -> None:
 
     for flag in ("prompt", "no_prompt", "scoring", "submission"):
         if getattr(args, flag):
-            raise InputError(f"--{flag} is of runs on text, but {args.model_dir} is one on images.")
+            named = args.model_dir or "that of --gin_file"
+            raise InputError(f"--{flag} is of runs on text, but {named} is one on images.")
     if args.split:
         config = dataclasses.replace(config, eval_split=args.split)
     step = trained_images.step_of(args.model_dir, args.step)

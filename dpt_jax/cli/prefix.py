@@ -5,9 +5,10 @@ r"""Show what trained prefixes share between keys and values, and how much atten
   dpt prefix runs/sweeps/demo_sharing --only p=10 --output=figures
 
 Of a sweep's folder all points that are done are taken, and those that differ in their seed alone
-are one line. For each layer: the cosine of a token's key and value, averaged over the tokens; the
-squared canonical correlation of keys and values, each cut to the principal components of a fifth
-of the tokens; and the share of the layer's attention that the prefix gets on the task's rows.
+are one line. For each layer, counted from 1: the cosine of a token's key and value, averaged over
+the tokens; the squared canonical correlation of keys and values, each cut to the principal
+components of a fifth of the tokens; and the share of the layer's attention that the prefix gets on the
+task's rows.
 """
 
 import argparse
@@ -167,7 +168,7 @@ def _layers(line: str, adapter: "Adapter", mass: Any) -> Iterator["LayerOfPrefix
             correlations = likeness.canonical_correlation(keys, values).tolist()
         for i, cosine in enumerate(cosines.tolist()):
             share = float(mass[stack][i].mean()) if stack in mass else None
-            yield LayerOfPrefix(line, stack, i, length, cosine, correlations[i], share)
+            yield LayerOfPrefix(line, stack, i + 1, length, cosine, correlations[i], share)
 
 
 def _print(layers: Sequence["LayerOfPrefix"]) -> None:

@@ -50,9 +50,8 @@ def is_of_images(config: Any) -> bool:
 def require_text(config: Any, command: str, instead: str) -> None:
     """Raises InputError for the settings of a run on images, where a command takes text alone."""
     if is_of_images(config):
-        raise InputError(
-            f"{command} takes runs on text, but {config.model_dir} is one on images. {instead}"
-        )
+        named = config.model_dir or "that of --gin_file"
+        raise InputError(f"{command} takes runs on text, but {named} is one on images. {instead}")
 
 
 def load_without_tasks(args: argparse.Namespace) -> tuple[Any, Any]:

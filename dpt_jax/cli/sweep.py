@@ -23,7 +23,7 @@ import contextlib
 import fnmatch
 import shlex
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from dpt_jax.cli import outputs
@@ -220,7 +220,7 @@ def _run_sweep(
             progress.ended(outcome, folder.row(point)["value"])
         folder.write()
 
-    with _signals(launcher.stop) as received:
+    with _signals(launcher) as received:
         try:
             if work:
                 with told_while(progress.running):
@@ -272,8 +272,8 @@ def _print(section: Any) -> None:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
-    """Calls `stop` at SIGTERM and SIGINT; a second one acts as it would have."""
+def _signals(launcher: Any) -> Iterator[list[int]]:
+    """Stops the launcher at SIGTERM and SIGINT; a second one acts as it would have."""
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -281,8 +281,8 @@ def _signals(stop: Callable[[], None]) -> Iterator[list[int]]:
         del frame
         received.append(signum)
         signal.signal(signum, previous[signum])
-        say(f"{signal.Signals(signum).name}: the running points save before they stop.")
-        stop()
+        say(f"{signal.Signals(signum).name}: {launcher.AT_STOP}")
+        launcher.stop()
 
     try:
         for signum in (signal.SIGTERM, signal.SIGINT):

@@ -1,5 +1,6 @@
 """What `dpt sweep` says while points train: how each ended, and how far those are that run."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -28,16 +29,15 @@ class SweepProgress:
           total: all points, those that are done already among them.
         """
         self._folder, self._total = folder, total
-        self._left = {point.name: list(job) for job in work for point in job}
+        self._left = {point.name: point for job in work for point in job}
         self._done = total - len(self._left)
-        self._job = {point.name: number for number, job in enumerate(work) for point in job}
+        # The names of the points that may train together with one, itself among them.
+        self._job = {point.name: [other.name for other in job] for job in work for point in job}
         self.failures = 0
         # The point that failed first with an error; it need not be read again.
         self._first_with: dict[str, str] = {}
-        # As the logs are now, an earlier attempt's. No clock is asked: a file's time may lie behind
-        # this machine's.
-        logs = [folder.log(job[0]) for job in work]
-        self._earlier = {log: _stamp(log) for log in logs if not in_bucket(log)}
+        # So much of each log is an earlier attempt's.
+        self._earlier = {name: _size(folder.log(point)) for name, point in self._left.items()}
         # Every point has a line of its own.
         self._progress = Progress(folder.sweep.name, self._done, lines=False)
         self._progress.update(self._done, total)
@@ -61,8 +61,7 @@ class SweepProgress:
         self.failures += outcome.status == "failed"
         failed = f"{self.failures} failed" if self.failures else ""
         self._progress.update(self._done, self._total, failed)
-        job = self._job[outcome.point]
-        more = any(self._job[name] == job for name in self._left)
+        more = any(name in self._left for name in self._job[outcome.point])
         left = "" if more else self._progress.left(self._done, self._total)
         so_far = ", ".join(filter(None, (failed, left)))
         text = f"[{self._done}/{self._total}] {outcome.point}: "
@@ -84,38 +83,44 @@ class SweepProgress:
         self._progress.note(self._done, self._total, f"{clock(seconds)}  {text}")
 
     def _running(self) -> Iterator[str]:
-        told = set()
-        for name, job in list(self._left.items()):
-            if self._job[name] in told:
-                continue
-            log = self._folder.log(job[0])
-            if in_bucket(log):
-                return  # There a log comes when its attempt has ended.
-            try:
-                if _stamp(log) == self._earlier[log]:
-                    continue  # Not started yet.
-                with open(log, "rb") as file:
-                    file.seek(max(0, log.stat().st_size - _TAIL))
-                    steps = _STEP.findall(file.read().decode(errors="replace"))
-            except OSError:
-                continue  # Removed meanwhile, or not to be read.
-            if steps:
-                told.add(self._job[name])
-                together = f" and {len(job) - 1} with it" if len(job) > 1 else ""
-                yield f"{job[0].name}{together}: {steps[-1]}"
+        left = dict(self._left)
+        steps = {name: step for name, point in left.items() if (step := self._step(point))}
+        for name, step in steps.items():
+            first, *others = self._job[name]
+            together = ""
+            if name == first:
+                silent = sum(other in left and other not in steps for other in others)
+                together = f" and {silent} with it" if silent else ""
+            yield f"{name}{together}: {step}"
+
+    def _step(self, point: Any) -> str | None:
+        """The last step that a point's log tells of this attempt."""
+        log = self._folder.log(point)
+        if in_bucket(log):
+            return None  # There a log comes when its attempt has ended.
+        try:
+            with open(log, "rb") as file:
+                size, earlier = file.seek(0, os.SEEK_END), self._earlier[point.name]
+                # A shorter log is one that was begun anew.
+                file.seek(max(earlier if earlier <= size else 0, size - _TAIL))
+                steps = _STEP.findall(file.read().decode(errors="replace"))
+        except OSError:
+            return None  # Not there yet, or not to be read.
+        return steps[-1] if steps else None
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
         self._progress.close()
 
 
-def _stamp(log: Any) -> tuple[int, int] | None:
-    """What differs once something is written to a log: its time and size, None without one."""
+def _size(log: Any) -> int:
+    """The bytes of a log, 0 without one."""
+    if in_bucket(log):
+        return 0
     try:
-        status = log.stat()
+        return log.stat().st_size
     except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
+        return 0
 
 
 def _ended(outcome: Any, value: float | None, scale: float) -> str:

@@ -91,7 +91,9 @@ class ImageRunConfig(TrainingConfig):
         self._check("augmentation", AUGMENTATIONS.__contains__, f"one of {augmentations}")
         self._check("shared_a", lambda x: isinstance(x, bool), "True or False")
         self._check(
-            "prompt_dropout", lambda x: isinstance(x, int | float) and 0 <= x < 1, "from 0 to 1"
+            "prompt_dropout",
+            lambda x: isinstance(x, int | float) and 0 <= x < 1,
+            "from 0 to below 1",
         )
         layers = self.model.num_layers
         self._check(

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dpt_jax.analysis.report import Report
@@ -79,13 +79,16 @@ class Sweep:
     report: Report = dataclasses.field(default_factory=Report)
 
     def __post_init__(self):
+        for field, (is_good, takes) in _TAKES.items():
+            if not is_good(value := getattr(self, field)):
+                raise InputError(f"sweeps.Sweep.{field} is {value!r}; it takes {takes}.")
         if not self.name or _UNSAFE.search(self.name):
             raise InputError(
                 f"The sweep's name is {self.name!r}; it names a folder, so it takes letters, "
                 "digits and ._+- only. Change sweeps.Sweep.name."
             )
         for axis, values in self.grid.items():
-            if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            if not _is_list(values) or not values:
                 raise InputError(
                     f"grid has {axis} = {values!r}; it takes a list of one or more values. Change "
                     "sweeps.Sweep.grid."
@@ -196,12 +199,19 @@ class Sweep:
         filled = {name: _fill(value, axes) for name, value in bindings.items()}
         inserted = set(_slots_in([*files, *bindings.values()], axes))
         filled |= {a: v for a, v in axes.items() if a not in inserted and a not in self.cases}
-        texts = [f"{name} = {_gin_value(value, name)}" for name, value in filled.items()]
+        bound = [f"{name} = {_gin_value(value, name)}" for name, value in filled.items()] + extra
+        for binding in bound:
+            name = binding.partition("=")[0].strip()
+            if name == "MODEL_DIR" or name.endswith(".model_dir"):
+                raise InputError(
+                    f"The sweep {self.name} binds {binding}, but every point has a folder of its "
+                    "own, below --output. Leave it out, and set --output."
+                )
         return Point(
             self._folder_name(axes),
             axes,
             tuple(str(_fill(file, axes)) for file in files),
-            (*texts, *extra),
+            tuple(bound),
         )
 
     def _folder_name(self, axes: Mapping[str, Any]) -> str:
@@ -249,7 +259,8 @@ def select(points: Sequence[Point], only: Iterable[str]) -> list[Point]:
                 f"{', '.join(axes)}.{nearest_names(axis, axes)}"
             )
         known = list(dict.fromkeys(str(point.axes[axis]) for point in points))
-        wanted = values.split(",")
+        # A value may have commas itself, as a tuple has.
+        wanted = [values] if values in known else values.split(",")
         for value in wanted:
             if value not in known:
                 raise InputError(
@@ -260,6 +271,51 @@ def select(points: Sequence[Point], only: Iterable[str]) -> list[Point]:
     if not chosen:
         raise InputError(f"No point of the sweep has all of --only {' --only '.join(only)}.")
     return chosen
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+    return _is_list(value) and all(isinstance(text, str) for text in value)
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _is_cases(value: Any) -> bool:
+    return _is_named(value) and all(
+        isinstance(labels, Mapping) and all(map(_is_case, labels.values()))
+        for labels in value.values()
+    )
+
+
+def _is_case(value: Any) -> bool:
+    if not _is_named(value):
+        return False
+    return _is_texts(value.get("gin_files", ())) and _is_named(value.get("bindings", {}))
+
+
+# What the fields of a sweep take: a check of the value's type, and the words for it.
+_TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a text"),
+    "gin_files": (_is_texts, 'a list of texts, such as ["runs/demo.gin"]'),
+    "bindings": (_is_named, 'values by name, such as {"TRAIN_STEPS": 300}'),
+    "grid": (_is_named, 'lists of values by axis, such as {"BOTTLENECK": [2, 5]}'),
+    "points": (
+        lambda value: _is_list(value) and all(map(_is_named, value)),
+        'a list of values by axis, such as [{"BOTTLENECK": 2}, {"BOTTLENECK": 5}]',
+    ),
+    "cases": (
+        _is_cases,
+        "by axis and label the gin_files and bindings, such as "
+        '{"method": {"PT": {"gin_files": ["prompts/vanilla.gin"]}, "DPT": {}}}',
+    ),
+    "folder": (lambda value: value is None or isinstance(value, str), "a text, or None"),
+    "report": (lambda value: isinstance(value, Report), "@sweeps.Report()"),
+}
 
 
 def _shown(axes: Mapping[str, Any]) -> str:

@@ -23,6 +23,9 @@ _LOG = ".workers.log"
 class Local:
     """Points in processes of this machine, `jobs` side by side."""
 
+    # What becomes of the points that are running.
+    AT_STOP = "the running points save before they stop."
+
     def __init__(
         self,
         folder: SweepFolder,

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from dpt_jax.errors import InputError
 from dpt_jax.paths import absolute
@@ -35,6 +35,8 @@ class Ray:
     jobs: int
     resources: Mapping[str, float]
     members_at_once: int | None = None
+
+    AT_STOP: ClassVar[str] = "the running points end, and go on from their last checkpoints."
 
     def __call__(self, jobs: Sequence[list[Point]], report: OnOutcome) -> None:
         """Runs all points."""

@@ -105,6 +105,12 @@ class TrainingConfig:
             lambda n: n == "epoch" or _is_integer(n) and n >= 0,
             "a number of steps, 'epoch', or 0 for no evaluation",
         )
+        if self.early_stopping_patience is not None and self.eval_period == 0:
+            raise InputError(
+                f"EARLY_STOPPING_PATIENCE is {self.early_stopping_patience}, but EVAL_PERIOD is 0, "
+                "and it counts evaluations. Set --gin.EVAL_PERIOD, or "
+                "--gin.EARLY_STOPPING_PATIENCE=None."
+            )
         # The names alone are enough in gin: `OPTIMIZER = @optax.lion`, without parentheses.
         self._check("optimizer", callable, "a function such as optax.adamw, in gin @optax.adamw")
         self._check(

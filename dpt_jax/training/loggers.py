@@ -1,15 +1,16 @@
 """What a run leaves of its metrics: `metrics.jsonl` and TensorBoard."""
 
-import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dpt_jax.errors import InputError
 from dpt_jax.files import json_dumps, write_bytes
 from dpt_jax.paths import as_path, in_bucket
-from dpt_jax.run_files import METRICS
+from dpt_jax.run_files import METRICS, metrics_row
 
 # (step, split, metrics): a line of the log, as it is written.
 Callback = Callable[[int, str, Mapping[str, float]], object]
@@ -31,11 +32,22 @@ class MetricsLog:
         model_dir: str | os.PathLike,
         resume_step: int,
         callbacks: Sequence[Callback] = (),
+        logged_step: int = 0,
     ):
-        """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint."""
+        """Opens both, after dropping lines that a killed run wrote beyond its last checkpoint.
+
+        Args:
+          model_dir: the run's folder.
+          resume_step: the step of that checkpoint.
+          callbacks: each is called with every line.
+          logged_step: that of the last line of training up to there; 0 where there is none.
+
+        Raises:
+          InputError: a line is damaged that may be one up to the checkpoint.
+        """
         self._callbacks = callbacks
         path = as_path(model_dir) / METRICS
-        self._file = growing_file(path, _lines_until(path, resume_step))
+        self._file = growing_file(path, _lines_until(path, resume_step, logged_step))
         self._tensorboard = Events(model_dir, resume_step)
 
     def write(
@@ -78,15 +90,26 @@ class MetricsLog:
         self._tensorboard.close()
 
 
-def _lines_until(path: Any, step: int) -> bytes:
-    """The lines of a log up to a step."""
+def _lines_until(path: Any, step: int, logged_step: int) -> bytes:
+    """The lines of a log up to a step, of which `logged_step` has one."""
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return b""
     # The last line of a killed run may be cut short; it then lies beyond the checkpoint.
-    kept = (line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
-    return "".join(kept).encode()
+    rows = [metrics_row(line) for line in lines if line.endswith(b"\n")]
+    steps = {i: row["step"] for i, row in enumerate(rows) if row is not None}
+    kept = {i: at for i, at in steps.items() if at <= step}
+    if None in rows:
+        damaged = rows.index(None)
+        text = f"{path}, line {damaged + 1} is damaged"
+        if max(kept, default=-1) > damaged or max(kept.values(), default=0) < logged_step:
+            raise InputError(
+                f"{text}, and the run goes on from step {step}, whose log it may belong to. Copy "
+                "the run's folder again, or delete that line to go on without it."
+            )
+        print(f"{text}, and dropped: it lies beyond step {step}.", file=sys.stderr)
+    return b"".join(lines[i] for i in kept)
 
 
 class Events:
@@ -157,9 +180,12 @@ class _File:
     """A file that grows."""
 
     def __init__(self, path: Any):
-        file = open(path, "ab")
-        self.write, self.flush, self.close = file.write, file.flush, file.close
-        self.sync = file.flush
+        self._file = open(path, "ab")
+        self.write, self.flush, self.close = self._file.write, self._file.flush, self._file.close
+
+    def sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
 
 
 class _Object:

@@ -170,7 +170,7 @@ class Run:
                     # Asked once: a signal may come at any line below.
                     stop = agreement.should_stop(step, received)
                     self.after_step(step, metrics, stop)
-                    if stop:
+                    if stop and not self.is_finished():
                         raise Stopped(received[0] if received else signal.SIGTERM, step)
             return self.summary()
         finally:
@@ -181,7 +181,9 @@ class Run:
         """Opens the log; of the time from here on, `share` counts as this run's."""
         self.log: MetricsLog | Silent = Silent()
         if self.first:
-            self.log = MetricsLog(self.config.model_dir, int(self.state.step), self.callbacks)
+            step = int(self.state.step)
+            logged = min(self.unlogged, default=step + 1) - 1
+            self.log = MetricsLog(self.config.model_dir, step, self.callbacks, logged)
         self.progress = progress
         self._share, self._began, self._before = share, time.monotonic(), self.train_seconds
 

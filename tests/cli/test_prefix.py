@@ -42,7 +42,7 @@ def test_a_sweep_of_runs_is_measured_on_its_task_and_drawn(backbone, tmp_path, c
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     layers = measured(capfd, folder, f"--output={tmp_path / 'drawn'}")
     assert [(one["line"], one["stack"], one["layer"]) for one in layers] == [
-        (line, "encoder", 0) for line in ("free", "deep")
+        (line, "encoder", 1) for line in ("free", "deep")
     ]
     run = folder / "points" / "deep_shared1"
     arrays = runs.exported(run, 1)
@@ -80,7 +80,7 @@ def test_what_has_no_prefix_is_said(tmp_path, capfd):
         {
             "line": str(tmp_path / "prefix"),
             "stack": "cross",
-            "layer": 0,
+            "layer": 1,
             "length": 1,
             "cosine": pytest.approx(1.0),
             "canonical_correlation": None,
@@ -88,4 +88,5 @@ def test_what_has_no_prefix_is_said(tmp_path, capfd):
         }
     ]
     assert main(["prefix", str(tmp_path / "prefix")]) == 0
-    assert "–" in capfd.readouterr().out
+    words = capfd.readouterr().out.split()
+    assert words[words.index("cross") :] == ["cross", "1", "1", "1.000", "–", "–"]

@@ -14,8 +14,9 @@ import time
 import numpy as np
 import pytest
 
+from dpt_jax.cli import sweep
 from dpt_jax.cli.main import main
-from dpt_jax.sweeps import local, worker
+from dpt_jax.sweeps import local, on_ray, worker
 from tests.support import processes, runs, toy_sweeps
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -158,7 +159,11 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
     file = toy_sweeps.write(
         tmp_path / "long.gin",
         backbone,
-        bindings={"TRAIN_STEPS": 200, "EVAL_PERIOD": 10},
+        bindings={
+            "TRAIN_STEPS": 600,
+            "EVAL_PERIOD": 300,
+            "config.RunConfig.checkpoint_period": 20,
+        },
         grid={"RANDOM_SEED": [0]},
     )
     argv = ["sweep", f"--gin_file={file}", f"--output={tmp_path}"]
@@ -176,13 +181,29 @@ def test_a_sweep_that_was_killed_goes_on_where_its_points_saved(backbone, tmp_pa
         assert time.monotonic() < deadline
         time.sleep(0.5)
     saved = json.loads((run / "summary.json").read_text())["last_step"]
-    assert 0 < saved < 200
+    assert 0 < saved < 600
     monkeypatch.setattr(local, "subprocess", processes.ForkedWorkers)
     assert main(argv) == 0
     row = results(folder)["RANDOM_SEED=0"]
-    assert (row["status"], row["last_step"]) == ("done", 200)
+    assert (row["status"], row["last_step"]) == ("done", 600)
     log = (folder / "logs" / "RANDOM_SEED=0.log").read_text()
     assert f"continuing from step {saved}" in log
+
+
+@pytest.mark.parametrize(
+    ("launcher", "told"),
+    [
+        (local.Local, "the running points save before they stop."),
+        (on_ray.Ray, "the running points end, and go on from their last checkpoints."),
+    ],
+)
+def test_a_signal_tells_what_becomes_of_the_points_that_run(monkeypatch, capsys, launcher, told):
+    stopped = []
+    monkeypatch.setattr(launcher, "stop", lambda self: stopped.append(self))
+    with sweep._signals(made := object.__new__(launcher)) as received:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped[0] is made and received == [signal.SIGTERM]
+    assert capsys.readouterr().err == f"SIGTERM: {told}\n"
 
 
 @pytest.mark.slow

@@ -107,6 +107,45 @@ def test_what_an_earlier_attempt_logged_is_not_told_whatever_a_files_time(tmp_pa
     assert capsys.readouterr().err == "mine 0:05  p1: step 5/90  loss 2\n"
 
 
+def test_a_new_attempt_that_has_taken_no_step_is_not_told_by_the_steps_of_an_earlier_one(
+    tmp_path, capsys
+):
+    log = tmp_path / "p0.log"
+    log.write_text("step 80/90  loss 3\nerror: out of memory\n")
+    shown = made(tmp_path, 1)
+    with open(log, "a") as file:
+        file.write("run folder x\n")
+    shown.running(5.0)
+    with open(log, "a") as file:
+        file.write("step 5/90  loss 2\n")
+    shown.running(15.0)
+    # One that was begun anew, and is shorter.
+    log.write_text("step 6/90  loss 1\n")
+    shown.running(25.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "mine 0:05  running",
+        "mine 0:15  p0: step 5/90  loss 2",
+        "mine 0:25  p0: step 6/90  loss 1",
+    ]
+
+
+def test_points_that_go_on_alone_are_each_told_by_their_own_log(tmp_path, capsys):
+    shown = made(tmp_path, 3)
+    (tmp_path / "p0.log").write_text("Each of the 3 points goes on alone.\nstep 90/90  loss 1\n")
+    for name in ("p1", "p2"):
+        (tmp_path / f"{name}.log").write_text("Trains together with p0, whose log tells of all.\n")
+    shown.ended(Outcome("p0", "done", 9.0), 0.5)
+    capsys.readouterr()
+    shown.running(10.0)
+    with open(tmp_path / "p1.log", "a") as file:
+        file.write("step 5/90  loss 2\n")
+    shown.running(20.0)
+    assert capsys.readouterr().err.splitlines() == [
+        "mine 0:10  running",
+        "mine 0:20  p1: step 5/90  loss 2",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("argv", "command"),

@@ -77,6 +77,19 @@ def test_inspect_and_evaluate_know_the_run(run, capsys):
     assert found["metrics"]["digits_k5_s0"]["accuracy"] == pytest.approx(logged[-1]["accuracy"])
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"), [("evaluate", "--no_prompt"), ("predict", "--prompt=a.npy")]
+)
+def test_a_command_for_text_names_what_is_of_images(run, capsys, command, flag):
+    folder, arguments = run
+    given = [a for a in arguments[1:] if "MODEL_DIR" not in a and "SHARED_A" not in a]
+    capsys.readouterr()
+    assert main([command, *given, flag]) == 2
+    assert "but that of --gin_file is one on images." in capsys.readouterr().err
+    assert main([command, f"--model_dir={folder}", flag]) == 2
+    assert f"but {folder} is one on images." in capsys.readouterr().err
+
+
 def test_a_run_that_goes_on_is_an_unbroken_one(run, vit, tmp_path, monkeypatch):
     """A signal after the fourth step; the same command then takes the last two."""
     folder, arguments = run
@@ -257,7 +270,7 @@ def test_input_that_cannot_be_used_is_told_before_anything_is_written(
         ),
         ({"data": Digits}, r"DATA is .*; it must be one like @images.Digits\(\)"),
         ({"augmentation": "cut"}, "AUGMENTATION is 'cut'; it must be one of none, crop, pad"),
-        ({"prompt_dropout": 1.0}, "PROMPT_DROPOUT is 1.0"),
+        ({"prompt_dropout": 1.0}, "PROMPT_DROPOUT is 1.0; it must be from 0 to below 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(tmp_path, changes, message):

@@ -69,6 +69,15 @@ def arm(place: str, step: int) -> None:
             write(self, at, *args, **kwargs)
 
         loggers.MetricsLog.write = dying_write
+    elif place == "stop":  # Not killed, but told to stop: at the step, or at one behind it.
+        write, signals = loggers.MetricsLog.write, [signal.SIGTERM]
+
+        def stopping_write(self, at, *args, **kwargs):
+            write(self, at, *args, **kwargs)
+            if at >= step and signals:
+                os.kill(os.getpid(), signals.pop())
+
+        loggers.MetricsLog.write = stopping_write
     else:
         raise ValueError(place)
 

@@ -131,6 +131,54 @@ def test_what_is_wrong_with_a_sweep_is_said(fields, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "takes"),
+    [
+        ("name", 5, "a text"),
+        ("gin_files", "runs/demo.gin", "a list of texts"),
+        ("gin_files", [5], "a list of texts"),
+        ("bindings", ["A"], "values by name"),
+        ("grid", ["BOTTLENECK"], "lists of values by axis"),
+        ("grid", {1: [2]}, "lists of values by axis"),
+        ("points", {"B": 2}, "a list of values by axis"),
+        ("points", [1, 2], "a list of values by axis"),
+        ("points", [{1: 2}], "a list of values by axis"),
+        ("cases", {"m": ["a", "b"]}, "by axis and label the gin_files and bindings"),
+        ("cases", {"m": {"a": None}}, "by axis and label"),
+        ("cases", {"m": {"a": "prompts/vanilla.gin"}}, "by axis and label"),
+        ("cases", {"m": {"a": {"gin_files": "prompts/vanilla.gin"}}}, "by axis and label"),
+        ("cases", {"m": {"a": {"bindings": ["A"]}}}, "by axis and label"),
+        ("folder", 5, "a text, or None"),
+        ("report", "x", "@sweeps.Report()"),
+        ("report", Report, "@sweeps.Report()"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(field, value, takes):
+    with pytest.raises(InputError) as error:
+        Sweep(**{"name": "odd", "grid": {"m": ["a"]}} | {field: value})
+    assert f"sweeps.Sweep.{field} is {value!r}; it takes {takes}" in str(error.value)
+
+
+def test_a_scale_that_is_no_number_is_refused():
+    with pytest.raises(InputError, match=r"sweeps.Report.scale is '100'; it takes a number"):
+        Report(scale="100")
+
+
+@pytest.mark.parametrize(
+    ("fields", "extra"),
+    [
+        ({"grid": {"B": [1]}}, ["MODEL_DIR = 'x'"]),
+        ({"grid": {"B": [1]}}, ["RunConfig.model_dir = 'x'"]),
+        ({"grid": {"B": [1]}, "bindings": {"MODEL_DIR": "x"}}, []),
+        ({"grid": {"MODEL_DIR": ["x"]}}, []),
+        ({"grid": {"m": ["D"]}, "cases": {"m": {"D": {"bindings": {"MODEL_DIR": "x"}}}}}, []),
+    ],
+)
+def test_the_folders_of_points_are_not_bound(fields, extra):
+    with pytest.raises(InputError, match="s binds .*= 'x', but every .* set --output"):
+        Sweep("s", **fields).expand(extra)
+
+
 def test_a_name_that_is_no_folder_is_refused():
     with pytest.raises(InputError, match="Change sweeps.Sweep.name"):
         Sweep("a/b", grid={"B": [1]})
@@ -145,6 +193,12 @@ def test_only_takes_a_part_of_the_points():
     points = Sweep("b", grid={"b": [1, 2, 3], "s": [0, 1]}).expand()
     assert names(select(points, ["b=1,3", "s=1"])) == ["b=1,s=1", "b=3,s=1"]
     assert select(points, []) == points
+
+
+def test_only_takes_values_with_commas():
+    points = Sweep("b", grid={"mesh": [(1, 1, 1), (2, 1, 1)], "t": ["x,y", "x"]}).expand()
+    [point] = select(points, ["mesh=(1, 1, 1)", "t=x,y"])
+    assert point.axes == {"mesh": (1, 1, 1), "t": "x,y"}
 
 
 @pytest.mark.parametrize(

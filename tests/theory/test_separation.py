@@ -30,7 +30,7 @@ def test_the_oracle_prompt_is_right_exactly_where_its_margin_is_positive(row, si
     w, q = separation.oracle_prompt(mixture, score)
     error = separation.error("prompt-attention", {"w": w, "q": q}, tokens, labels)
     # log 15 = 2.708 is between 0.4 · 6 and 0.5 · 6; log 3 = 1.099 between 0.5 · 2 and 0.6 · 2.
-    expected = size * 0 + score * (1 + size) > np.log(3 * size)
+    expected = score * (1 + size) > np.log(3 * size)
     if row == "(0,0), (D,-D)":
         expected = True
     assert (float(error) == 0) == expected == (separation.oracle_margin(mixture, score) > 0)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from dpt_jax.analysis import results
 from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError, Stopped
 from dpt_jax.training import checkpoints, trainer
@@ -103,7 +105,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
 
     def interrupted(batch, mesh):
         if next(left, "stop") == "stop":
-            os.kill(os.getpid(), 15)
+            os.kill(os.getpid(), signal.SIGTERM)
         return put(batch, mesh)
 
     with monkeypatch.context() as patch:
@@ -114,6 +116,101 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     assert found | {"train_seconds": 0} == expected | {"train_seconds": 0}
     assert trained(broken, 24).tobytes() == trained(whole, 24).tobytes()
     assert metrics(broken) == metrics(whole)
+
+
+def broken_off(folder, step, monkeypatch):
+    """A run of 24 steps whose process ends as it begins the batch behind `step`."""
+    put = partitioning.put_batch
+    left = iter([None] * step)
+
+    def put_batch(batch, mesh):
+        if next(left, "over") == "over":
+            raise KeyboardInterrupt
+        return put(batch, mesh)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(partitioning, "put_batch", put_batch)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(config(folder), problem())
+
+
+NULS = b"\0" * 40 + b"\n"
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [NULS, b"5\n", b'{"step": 12}\n', b"\xff\n", NULS + NULS],
+    ids=["nuls", "no object", "no row", "no text", "two lines"],
+)
+def test_a_damaged_line_beyond_the_checkpoint_is_dropped_and_it_is_said(
+    tmp_path, monkeypatch, capsys, damaged
+):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    trainer.train(config(whole), problem())
+    # Saved at step 8, logged at 12.
+    broken_off(broken, 14, monkeypatch)
+    lines = (broken / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert json.loads(lines[-1])["step"] == 12
+    (broken / "metrics.jsonl").write_bytes(b"".join(lines[:-1]) + damaged)
+    capsys.readouterr()
+    trainer.train(config(broken), problem())
+    said = f"metrics.jsonl, line {len(lines)} is damaged, and dropped: it lies beyond step 8."
+    assert said in capsys.readouterr().err
+    assert metrics(broken) == metrics(whole)
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_a_damaged_line_up_to_the_checkpoint_is_named_and_nothing_is_dropped(
+    tmp_path, monkeypatch, line
+):
+    broken_off(tmp_path, 9, monkeypatch)
+    log = tmp_path / "metrics.jsonl"
+    # Training of steps 4 and 8, and the evaluation at 8, which a damaged line may have cost, too.
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[line:] = [NULS, *lines[line + 1 :]] if line == 0 else [NULS]
+    log.write_bytes(b"".join(lines))
+    with pytest.raises(InputError, match=rf"metrics.jsonl, line {line + 1} is damaged.*delete"):
+        trainer.train(config(tmp_path), problem())
+    assert log.read_bytes() == b"".join(lines)
+    with pytest.raises(InputError, match=rf"metrics.jsonl, line {line + 1} is damaged"):
+        results.read_curves(tmp_path)
+    del lines[line]
+    log.write_bytes(b"".join(lines))
+    assert trainer.train(config(tmp_path), problem())["last_step"] == 24
+
+
+def test_the_log_is_on_the_disk_before_the_checkpoint_is_written(tmp_path, monkeypatch):
+    synced = {}
+    sync, save = os.fsync, checkpoints.Checkpoints.save
+
+    def fsync(handle):
+        status = os.fstat(handle)
+        synced[status.st_ino] = status.st_size
+        sync(handle)
+
+    def checked(self, state, progress):
+        for log in [tmp_path / "metrics.jsonl", *tmp_path.glob("events.out.tfevents.*")]:
+            assert synced[log.stat().st_ino] == log.stat().st_size
+        save(self, state, progress)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(checkpoints.Checkpoints, "save", checked)
+    trainer.train(config(tmp_path), problem())
+    assert metrics(tmp_path)[-1]["step"] == 24
+
+
+def test_a_signal_in_the_last_step_finds_a_finished_run(tmp_path, monkeypatch):
+    put = partitioning.put_batch
+    left = iter([None] * 23)
+
+    def interrupted(batch, mesh):
+        if next(left, "last") == "last":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(partitioning, "put_batch", interrupted)
+    summary = trainer.train(config(tmp_path), problem())
+    assert (summary["last_step"], summary["train_steps"]) == (24, 24)
 
 
 def test_it_stops_early_and_another_problem_is_refused_its_folder(tmp_path):

@@ -275,6 +275,10 @@ def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, monkeyp
         ({"clip_norm": float("nan")}, "CLIP_NORM is nan"),
         ({"train_steps": 2.5}, "TRAIN_STEPS is 2.5"),
         ({"eval_period": "1"}, "EVAL_PERIOD is '1'"),
+        (
+            {"early_stopping_patience": 3, "eval_period": 0},
+            "EARLY_STOPPING_PATIENCE is 3, but EVAL_PERIOD is 0.*Set --gin.EVAL_PERIOD",
+        ),
         ({"model_dir": None}, "MODEL_DIR is None; it must be a folder"),
         ({"model_dir": ""}, "MODEL_DIR is empty; set --gin.MODEL_DIR"),
         ({"frozen_dtype": "float16x"}, "FROZEN_DTYPE is 'float16x'"),
