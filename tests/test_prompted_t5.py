@@ -21,7 +21,7 @@ import dpt_jax
 from dpt_jax import interop, run_files
 from dpt_jax.cli.main import main
 from dpt_jax.data.folder_vocabulary import open_vocabulary
-from dpt_jax.demo import VOCABULARY
+from dpt_jax.demo import BACKBONE_DIR, VOCABULARY
 from dpt_jax.errors import InputError, Stopped
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
@@ -422,12 +422,23 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
         opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
 
 
+def test_the_tokenizer_is_compared_with_the_models(backbone, tmp_path, caplog):
+    shutil.copytree(backbone, tmp_path / "t5")
+    shutil.copy(VOCABULARY, tmp_path / "t5" / "spiece.model")
+    with pytest.raises(InputError, match="it is a Bytes, .*spiece.model. Set tokenizer= to"):
+        opened(tmp_path / "t5")
+    shutil.copytree(BACKBONE_DIR, tmp_path / "added")
+    (tmp_path / "added" / "added_tokens.json").write_text('{"<sep>": 250}')
+    dpt_jax.PromptedT5.from_pretrained(tmp_path / "added")
+    assert "does not: '<sep>' (250)" in caplog.text and "set tokenizer= to" in caplog.text
+
+
 # From a folder of transformers' to generated text.
 STRANGER = """
 import dpt_jax
 pairs = [("is the cup red ?", "yes"), ("is the dog big ?", "no")]
 t5 = dpt_jax.PromptedT5.from_pretrained({folder!r}, dpt_jax.DecomposedPrompt(4, bottleneck=2))
-t5.fit(pairs, steps=1, batch_size=2)
+t5.fit(pairs, steps=1, batch_size=2, model_dir={run!r})
 answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2)
 """
 
@@ -435,7 +446,7 @@ answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2
 @pytest.mark.interop
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["spiece.model", "tokenizer.json"])
-def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
+def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept, capsys, monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
     transformers = pytest.importorskip("transformers", reason="extra `interop`")
     import sentencepiece
@@ -470,9 +481,13 @@ def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
     if kept == "tokenizer.json":
         decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     assert ours.generate(texts) == decoded
-    if kept == "spiece.model":
-        exec(STRANGER.format(folder=str(tmp_path)), names := {})
-        assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
+    run = str(tmp_path / "run")
+    exec(STRANGER.format(folder=str(tmp_path), run=run), names := {})
+    assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
+    lines = "\n".join(question for question, _ in names["pairs"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["predict", f"--model_dir={run}"]) == 0
+    assert capsys.readouterr().out.splitlines() == names["answers"]
     beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
     searched = [tokenizer.decode([i for i in row if i > 1]) for row in beams[:, 1:].tolist()]
     assert ours.generate(texts, max_new_tokens=4, num_beams=3) == searched != decoded

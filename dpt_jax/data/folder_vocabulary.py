@@ -48,7 +48,7 @@ def open_vocabulary(
         found: KeptVocabulary = Bytes(0, add_eos=True)
     else:
         found = _open(folder if tokenizer is None else tokenizer, rows, setting)
-    check_special_ids(found, os.fspath(folder))
+    check_special_ids(found, os.fspath(folder), setting)
     if found.vocab_size > rows:
         raise InputError(
             f"The tokenizer of {folder} has {found.vocab_size} pieces, the model embeds {rows}. "

@@ -10,6 +10,7 @@ import numpy as np
 from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.pairs import NAME
+from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter
@@ -67,6 +68,8 @@ def open_pretrained(
     with path_given_by("the folder of from_pretrained"):
         backbone = open_backbone(folder)
         vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
+    source = os.fspath(folder)
+    check_vocabulary(vocabulary, backbone.config, source, source, setting="tokenizer=")
     method, prompt = _told_apart(method_or_prompt, prompt)
     trained_prompt = method if isinstance(method, SoftPrompt) else None
     trained_prefix = method if isinstance(method, Prefix) else None
@@ -80,7 +83,7 @@ def open_pretrained(
         model=model,
         prompt=trained_prompt,
         prefix=trained_prefix,
-        initial_checkpoint_path=os.fspath(folder),
+        initial_checkpoint_path=source,
         mixture_or_task_name=NAME,
         task_feature_lengths={"inputs": max_source_length or DEFAULT_SOURCE_LENGTH, "targets": 1},
         train_steps=1,
