@@ -22,7 +22,7 @@ from dpt_jax import interop, run_files
 from dpt_jax.cli.main import main
 from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.demo import BACKBONE_DIR, VOCABULARY
-from dpt_jax.errors import InputError, Stopped
+from dpt_jax.errors import InputError, NonFiniteLossError, Stopped, arguments_for
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.models.residual_norm import residual_norm
@@ -241,6 +241,13 @@ def test_the_fast_recipe_measures_the_pairs_and_keeps_the_norm(backbone, tmp_pat
         assert np.sqrt(np.mean(np.square(factor))) == pytest.approx(size, rel=0.5)
 
 
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_arguments_of_fit(backbone):
+    t5, advice = opened(backbone, METHOD()), "Lower learning_rate=, or clip .*clip_by_global_norm"
+    with pytest.raises(NonFiniteLossError, match=advice):
+        t5.fit(rows("train")[:4], steps=3, batch_size=4, learning_rate=1e30)
+
+
 def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
     t5 = opened(backbone, METHOD())
     with caplog.at_level(logging.WARNING):
@@ -370,7 +377,12 @@ def test_what_cannot_be_answered_is_refused(backbone):
     for call, message in [
         (lambda: t5.generate("abc"), "texts is 'abc'"),
         (lambda: t5.generate(["a", None]), "Row 1 of texts"),
-        (lambda: t5.generate(["a", "b" * 8]), "1 of 2 texts .*max_source_length.*9 tokens|1 of 2"),
+        (
+            lambda: t5.generate(["a", "b" * 8]),
+            r"1 of 2 texts .*max_source_length.*'inputs': 9\} tokens",
+        ),
+        # Texts are not settings, whatever they say.
+        (lambda: t5.generate(["ok", b"EPOCHS"]), "Row 1 of texts is no text, but b'EPOCHS'"),
         (lambda: t5.generate(["a"], num_beams=0), "num_beams is 0"),
         (lambda: t5.generate(["a"], prompts={"x": zeros}, names=["y"]), "Row 0 names .*'y'"),
         (lambda: t5.generate(["a"], prompts={"x": zeros[:, 1:]}), r"prompts\['x'\].*\(2, 15\)"),
@@ -382,10 +394,31 @@ def test_what_cannot_be_answered_is_refused(backbone):
         (lambda: t5.generate(["a", "\ud800"]), "Row 1 of texts has half of a surrogate pair"),
         (lambda: t5.evaluate([("a", "b")], max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: t5.save_prompt("x", format="pt"), "format is 'pt'"),
+        (lambda: t5.save_prompt(f"{__file__}/x"), r"^path = .*test_prompted_t5.py/x cannot be"),
     ]:
         with pytest.raises(InputError, match=message):
             call()
     assert t5.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("MESH is 3. Set --gin.MESH.", "mesh is 3. Set mesh=."),
+        ("--gin.MESH = /a b/MESH cannot be written", "mesh=/a b/MESH cannot be written"),
+        ("lower (--gin.MESH) or EPOCHS, not MESH_X", "lower (mesh=) or epochs, not MESH_X"),
+        ("Set --gin.MESH=\"(1, 'x')\" or --gin.EPOCHS=3.", "Set mesh=(1, 'x') or epochs=3."),
+        ("~/MESH, MESH/a, /MESH, MESH.npy, x-MESH and MESH.", None),
+        ("Row 'it\\'s MESH', b'MESH' or \"a MESH's\" of a T5's MESH", None),
+    ],
+)
+def test_settings_are_named_as_arguments_and_texts_and_paths_stay(message, shown):
+    if shown is None:
+        # The last word alone is a setting.
+        shown = "mesh".join(message.rsplit("MESH", 1))
+    with pytest.raises(InputError) as error, arguments_for({"MESH": "mesh", "EPOCHS": "epochs"}):
+        raise InputError(message)
+    assert str(error.value) == shown
 
 
 @pytest.mark.slow
@@ -416,8 +449,17 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
         opened(backbone, dpt_jax.DecomposedPrompt)
     with pytest.raises(InputError, match="The folder of from_pretrained is None"):
         opened(None)
-    with pytest.raises(InputError, match="17 wide"):
+    with pytest.raises(InputError, match="17 wide .embed_dim.*Leave the prompt's width out"):
         opened(backbone, VanillaPrompt(2, 17))
+    with pytest.raises(InputError, match=r"the shape \(length, embed_dim\)"):
+        opened(backbone, np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"There is no folder MESH/t5\."):
+        opened("MESH/t5")
+    encoders = opened(backbone, dpt_jax.FreePrefix(3))
+    with pytest.raises(InputError, match=r"with stacks=\('decoder',\) and position_bias='front', "):
+        encoders.save_prompt(tmp_path / "peft", format="peft")
+    with pytest.raises(ValueError, match="PREFIX_STACKS names 'enc'.*Give stacks=, or in gin"):
+        dpt_jax.FreePrefix(3, ("enc",))
     with pytest.raises(InputError, match="Both a method, DecomposedPrompt, and a prompt"):
         opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
 

@@ -31,20 +31,30 @@ from dpt_jax.training.loggers import Callback
 from dpt_jax.training.recipes import Optimizer, Rate
 
 _COLUMNS = ("inputs", "targets")
-# What messages call the settings that a command would have as gin macros.
+# What messages call the settings that a command would have as gin macros. Those of a method's are
+# its class's.
 _ARGUMENTS = {
     "BATCH_SIZE": "batch_size",
+    "BOTTLENECK": "bottleneck",
     "EARLY_STOPPING_PATIENCE": "early_stopping_patience",
+    "EMBED_DIM": "embed_dim",
     "EPOCHS": "epochs",
     "EVAL_PERIOD": "eval_period",
+    "FROZEN_DTYPE": "dtype",
+    "INITIAL_CHECKPOINT_PATH": "folder",
     "LEARNING_RATE_PEAK": "learning_rate",
     "MESH": "mesh",
     "MICROBATCHES": "microbatches",
     "MODEL_DIR": "model_dir",
     "OPTIMIZER": "optimizer",
     "OVERLENGTH": "overlength",
+    "PREFIX_LAYERS": "layers",
+    "PREFIX_LENGTH": "length",
+    "PREFIX_STACKS": "stacks",
+    "PROMPT_LENGTH": "length",
     "RANDOM_SEED": "seed",
     "TRAIN_STEPS": "steps",
+    "prefixes.METHOD.position_bias": "position_bias",
 }
 
 
@@ -390,6 +400,7 @@ class PromptedT5:
         answers = self.generate(inputs, max_new_tokens, num_beams, batch_size=batch_size)
         return metrics.measure(list(targets), answers)
 
+    @arguments_for(_ARGUMENTS)
     def save_prompt(self, path: str | os.PathLike, format: str | None = None) -> None:
         """Writes the prompt or prefix in use, with a README on how to load it.
 
@@ -405,8 +416,8 @@ class PromptedT5:
           format: "npy", "safetensors" or "peft"; None is that of the file, or "npy".
 
         Raises:
-          InputError: when there is no prompt, the format does not exist or has no place for it, or
-            the folder holds other files.
+          InputError: when there is no prompt, the format does not exist or has no place for it, the
+            folder holds other files, or the place cannot be written.
         """
         adapter = self._current()
         suffix = os.path.splitext(os.fspath(path))[1].removeprefix(".")
@@ -414,12 +425,15 @@ class PromptedT5:
         if format not in FORMATS:
             raise InputError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
         how = format, self._pretrained.base, self._origin, {"path": "path", "format": "format"}
-        if adapter.prefix is not None:
-            export_prefix(path, adapter, self._own, *how)
-        elif adapter.prompt is not None:
-            export_prompt(path, adapter.prompt, self._own.get("prompt"), *how)
-        else:
-            raise InputError("There is no prompt to save: from_pretrained was given none.")
+        try:
+            if adapter.prefix is not None:
+                export_prefix(path, adapter, self._own, *how)
+            elif adapter.prompt is not None:
+                export_prompt(path, adapter.prompt, self._own.get("prompt"), *how)
+            else:
+                raise InputError("There is no prompt to save: from_pretrained was given none.")
+        except OSError as error:
+            raise InputError(f"path = {os.fspath(path)} cannot be written: {error}.") from error
 
     def __repr__(self) -> str:
         """What it is made of, in a line."""
