@@ -182,7 +182,7 @@ def test_answers_are_those_of_greedy_decoding_in_one_batch_of_several_prompts(ba
     zeros = np.zeros((2, runs.WIDTH), np.float32)
     given = {"own": t5.prompt, "zeros": zeros, "ones": zeros + 1}
     names = ["own", "zeros", "ones", "own", "zeros"]
-    together = t5.generate(TEXTS, prompts=given, names=names)
+    together = t5.generate(TEXTS, prompts=given, names=(name for name in names))
     params = interop.load_backbone(backbone, runs.T5)[1]
 
     @jax.jit
@@ -222,6 +222,10 @@ def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
         found = np.asarray(logprobs(encoded(text, 12), target))
         return found[np.arange(len(answer) + 1), target[0, : len(answer) + 1]].sum()
 
+    forms = [np.array([["yes", "no"]] * 2), (iter(["yes", "no"]) for _ in range(2))]
+    for form in forms:
+        same = t5.score(TEXTS[:2], ["yes", "no"])
+        np.testing.assert_array_equal(t5.score(TEXTS[:2], form), same)
     for text, answers, row in zip(TEXTS, [["yes", "no"], ["maybe"]], found, strict=False):
         np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
 
@@ -390,7 +394,16 @@ def test_what_cannot_be_answered_is_refused(backbone):
         (lambda: t5.score(["a"], [[]]), "Row 0 of candidates is empty"),
         (lambda: t5.score(["a"], "yes"), "candidates is 'yes'; it takes a list of texts"),
         (lambda: t5.score(["a", "b"], [["yes"]]), "one list of candidates"),
-        (lambda: t5.score(["a"], ["\ud800"]), "Row 0 of texts has half of a surrogate pair"),
+        (lambda: t5.score(["a"], ["\ud800"]), "Row 0 of candidates has half of a surrogate pair"),
+        (lambda: t5.score(["a"], [["b", "\ud800"]]), r"Row 1 of candidates\[0\] has half of a"),
+        (lambda: t5.score(["a", "b"], ["yes", ["no"]]), r"candidates\[0\] is 'yes' \(str\)"),
+        (lambda: t5.score(["a", "b"], [1, 2]), r"candidates\[0\] is 1 \(int\)"),
+        (lambda: t5.score(["a"], None), "candidates is None; it takes a list of texts"),
+        (lambda: t5.generate(["a"], prompts=["a"]), r"prompts is \['a'\]; it takes prompts by"),
+        (lambda: t5.generate(["a"], prompts="a"), "prompts is 'a'; it takes prompts by name"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names="x"), "names is 'x'; it takes a"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names=3), "names is 3; it takes a list"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names=[["x"]]), r"Row 0 .* \['x'\]"),
         (lambda: t5.generate(["a", "\ud800"]), "Row 1 of texts has half of a surrogate pair"),
         (lambda: t5.evaluate([("a", "b")], max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: t5.save_prompt("x", format="pt"), "format is 'pt'"),

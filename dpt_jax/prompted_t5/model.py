@@ -280,7 +280,7 @@ class PromptedT5:
         max_new_tokens: int = 8,
         num_beams: int = 1,
         prompts: Mapping[str, PromptLike | None] | None = None,
-        names: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
         *,
         batch_size: int = 16,
     ) -> list[str]:
@@ -331,7 +331,7 @@ class PromptedT5:
     def score(
         self,
         texts: Iterable[str],
-        candidates: Sequence[str] | Sequence[Sequence[str]],
+        candidates: Iterable[str] | Iterable[Iterable[str]],
         *,
         batch_size: int = 16,
     ) -> list[Float32[np.ndarray, "candidates"]]:
