@@ -252,6 +252,14 @@ def test_a_loss_that_is_not_finite_names_arguments_of_fit(backbone):
         t5.fit(rows("train")[:4], steps=3, batch_size=4, learning_rate=1e30)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype("bfloat16")])
+def test_bfloat16_in_any_form_stores_the_frozen_weights_so(backbone, dtype):
+    t5 = opened(backbone, METHOD(), dtype=dtype)
+    assert t5.config.dtype == jnp.bfloat16
+    assert t5._prepared.config.frozen_dtype == "bfloat16"
+    assert opened(backbone, dtype=jnp.float32)._prepared.config.frozen_dtype is None
+
+
 def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
     t5 = opened(backbone, METHOD())
     with caplog.at_level(logging.WARNING):
@@ -347,6 +355,8 @@ REFUSED = [
     ({"max_target_length": 2}, r"2 of 2 rows of pairs .*max_target_length"),
     ({"metric": "exact_mach"}, "no metric 'exact_mach'.*Nearest: exact_match"),
     ({"metric": 3}, "metric is 3"),
+    ({"metric": "token_f1"}, r"^metric would not be used without evaluation. Set eval_pairs=\.$"),
+    ({"eval_period": 2, "early_stopping_patience": 1}, "^eval_period and early_stopping_patience"),
     ({"recipe": "papers"}, "no recipe 'papers'; there are fast, paper, released"),
     ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
     ({"learning_rate": "high"}, "learning_rate is 'high'"),

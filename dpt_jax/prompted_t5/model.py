@@ -193,7 +193,8 @@ class PromptedT5:
             Hugging Face's `datasets`, or a pandas frame, with the two `columns`.
           epochs: passes over the pairs; None is the recipe's, 100 in the paper.
           steps: updates; takes precedence over `epochs`.
-          eval_pairs: pairs to evaluate on by generation; without them the last step is kept.
+          eval_pairs: pairs to evaluate on by generation; without them the last step is kept, and
+            `metric`, `eval_period` and `early_stopping_patience` are refused.
           recipe: where what is not given comes from: "paper", or another file of
             `gin_configs/recipes`, "released" or "fast". With "fast", first values that were left at
             the method's defaults start at a norm that is measured on the T5.
@@ -251,6 +252,16 @@ class PromptedT5:
         metrics, rows, held_out = TextMetrics(metric), read_pairs(pairs, columns), None
         if eval_pairs is not None:
             held_out = read_pairs(eval_pairs, columns, "eval_pairs")
+        else:
+            unused = {
+                "metric": metric != "exact_match",
+                "eval_period": bool(eval_period),
+                "early_stopping_patience": early_stopping_patience is not None,
+            }
+            if given := [name for name, is_given in unused.items() if is_given]:
+                raise InputError(
+                    f"{' and '.join(given)} would not be used without evaluation. Set eval_pairs=."
+                )
         self._move(mesh, dtype)
         with fitting.run_folder(model_dir) as folder:
             run = fitting.prepare_run(self._prepared, folder, training, rows, held_out, metrics)

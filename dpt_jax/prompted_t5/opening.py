@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dpt_jax.data.folder_vocabulary import open_vocabulary
@@ -139,7 +140,7 @@ def in_dtype(config: T5Config, dtype: str | None) -> T5Config:
 
 def frozen_dtype(dtype: str | None) -> str | None:
     """How the frozen weights are stored beside activations of a dtype; None is as in the file."""
-    return "bfloat16" if dtype == "bfloat16" else None
+    return "bfloat16" if dtype is not None and jnp.dtype(dtype) == jnp.bfloat16 else None
 
 
 def positive(name: str, value: Any) -> int:
