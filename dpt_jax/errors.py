@@ -31,10 +31,29 @@ class _NamesSettings(Exception):
     def __str__(self) -> str:
         """The message, with the settings' names in their places."""
         message = super().__str__().replace(SETTING, self.setting)
-        for macro, argument in self.arguments.items():
-            message = re.sub(rf"--gin\.{macro}\b", f"{argument}=", message)
-            message = re.sub(rf"\b{macro}\b", argument, message)
-        return message
+        return _in_arguments(message, self.arguments) if self.arguments else message
+
+
+def _in_arguments(message: str, arguments: Mapping[str, str]) -> str:
+    """A message that names arguments of Python in the place of gin macros.
+
+    What stands in quotes, and words with a slash, are people's own texts and paths: they stay.
+    """
+    macros = "|".join(map(re.escape, arguments))
+    pattern = (
+        rf"--gin\.(?P<flag>{macros})\b(?: ?= ?(?:\"(?P<value>[^\"]*)\")?)?"
+        r"|(?<!\w)b?'(?:\\.|[^'\\])*'|(?<!\w)b?\"(?:\\.|[^\"\\])*\""
+        r"|(?<!\S)[^\s'\"]*[/~]\S*"
+        rf"|(?<![\w.-])(?P<macro>{macros})(?![\w-]|\.\w)"
+    )
+
+    def named(match: re.Match[str]) -> str:
+        flag, value, macro = match.group("flag", "value", "macro")
+        if flag:
+            return f"{arguments[flag]}={value or ''}"
+        return arguments[macro] if macro else match[0]
+
+    return re.sub(pattern, named, message)
 
 
 class InputError(_NamesSettings, ValueError):

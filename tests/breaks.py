@@ -740,8 +740,8 @@ BREAKS = [
     Break(
         "all rows with the first prompt",
         "dpt_jax/prompted_t5/requests.py",
-        "return [loaded[name] for name in names]",
-        "return [loaded[names[0]] for name in names]",
+        "return [loaded[name] for name in each]",
+        "return [loaded[each[0]] for name in each]",
         "tests/test_prompted_t5.py -k several_prompts",
     ),
     Break(

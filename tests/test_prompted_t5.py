@@ -21,8 +21,8 @@ import dpt_jax
 from dpt_jax import interop, run_files
 from dpt_jax.cli.main import main
 from dpt_jax.data.folder_vocabulary import open_vocabulary
-from dpt_jax.demo import VOCABULARY
-from dpt_jax.errors import InputError, Stopped
+from dpt_jax.demo import BACKBONE_DIR, VOCABULARY
+from dpt_jax.errors import InputError, NonFiniteLossError, Stopped, arguments_for
 from dpt_jax.interop.prompts import load_factors
 from dpt_jax.models import Transformer, decoding
 from dpt_jax.models.residual_norm import residual_norm
@@ -182,7 +182,7 @@ def test_answers_are_those_of_greedy_decoding_in_one_batch_of_several_prompts(ba
     zeros = np.zeros((2, runs.WIDTH), np.float32)
     given = {"own": t5.prompt, "zeros": zeros, "ones": zeros + 1}
     names = ["own", "zeros", "ones", "own", "zeros"]
-    together = t5.generate(TEXTS, prompts=given, names=names)
+    together = t5.generate(TEXTS, prompts=given, names=(name for name in names))
     params = interop.load_backbone(backbone, runs.T5)[1]
 
     @jax.jit
@@ -222,6 +222,10 @@ def test_scores_are_sums_of_the_log_probabilities_of_candidates(backbone):
         found = np.asarray(logprobs(encoded(text, 12), target))
         return found[np.arange(len(answer) + 1), target[0, : len(answer) + 1]].sum()
 
+    forms = [np.array([["yes", "no"]] * 2), (iter(["yes", "no"]) for _ in range(2))]
+    for form in forms:
+        same = t5.score(TEXTS[:2], ["yes", "no"])
+        np.testing.assert_array_equal(t5.score(TEXTS[:2], form), same)
     for text, answers, row in zip(TEXTS, [["yes", "no"], ["maybe"]], found, strict=False):
         np.testing.assert_allclose(row, [expected(text, x) for x in answers], rtol=1e-4)
 
@@ -239,6 +243,21 @@ def test_the_fast_recipe_measures_the_pairs_and_keeps_the_norm(backbone, tmp_pat
     for factor in factors.values():
         # Few numbers were drawn, and two steps keep their norm.
         assert np.sqrt(np.mean(np.square(factor))) == pytest.approx(size, rel=0.5)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_arguments_of_fit(backbone):
+    t5, advice = opened(backbone, METHOD()), "Lower learning_rate=, or clip .*clip_by_global_norm"
+    with pytest.raises(NonFiniteLossError, match=advice):
+        t5.fit(rows("train")[:4], steps=3, batch_size=4, learning_rate=1e30)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", jnp.bfloat16, np.dtype("bfloat16")])
+def test_bfloat16_in_any_form_stores_the_frozen_weights_so(backbone, dtype):
+    t5 = opened(backbone, METHOD(), dtype=dtype)
+    assert t5.config.dtype == jnp.bfloat16
+    assert t5._prepared.config.frozen_dtype == "bfloat16"
+    assert opened(backbone, dtype=jnp.float32)._prepared.config.frozen_dtype is None
 
 
 def test_before_fit_the_first_values_answer_and_say_so_once(backbone, caplog):
@@ -336,6 +355,8 @@ REFUSED = [
     ({"max_target_length": 2}, r"2 of 2 rows of pairs .*max_target_length"),
     ({"metric": "exact_mach"}, "no metric 'exact_mach'.*Nearest: exact_match"),
     ({"metric": 3}, "metric is 3"),
+    ({"metric": "token_f1"}, r"^metric would not be used without evaluation. Set eval_pairs=\.$"),
+    ({"eval_period": 2, "early_stopping_patience": 1}, "^eval_period and early_stopping_patience"),
     ({"recipe": "papers"}, "no recipe 'papers'; there are fast, paper, released"),
     ({"optimizer": optax.sgd(0.1), "learning_rate": 0.1}, "made already"),
     ({"learning_rate": "high"}, "learning_rate is 'high'"),
@@ -375,7 +396,12 @@ def test_what_cannot_be_answered_is_refused(backbone):
     for call, message in [
         (lambda: t5.generate("abc"), "texts is 'abc'"),
         (lambda: t5.generate(["a", None]), "Row 1 of texts"),
-        (lambda: t5.generate(["a", "b" * 8]), "1 of 2 texts .*max_source_length.*9 tokens|1 of 2"),
+        (
+            lambda: t5.generate(["a", "b" * 8]),
+            r"1 of 2 texts .*max_source_length.*'inputs': 9\} tokens",
+        ),
+        # Texts are not settings, whatever they say.
+        (lambda: t5.generate(["ok", b"EPOCHS"]), "Row 1 of texts is no text, but b'EPOCHS'"),
         (lambda: t5.generate(["a"], num_beams=0), "num_beams is 0"),
         (lambda: t5.generate(["a"], prompts={"x": zeros}, names=["y"]), "Row 0 names .*'y'"),
         (lambda: t5.generate(["a"], prompts={"x": zeros[:, 1:]}), r"prompts\['x'\].*\(2, 15\)"),
@@ -383,14 +409,44 @@ def test_what_cannot_be_answered_is_refused(backbone):
         (lambda: t5.score(["a"], [[]]), "Row 0 of candidates is empty"),
         (lambda: t5.score(["a"], "yes"), "candidates is 'yes'; it takes a list of texts"),
         (lambda: t5.score(["a", "b"], [["yes"]]), "one list of candidates"),
-        (lambda: t5.score(["a"], ["\ud800"]), "Row 0 of texts has half of a surrogate pair"),
+        (lambda: t5.score(["a"], ["\ud800"]), "Row 0 of candidates has half of a surrogate pair"),
+        (lambda: t5.score(["a"], [["b", "\ud800"]]), r"Row 1 of candidates\[0\] has half of a"),
+        (lambda: t5.score(["a", "b"], ["yes", ["no"]]), r"candidates\[0\] is 'yes' \(str\)"),
+        (lambda: t5.score(["a", "b"], [1, 2]), r"candidates\[0\] is 1 \(int\)"),
+        (lambda: t5.score(["a"], None), "candidates is None; it takes a list of texts"),
+        (lambda: t5.generate(["a"], prompts=["a"]), r"prompts is \['a'\]; it takes prompts by"),
+        (lambda: t5.generate(["a"], prompts="a"), "prompts is 'a'; it takes prompts by name"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names="x"), "names is 'x'; it takes a"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names=3), "names is 3; it takes a list"),
+        (lambda: t5.generate(["a"], prompts={"x": None}, names=[["x"]]), r"Row 0 .* \['x'\]"),
         (lambda: t5.generate(["a", "\ud800"]), "Row 1 of texts has half of a surrogate pair"),
         (lambda: t5.evaluate([("a", "b")], max_new_tokens=0), "max_new_tokens is 0"),
         (lambda: t5.save_prompt("x", format="pt"), "format is 'pt'"),
+        (lambda: t5.save_prompt(f"{__file__}/x"), r"^path = .*test_prompted_t5.py/x cannot be"),
     ]:
         with pytest.raises(InputError, match=message):
             call()
     assert t5.generate([]) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("MESH is 3. Set --gin.MESH.", "mesh is 3. Set mesh=."),
+        ("--gin.MESH = /a b/MESH cannot be written", "mesh=/a b/MESH cannot be written"),
+        ("lower (--gin.MESH) or EPOCHS, not MESH_X", "lower (mesh=) or epochs, not MESH_X"),
+        ("Set --gin.MESH=\"(1, 'x')\" or --gin.EPOCHS=3.", "Set mesh=(1, 'x') or epochs=3."),
+        ("~/MESH, MESH/a, /MESH, MESH.npy, x-MESH and MESH.", None),
+        ("Row 'it\\'s MESH', b'MESH' or \"a MESH's\" of a T5's MESH", None),
+    ],
+)
+def test_settings_are_named_as_arguments_and_texts_and_paths_stay(message, shown):
+    if shown is None:
+        # The last word alone is a setting.
+        shown = "mesh".join(message.rsplit("MESH", 1))
+    with pytest.raises(InputError) as error, arguments_for({"MESH": "mesh", "EPOCHS": "epochs"}):
+        raise InputError(message)
+    assert str(error.value) == shown
 
 
 @pytest.mark.slow
@@ -421,10 +477,30 @@ def test_folders_that_are_no_t5_are_refused(backbone, tmp_path):
         opened(backbone, dpt_jax.DecomposedPrompt)
     with pytest.raises(InputError, match="The folder of from_pretrained is None"):
         opened(None)
-    with pytest.raises(InputError, match="17 wide"):
+    with pytest.raises(InputError, match="17 wide .embed_dim.*Leave the prompt's width out"):
         opened(backbone, VanillaPrompt(2, 17))
+    with pytest.raises(InputError, match=r"the shape \(length, embed_dim\)"):
+        opened(backbone, np.zeros(3, np.float32))
+    with pytest.raises(InputError, match=r"There is no folder MESH/t5\."):
+        opened("MESH/t5")
+    encoders = opened(backbone, dpt_jax.FreePrefix(3))
+    with pytest.raises(InputError, match=r"with stacks=\('decoder',\) and position_bias='front', "):
+        encoders.save_prompt(tmp_path / "peft", format="peft")
+    with pytest.raises(ValueError, match="PREFIX_STACKS names 'enc'.*Give stacks=, or in gin"):
+        dpt_jax.FreePrefix(3, ("enc",))
     with pytest.raises(InputError, match="Both a method, DecomposedPrompt, and a prompt"):
         opened(backbone, METHOD(), prompt=tmp_path / "wide.npy")
+
+
+def test_the_tokenizer_is_compared_with_the_models(backbone, tmp_path, caplog):
+    shutil.copytree(backbone, tmp_path / "t5")
+    shutil.copy(VOCABULARY, tmp_path / "t5" / "spiece.model")
+    with pytest.raises(InputError, match="it is a Bytes, .*spiece.model. Set tokenizer= to"):
+        opened(tmp_path / "t5")
+    shutil.copytree(BACKBONE_DIR, tmp_path / "added")
+    (tmp_path / "added" / "added_tokens.json").write_text('{"<sep>": 250}')
+    dpt_jax.PromptedT5.from_pretrained(tmp_path / "added")
+    assert "does not: '<sep>' (250)" in caplog.text and "set tokenizer= to" in caplog.text
 
 
 # From a folder of transformers' to generated text.
@@ -432,7 +508,7 @@ STRANGER = """
 import dpt_jax
 pairs = [("is the cup red ?", "yes"), ("is the dog big ?", "no")]
 t5 = dpt_jax.PromptedT5.from_pretrained({folder!r}, dpt_jax.DecomposedPrompt(4, bottleneck=2))
-t5.fit(pairs, steps=1, batch_size=2)
+t5.fit(pairs, steps=1, batch_size=2, model_dir={run!r})
 answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2)
 """
 
@@ -440,7 +516,7 @@ answers = t5.generate(["is the cup red ?", "is the dog big ?"], max_new_tokens=2
 @pytest.mark.interop
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["spiece.model", "tokenizer.json"])
-def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
+def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept, capsys, monkeypatch):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra `interop`)")
     transformers = pytest.importorskip("transformers", reason="extra `interop`")
     import sentencepiece
@@ -475,9 +551,13 @@ def test_a_folder_of_transformers_answers_as_transformers_does(tmp_path, kept):
     if kept == "tokenizer.json":
         decoded = [tokenizer.decode([i for i in row if i > 1]) for row in expected[:, 1:].tolist()]
     assert ours.generate(texts) == decoded
-    if kept == "spiece.model":
-        exec(STRANGER.format(folder=str(tmp_path)), names := {})
-        assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
+    run = str(tmp_path / "run")
+    exec(STRANGER.format(folder=str(tmp_path), run=run), names := {})
+    assert len(STRANGER.strip().splitlines()) <= 8 and len(names["answers"]) == 2
+    lines = "\n".join(question for question, _ in names["pairs"])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert main(["predict", f"--model_dir={run}"]) == 0
+    assert capsys.readouterr().out.splitlines() == names["answers"]
     beams = model.generate(**batch, max_new_tokens=4, num_beams=3, do_sample=False)
     searched = [tokenizer.decode([i for i in row if i > 1]) for row in beams[:, 1:].tolist()]
     assert ours.generate(texts, max_new_tokens=4, num_beams=3) == searched != decoded

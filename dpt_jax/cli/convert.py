@@ -15,6 +15,7 @@ import argparse
 import sys
 
 from dpt_jax.cli.console import human_bytes, say
+from dpt_jax.cli.gin_flags import refuse_bindings
 
 HELP = "convert a pretrained T5 or ViT between Hugging Face, Google's and our own formats"
 
@@ -38,13 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """Converts, and prints what was made."""
-    from dpt_jax.errors import InputError, path_given_by
+    from dpt_jax.errors import path_given_by
     from dpt_jax.interop.conversion import convert
     from dpt_jax.interop.describe import prompt_beside
     from dpt_jax.progress import Progress
 
-    if args.gin_bindings:
-        raise InputError(f"dpt convert takes no gin bindings, but got {args.gin_bindings[0]!r}.")
+    refuse_bindings(args, "dpt convert")
     progress = Progress("converted", shown=human_bytes)
     try:
         with path_given_by("SOURCE"):

@@ -18,6 +18,7 @@ import pathlib
 from typing import Any
 
 from dpt_jax.cli.console import say
+from dpt_jax.cli.gin_flags import refuse_bindings
 
 HELP = "take a prompt home: numpy, PEFT or safetensors"
 FORMATS = ("npy", "peft", "safetensors")
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
     """Writes the files and prints the path of what was written."""
     from dpt_jax.errors import InputError
     from dpt_jax.interop import prompt_exports
+    from dpt_jax.interop.adapters import Adapter
     from dpt_jax.paths import as_path
 
     if (args.model_dir is None) == (args.prompt is None):
@@ -64,6 +66,8 @@ def run(args: argparse.Namespace) -> None:
     format = args.format or (suffix if suffix in FORMATS else "npy")
     if args.base_model is not None and format != "peft":
         raise InputError(f"--base_model is kept by --format=peft only, not by {format}.")
+    if args.prompt is not None or format != "peft":
+        refuse_bindings(args, "Without --model_dir and --format=peft, dpt export")
 
     if args.model_dir is not None:
         _tell_of_more(args.model_dir)
@@ -73,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
     read = _from_run if args.prompt is None else _from_file
     prompt, factors, origin, base = read(args, format == "peft")
     if args.base_model is not None:
-        base = _named_base(args.base_model, prompt.shape[1], base)
+        base = _named_base(args.base_model, Adapter(prompt), base)
     try:
         prompt_exports.export_prompt(path, prompt, factors, format, base, origin)
     except OSError as error:
@@ -127,7 +131,7 @@ def _export_prefix(args: argparse.Namespace, path: Any, source: Any, format: str
     if args.model_dir is not None and format == "peft":
         base = _base_of_run(args)
     if args.base_model is not None:
-        base = dataclasses.replace(base, name_or_path=args.base_model)
+        base = _named_base(args.base_model, adapter, base)
     origin = f"It comes from {source.name}." if args.model_dir is None else ""
     export_prefix(path, adapter, factors, format, base, origin or "It was trained by dpt-jax.")
     print(args.output)
@@ -183,9 +187,10 @@ def _from_file(args: argparse.Namespace, with_base: bool) -> tuple[Any, Any, str
     return load_prompt(args.prompt), stored.factors, origin, base
 
 
-def _named_base(name: str, width: int, known: Any) -> Any:
+def _named_base(name: str, adapter: Any, known: Any) -> Any:
     """What --base_model says; its sizes where it is a folder here, else those that are known."""
     from dpt_jax.errors import InputError, path_given_by
+    from dpt_jax.interop.hugging_face_config import config_from_hugging_face
     from dpt_jax.interop.special_ids import check_special_ids
 
     config = _hugging_face_config(name)
@@ -198,12 +203,17 @@ def _named_base(name: str, width: int, known: Any) -> Any:
         return dataclasses.replace(known, name_or_path=name)
     with path_given_by("--base_model"):
         check_special_ids(config, f"{name}/config.json")
-    if config.get("d_model") != width:
+        if adapter.prefix is not None:
+            model = config_from_hugging_face(config, name)
+            adapter.prefix.module(model, f"The prefix for --base_model = {name}")
+    if adapter.prompt is not None and config.get("d_model") != adapter.prompt.shape[1]:
         raise InputError(
             f"--base_model = {name} is {config.get('d_model')} wide (d_model), but the prompt "
-            f"{width}; name the model that the prompt was trained for."
+            f"{adapter.prompt.shape[1]}; name the model that the prompt was trained for."
         )
-    return type(known)(name, config.get("num_layers"), config.get("num_heads"))
+    layers = config.get("num_layers")
+    decoder_layers = config.get("num_decoder_layers") or layers
+    return type(known)(name, layers, config.get("num_heads"), decoder_layers)
 
 
 def _hugging_face_config(path: str) -> dict[str, Any] | None:

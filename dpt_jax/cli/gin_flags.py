@@ -2,6 +2,8 @@
 
 import argparse
 
+from dpt_jax.errors import InputError
+
 
 def add_gin_flags(parser: argparse.ArgumentParser, files: str) -> None:
     """Adds `--gin_file`, with `files` as its help, and `--gin_search_paths`."""
@@ -18,3 +20,9 @@ def add_gin_flags(parser: argparse.ArgumentParser, files: str) -> None:
 def search_paths(args: argparse.Namespace) -> list[str]:
     """The folders of `--gin_search_paths`."""
     return [path for paths in args.gin_search_paths for path in paths.split(",") if path]
+
+
+def refuse_bindings(args: argparse.Namespace, what: str) -> None:
+    """Raises InputError for `--gin.NAME=VALUE` where `what` reads no settings."""
+    if args.gin_bindings:
+        raise InputError(f"{what} takes no gin bindings, but got {args.gin_bindings[0]!r}.")

@@ -28,9 +28,12 @@ class Line:
     record: Mapping[str, Any] | None = None
 
     def answered(self, output: str) -> str:
-        """The answer in the line's own form: text, or the object with "output" added."""
+        """The answer in the line's own form: text, or the object with "output" added.
+
+        A line break in a text becomes a space, so that it stays one line.
+        """
         if self.record is None:
-            return output
+            return " ".join(output.splitlines())
         from dpt_jax.files import json_dumps
 
         return json_dumps({**self.record, "output": output}, ensure_ascii=False)

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dpt_jax.cli.console import human_bytes, print_table
+from dpt_jax.cli.gin_flags import refuse_bindings
 
 if TYPE_CHECKING:
     from dpt_jax.analysis.spectrum import Spectrum
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
     from dpt_jax.analysis.spectrum import spectrum
     from dpt_jax.interop.describe import describe
 
+    refuse_bindings(args, "dpt inspect")
     found = describe(args.path)
     rows = [(name, 1, t.shape, t.dtype.name, t.nbytes) for name, t in found.parameters.items()]
     numbers = None if found.prompt is None else spectrum(found.prompt)

@@ -5,7 +5,8 @@
 
 A line that starts with "{" is a JSON object with "inputs" and, optionally, "prompt", the name of
 the prompt to use; the answer is the object with "output" added. Any other line is text, answered by
-a line of text. Without "prompt" the run's own is used, or the only one that is given.
+a line of text, in which a space stands for a line break. Without "prompt" the run's own is used, or
+the only one that is given.
 """
 
 import argparse

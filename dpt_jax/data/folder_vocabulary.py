@@ -14,8 +14,8 @@ from dpt_jax.errors import InputError
 FAST = "tokenizer.json"
 BYTES = "bytes"
 _BYTE_CLASS = "ByT5Tokenizer"
-# Where Hugging Face's folders name the class of their tokenizer.
-_NAMES_CLASS = ("tokenizer_config.json", "config.json")
+# Where Hugging Face's folders name the class of their tokenizer, and where ours keep that.
+_NAMES_CLASS = ("tokenizer_config.json", "config.json", "backbone.json")
 _T5_SENTINELS = 100
 
 
@@ -48,7 +48,7 @@ def open_vocabulary(
         found: KeptVocabulary = Bytes(0, add_eos=True)
     else:
         found = _open(folder if tokenizer is None else tokenizer, rows, setting)
-    check_special_ids(found, os.fspath(folder))
+    check_special_ids(found, os.fspath(folder), setting)
     if found.vocab_size > rows:
         raise InputError(
             f"The tokenizer of {folder} has {found.vocab_size} pieces, the model embeds {rows}. "
@@ -117,7 +117,7 @@ def _open(location: str | os.PathLike, rows: int, setting: str) -> KeptVocabular
         return Bytes(0, add_eos=True)
     raise InputError(
         f"{location} brings no tokenizer: looked for {', '.join((*model_vocabulary.FILES, FAST))}, "
-        f"and for the tokenizer_class {_BYTE_CLASS} in {' and '.join(_NAMES_CLASS)}. Copy the "
+        f"and for the tokenizer_class {_BYTE_CLASS} in {', '.join(_NAMES_CLASS)}. Copy the "
         f"model's own{published(rows)} into the folder, or name it with {setting}."
     )
 
@@ -137,4 +137,8 @@ def _tokenizer_class(path: pathlib.Path) -> Any:
         contents = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return contents.get("tokenizer_class") if isinstance(contents, dict) else None
+    if not isinstance(contents, dict):
+        return None
+    # In our folder, the `config.json` that the model came with.
+    origin = contents.get("hugging_face")
+    return (origin if isinstance(origin, dict) else contents).get("tokenizer_class")

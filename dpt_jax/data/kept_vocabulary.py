@@ -187,6 +187,9 @@ class Fast(KeptVocabulary):
             raise InputError(
                 f"{file} is no tokenizer of Hugging Face's: {e}. Copy it again."
             ) from e
+        # Transformers does not take these from the file either.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._pad_id, self.eos_id, self.unk_id = map(self._id_of, ("<pad>", "</s>", "<unk>"))
         self.known_ids = self.vocab_size = self._tokenizer.get_vocab_size()
 
@@ -195,6 +198,10 @@ class Fast(KeptVocabulary):
         if found is None:
             raise InputError(f"{self.file} has no token {token}; it is not the tokenizer of a T5.")
         return found
+
+    def pieces(self) -> list[str]:
+        """All tokens by their ids, added ones included."""
+        return [self._tokenizer.id_to_token(i) or "" for i in range(self.vocab_size)]
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids

@@ -79,16 +79,16 @@ def _shown(value: Any) -> str:
     return f"{shown if len(shown) < 60 else shown[:57] + '...'} ({type(value).__name__})"
 
 
-def read_texts(texts: Iterable[str]) -> list[str]:
-    """Takes texts; raises InputError for what is none, with its row."""
+def read_texts(texts: Iterable[str], what: str = "texts") -> list[str]:
+    """Takes texts, called `what` in messages; raises InputError for what is none, with its row."""
     if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
-        raise InputError(f"texts is {_shown(texts)}; it takes a list of texts.")
+        raise InputError(f"{what} is {_shown(texts)}; it takes a list of texts.")
     found = list(texts)
     for number, text in enumerate(found):
         if not isinstance(text, str):
-            raise InputError(f"Row {number} of texts is no text, but {_shown(text)}.")
+            raise InputError(f"Row {number} of {what} is no text, but {_shown(text)}.")
         if not is_whole(text):
-            raise InputError(f"Row {number} of texts {HALF} in it: {_shown(text)}.")
+            raise InputError(f"Row {number} of {what} {HALF} in it: {_shown(text)}.")
     return found
 
 

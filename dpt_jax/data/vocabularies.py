@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from dpt_jax.data import model_vocabulary
+from dpt_jax.data.kept_vocabulary import Fast
 from dpt_jax.data.model_vocabulary import SENTINEL, ModelVocabulary, without_sentinels
 from dpt_jax.devices import agreement
 from dpt_jax.errors import InputError
@@ -24,9 +25,11 @@ _PUBLISHED = {
 }
 # What stands for padding, the end and the unknown where there are no pieces (ByT5).
 _SPECIAL_BYTES = ["<pad>", "</s>", "<unk>"]
+# What sets the vocabulary of a task, for messages.
+_OF_TASKS = "--gin.VOCABULARY (or DPT_VOCAB, for tasks that read it)"
 
 
-def check_special_ids(vocabulary: Any, task: str) -> None:
+def check_special_ids(vocabulary: Any, task: str, setting: str = _OF_TASKS) -> None:
     """Refuses a vocabulary whose special ids are not T5's: 0 for padding and 1 for the end.
 
     SentencePiece's trainer has other ones unless it is told: rows would end in what the model never
@@ -34,7 +37,8 @@ def check_special_ids(vocabulary: Any, task: str) -> None:
 
     Args:
       vocabulary: the SeqIO vocabulary of the task, or a `KeptVocabulary`.
-      task: the task's name, for the message.
+      task: the name of the task, or of what else has it, for the message.
+      setting: what sets another one, for the message.
 
     Raises:
       InputError: when they differ.
@@ -47,17 +51,19 @@ def check_special_ids(vocabulary: Any, task: str) -> None:
     elif _is_text(vocabulary, PAD_ID):
         found.append(f"has a piece of text as id {PAD_ID}")
     if found:
-        name = getattr(vocabulary, "sentencepiece_model_file", vocabulary.__class__.__name__)
         raise InputError(
-            f"The vocabulary {os.fspath(name)} of {task!r} {' and '.join(found)}, but a T5 pads "
-            f"with {PAD_ID} and ends in {EOS_ID}. Set --gin.VOCABULARY (or "
-            "DPT_VOCAB) to the model's own vocabulary for "
-            "tasks that read it; SentencePiece trains one with --pad_id=0 --eos_id=1 --unk_id=2."
+            f"The vocabulary {_name(vocabulary)} of {task!r} {' and '.join(found)}, but a T5 pads "
+            f"with {PAD_ID} and ends in {EOS_ID}. Set {setting} to the model's own vocabulary; "
+            "SentencePiece trains one with --pad_id=0 --eos_id=1 --unk_id=2."
         )
 
 
 def check_vocabulary(
-    vocabulary: Any, config: T5Config, task: str, checkpoint: str | None = None
+    vocabulary: Any,
+    config: T5Config,
+    task: str,
+    checkpoint: str | None = None,
+    setting: str = _OF_TASKS,
 ) -> None:
     """Refuses a vocabulary whose token ids mean something else to the model, or nothing.
 
@@ -67,21 +73,21 @@ def check_vocabulary(
     model and that the vocabulary does not know are logged as a warning.
 
     Args:
-      vocabulary: the SeqIO vocabulary of the task.
+      vocabulary: the SeqIO vocabulary of the task, or a `KeptVocabulary`.
       config: the model.
-      task: the task's name, for the message.
+      task: the name of the task, or of what else has it, for the messages.
       checkpoint: INITIAL_CHECKPOINT_PATH.
+      setting: what sets another one, for the messages.
 
     Raises:
       InputError: when they differ, or special ids are not T5's.
     """
-    check_special_ids(vocabulary, task)
+    check_special_ids(vocabulary, task, setting)
     size, rows = vocabulary.vocab_size, config.vocab_size
     if size > rows:
         raise InputError(
-            f"Task {task!r} has a vocabulary of {size} pieces, the model embeds {rows}. Set "
-            f"--gin.VOCABULARY (or DPT_VOCAB) to the model's own vocabulary{published(rows)} for "
-            "tasks that read it, or choose another model gin file."
+            f"The vocabulary of {task!r} has {size} pieces, the model embeds {rows}. Set {setting} "
+            f"to the model's own{published(rows)}, or choose another model gin file."
         )
     model = model_vocabulary.read(checkpoint)
     passes_through = _is_pass_through(vocabulary)
@@ -89,19 +95,18 @@ def check_vocabulary(
         difference = _difference(vocabulary, model)
         if difference:
             raise InputError(
-                f"Task {task!r} has another vocabulary than the model of INITIAL_CHECKPOINT_PATH: "
-                f"{difference}. Set DPT_VOCAB{_own(model, rows)} for tasks that read it, or choose "
-                "another checkpoint."
+                f"The vocabulary of {task!r} is not the model's: {difference}. Set {setting} to "
+                f"{_own(model, rows)}, or choose another model (INITIAL_CHECKPOINT_PATH)."
             )
     elif size + UNUSED_ROWS < rows:
         raise InputError(
-            f"Task {task!r} has a vocabulary of {size} pieces, too few for a model that embeds "
-            f"{rows}: the model was trained with another one. Set --gin.VOCABULARY (or "
-            f"DPT_VOCAB) to the model's own{published(rows)}, or put that beside the weights as "
-            f"{model_vocabulary.FILES[1]}, so that pieces can be compared."
+            f"The vocabulary of {task!r} has {size} pieces, too few for a model that embeds "
+            f"{rows}: the model was trained with another one. Set {setting} to the model's own"
+            f"{published(rows)}, or put that beside the weights as {model_vocabulary.FILES[1]}, so "
+            "that pieces can be compared."
         )
     if not passes_through:
-        _warn_of_added(vocabulary, model, task)
+        _warn_of_added(vocabulary, model, task, checkpoint, setting)
 
 
 def published(rows: int) -> str:
@@ -122,22 +127,35 @@ def _is_text(vocabulary: Any, index: int) -> bool:
 
 def _own(model: ModelVocabulary, rows: int) -> str:
     if model.file is not None and model.file.name in model_vocabulary.FILES:
-        return f"={model.file}"
-    return f" to the model's own SentencePiece file{published(rows)}"
+        return os.fspath(model.file)
+    return f"the model's own SentencePiece file{published(rows)}"
 
 
 def _pieces(vocabulary: Any) -> list[str]:
+    if isinstance(vocabulary, Fast):
+        return vocabulary.pieces()
     processor = getattr(vocabulary, "tokenizer", None)
     return _SPECIAL_BYTES if processor is None else model_vocabulary.pieces_of(processor)
 
 
+def _file(vocabulary: Any) -> Any:
+    """Where a vocabulary's pieces are; None where it has none."""
+    if isinstance(vocabulary, Fast):
+        return vocabulary.file
+    return getattr(vocabulary, "sentencepiece_model_file", None)
+
+
+def _name(vocabulary: Any) -> str:
+    return os.fspath(_file(vocabulary) or vocabulary.__class__.__name__)
+
+
 def _difference(vocabulary: Any, model: ModelVocabulary) -> str | None:
-    if not hasattr(vocabulary, "sentencepiece_model_file"):
-        return f"a {vocabulary.__class__.__name__}, and the model's is {model.file}"
+    name = _name(vocabulary)
+    if _file(vocabulary) is None:
+        return f"it is a {name}, and the model's is {model.file}"
     ours, theirs = without_sentinels(_pieces(vocabulary)), model.pieces
     # What was added to the model, the task's file may have among its pieces.
     known = {index: token for token, index in model.added.items()} | dict(enumerate(theirs))
-    name = os.fspath(vocabulary.sentencepiece_model_file)
     differing = [
         index
         for index, piece in enumerate(ours)
@@ -151,7 +169,9 @@ def _difference(vocabulary: Any, model: ModelVocabulary) -> str | None:
     return f"piece {first} is {ours[first]!r} in {name} and {known[first]!r} in {model.file}"
 
 
-def _warn_of_added(vocabulary: Any, model: ModelVocabulary, task: str) -> None:
+def _warn_of_added(
+    vocabulary: Any, model: ModelVocabulary, task: str, checkpoint: str | None, setting: str
+) -> None:
     ours = _pieces(vocabulary)
     missing = {
         token: index
@@ -163,13 +183,13 @@ def _warn_of_added(vocabulary: Any, model: ModelVocabulary, task: str) -> None:
     shown = ", ".join(f"{token!r} ({index})" for token, index in list(missing.items())[:5])
     more = ", …" if len(missing) > 5 else ""
     remedy = ""
-    if hasattr(vocabulary, "tokenizer"):
+    if _file(vocabulary) is not None:
         remedy = (
-            " To use them, set DPT_VOCAB to a SentencePiece model that has them as user-defined "
+            f" To use them, set {setting} to a SentencePiece model that has them as user-defined "
             "symbols under these ids."
         )
     logging.warning(
-        f"The tokenizer of INITIAL_CHECKPOINT_PATH knows {len(missing)} added token(s) that the "
-        f"vocabulary of {task!r} does not: {shown}{more}. In its text they are split into pieces, "
-        f"and their embeddings are not used.{remedy}"
+        f"The tokenizer of {checkpoint} knows {len(missing)} added token(s) that "
+        f"{_name(vocabulary)}, the vocabulary of {task!r}, does not: {shown}{more}. In its text "
+        f"they are split into pieces, and their embeddings are not used.{remedy}"
     )

@@ -38,7 +38,8 @@ class BaseModel:
     """What an adapter says of the model it belongs to; None where it is not known.
 
     Attributes:
-      name_or_path: what `from_pretrained` loads it by.
+      name_or_path: what `from_pretrained` loads it by; of a folder that is there, `~` is expanded,
+        which Transformers does not do.
       num_layers: layers of its encoder.
       num_attention_heads: attention heads of a layer.
       num_decoder_layers: layers of its decoder.
@@ -48,6 +49,12 @@ class BaseModel:
     num_layers: int | None = None
     num_attention_heads: int | None = None
     num_decoder_layers: int | None = None
+
+    def __post_init__(self):
+        if self.name_or_path is not None:
+            folder = Path(self.name_or_path).expanduser()
+            if self.name_or_path.startswith("~") and folder.is_dir():
+                object.__setattr__(self, "name_or_path", str(folder))
 
 
 def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:

@@ -51,14 +51,14 @@ def check_for_peft(prefix: FoldedPrefix, base: BaseModel) -> None:
             f"The prefix acts on {', '.join(prefix.stacks)} with position_bias "
             f"{prefix.position_bias!r}, but PEFT gives a T5 one in the decoder's self-attention "
             "alone, with 'front'. Train it with --gin.PREFIX_STACKS=\"('decoder',)\" and "
-            "--gin.prefixes.METHOD.position_bias=\"'front'\", or export it with --format=npy."
+            "--gin.prefixes.METHOD.position_bias=\"'front'\", or take the format npy."
         )
     layers = prefix.arrays["decoder_keys"].shape[0]
     # A prefix of one layer is the first one's, unless the decoder is known to have no other.
     if layers != (base.num_decoder_layers or max(layers, 2)):
         raise InputError(
             f"The prefix acts on {layers} of the decoder's layers, but PEFT gives one to all of "
-            "them. Train it with --gin.PREFIX_LAYERS=\"'all'\", or export it with --format=npy."
+            "them. Train it with --gin.PREFIX_LAYERS=\"'all'\", or take the format npy."
         )
 
 
@@ -151,7 +151,7 @@ def read_prefix(folder: Path, decoder_layers: int | None, flag: str = "--prompt"
     if decoder_layers > layers:
         raise InputError(
             f"{folder} has prefixes for {layers} layers (num_layers), but the decoder has "
-            f"{decoder_layers}. Change {flag}, or the model gin file."
+            f"{decoder_layers}. Change {flag}, or the model."
         )
     table = array.reshape(length, 2 * layers, heads, width // heads)
     read = [slots(layer, layers) for layer in range(decoder_layers)]

@@ -103,8 +103,7 @@ def load_prompt(
     if embed_dim is not None and prompt.shape[1] != embed_dim:
         raise InputError(
             f"{path} holds a prompt of shape {prompt.shape}, but the model's width (EMBED_DIM) is "
-            f"{embed_dim}, so that (length, {embed_dim}) is wanted. Change {flag}, or the model "
-            "gin file."
+            f"{embed_dim}, so that (length, {embed_dim}) is wanted. Change {flag}, or the model."
         )
     if length is not None and prompt.shape[0] != length:
         raise InputError(

@@ -128,16 +128,17 @@ class Prefix(nn.Module):
         if unknown := [name for name in named if name not in STACKS]:
             raise ValueError(
                 f"PREFIX_STACKS names {unknown[0]!r}; there are {', '.join(STACKS)}. "
-                "Set --gin.PREFIX_STACKS."
+                "Give stacks=, or in gin --gin.PREFIX_STACKS=VALUE."
             )
         if not self.stacks:
             raise ValueError(
                 f"PREFIX_STACKS is empty; name at least one of {', '.join(STACKS)}. "
-                "Set --gin.PREFIX_STACKS."
+                "Give stacks=, or in gin --gin.PREFIX_STACKS=VALUE."
             )
-        _require_choice("PREFIX_LAYERS", self.layers, LAYERS)
+        method = f"prefixes.{type(self).__name__}"
+        _require_choice("layers", "PREFIX_LAYERS", self.layers, LAYERS)
         _require_choice(
-            f"prefixes.{type(self).__name__}.position_bias", self.position_bias, POSITION_BIASES
+            "position_bias", f"{method}.position_bias", self.position_bias, POSITION_BIASES
         )
         super().__post_init__()
 
@@ -269,8 +270,9 @@ def split_keys_values(joined: Float[Array, "... twice_joined"], stack: Stack) ->
     return split_heads(keys, stack), split_heads(values, stack)
 
 
-def _require_choice(setting: str, value: str, choices: tuple[str, ...]) -> None:
+def _require_choice(field: str, setting: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(
-            f"{setting} is {value!r}; it must be one of {', '.join(choices)}. Set --gin.{setting}."
+            f"{setting} is {value!r}; it must be one of {', '.join(choices)}. Give {field}=, or in "
+            f"gin --gin.{setting}=VALUE."
         )

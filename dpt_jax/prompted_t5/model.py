@@ -31,20 +31,30 @@ from dpt_jax.training.loggers import Callback
 from dpt_jax.training.recipes import Optimizer, Rate
 
 _COLUMNS = ("inputs", "targets")
-# What messages call the settings that a command would have as gin macros.
+# What messages call the settings that a command would have as gin macros. Those of a method's are
+# its class's.
 _ARGUMENTS = {
     "BATCH_SIZE": "batch_size",
+    "BOTTLENECK": "bottleneck",
     "EARLY_STOPPING_PATIENCE": "early_stopping_patience",
+    "EMBED_DIM": "embed_dim",
     "EPOCHS": "epochs",
     "EVAL_PERIOD": "eval_period",
+    "FROZEN_DTYPE": "dtype",
+    "INITIAL_CHECKPOINT_PATH": "folder",
     "LEARNING_RATE_PEAK": "learning_rate",
     "MESH": "mesh",
     "MICROBATCHES": "microbatches",
     "MODEL_DIR": "model_dir",
     "OPTIMIZER": "optimizer",
     "OVERLENGTH": "overlength",
+    "PREFIX_LAYERS": "layers",
+    "PREFIX_LENGTH": "length",
+    "PREFIX_STACKS": "stacks",
+    "PROMPT_LENGTH": "length",
     "RANDOM_SEED": "seed",
     "TRAIN_STEPS": "steps",
+    "prefixes.METHOD.position_bias": "position_bias",
 }
 
 
@@ -183,7 +193,8 @@ class PromptedT5:
             Hugging Face's `datasets`, or a pandas frame, with the two `columns`.
           epochs: passes over the pairs; None is the recipe's, 100 in the paper.
           steps: updates; takes precedence over `epochs`.
-          eval_pairs: pairs to evaluate on by generation; without them the last step is kept.
+          eval_pairs: pairs to evaluate on by generation; without them the last step is kept, and
+            `metric`, `eval_period` and `early_stopping_patience` are refused.
           recipe: where what is not given comes from: "paper", or another file of
             `gin_configs/recipes`, "released" or "fast". With "fast", first values that were left at
             the method's defaults start at a norm that is measured on the T5.
@@ -241,6 +252,16 @@ class PromptedT5:
         metrics, rows, held_out = TextMetrics(metric), read_pairs(pairs, columns), None
         if eval_pairs is not None:
             held_out = read_pairs(eval_pairs, columns, "eval_pairs")
+        else:
+            unused = {
+                "metric": metric != "exact_match",
+                "eval_period": bool(eval_period),
+                "early_stopping_patience": early_stopping_patience is not None,
+            }
+            if given := [name for name, is_given in unused.items() if is_given]:
+                raise InputError(
+                    f"{' and '.join(given)} would not be used without evaluation. Set eval_pairs=."
+                )
         self._move(mesh, dtype)
         with fitting.run_folder(model_dir) as folder:
             run = fitting.prepare_run(self._prepared, folder, training, rows, held_out, metrics)
@@ -270,7 +291,7 @@ class PromptedT5:
         max_new_tokens: int = 8,
         num_beams: int = 1,
         prompts: Mapping[str, PromptLike | None] | None = None,
-        names: Sequence[str] | None = None,
+        names: Iterable[str] | None = None,
         *,
         batch_size: int = 16,
     ) -> list[str]:
@@ -321,7 +342,7 @@ class PromptedT5:
     def score(
         self,
         texts: Iterable[str],
-        candidates: Sequence[str] | Sequence[Sequence[str]],
+        candidates: Iterable[str] | Iterable[Iterable[str]],
         *,
         batch_size: int = 16,
     ) -> list[Float32[np.ndarray, "candidates"]]:
@@ -390,6 +411,7 @@ class PromptedT5:
         answers = self.generate(inputs, max_new_tokens, num_beams, batch_size=batch_size)
         return metrics.measure(list(targets), answers)
 
+    @arguments_for(_ARGUMENTS)
     def save_prompt(self, path: str | os.PathLike, format: str | None = None) -> None:
         """Writes the prompt or prefix in use, with a README on how to load it.
 
@@ -405,8 +427,8 @@ class PromptedT5:
           format: "npy", "safetensors" or "peft"; None is that of the file, or "npy".
 
         Raises:
-          InputError: when there is no prompt, the format does not exist or has no place for it, or
-            the folder holds other files.
+          InputError: when there is no prompt, the format does not exist or has no place for it, the
+            folder holds other files, or the place cannot be written.
         """
         adapter = self._current()
         suffix = os.path.splitext(os.fspath(path))[1].removeprefix(".")
@@ -414,12 +436,15 @@ class PromptedT5:
         if format not in FORMATS:
             raise InputError(f"format is {format!r}; it must be one of {', '.join(FORMATS)}.")
         how = format, self._pretrained.base, self._origin, {"path": "path", "format": "format"}
-        if adapter.prefix is not None:
-            export_prefix(path, adapter, self._own, *how)
-        elif adapter.prompt is not None:
-            export_prompt(path, adapter.prompt, self._own.get("prompt"), *how)
-        else:
-            raise InputError("There is no prompt to save: from_pretrained was given none.")
+        try:
+            if adapter.prefix is not None:
+                export_prefix(path, adapter, self._own, *how)
+            elif adapter.prompt is not None:
+                export_prompt(path, adapter.prompt, self._own.get("prompt"), *how)
+            else:
+                raise InputError("There is no prompt to save: from_pretrained was given none.")
+        except OSError as error:
+            raise InputError(f"path = {os.fspath(path)} cannot be written: {error}.") from error
 
     def __repr__(self) -> str:
         """What it is made of, in a line."""

@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dpt_jax.data.folder_vocabulary import open_vocabulary
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.pairs import NAME
+from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.errors import InputError, path_given_by
 from dpt_jax.interop import open_backbone
 from dpt_jax.interop.adapters import Adapter
@@ -67,6 +69,8 @@ def open_pretrained(
     with path_given_by("the folder of from_pretrained"):
         backbone = open_backbone(folder)
         vocabulary = open_vocabulary(folder, backbone.config.vocab_size, tokenizer)
+    source = os.fspath(folder)
+    check_vocabulary(vocabulary, backbone.config, source, source, setting="tokenizer=")
     method, prompt = _told_apart(method_or_prompt, prompt)
     trained_prompt = method if isinstance(method, SoftPrompt) else None
     trained_prefix = method if isinstance(method, Prefix) else None
@@ -80,7 +84,7 @@ def open_pretrained(
         model=model,
         prompt=trained_prompt,
         prefix=trained_prefix,
-        initial_checkpoint_path=os.fspath(folder),
+        initial_checkpoint_path=source,
         mixture_or_task_name=NAME,
         task_feature_lengths={"inputs": max_source_length or DEFAULT_SOURCE_LENGTH, "targets": 1},
         train_steps=1,
@@ -136,7 +140,7 @@ def in_dtype(config: T5Config, dtype: str | None) -> T5Config:
 
 def frozen_dtype(dtype: str | None) -> str | None:
     """How the frozen weights are stored beside activations of a dtype; None is as in the file."""
-    return "bfloat16" if dtype == "bfloat16" else None
+    return "bfloat16" if dtype is not None and jnp.dtype(dtype) == jnp.bfloat16 else None
 
 
 def positive(name: str, value: Any) -> int:

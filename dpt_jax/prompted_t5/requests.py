@@ -1,6 +1,6 @@
 """What a `PromptedT5` is asked, checked: texts, candidates, and the prompt of each text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ def tokens_of(texts: Sequence[str], prepared: Prepared) -> list[np.ndarray]:
 def adapters_of(
     count: int,
     prompts: Mapping[str, PromptLike | None],
-    names: Sequence[str] | None,
+    names: Iterable[str] | None,
     model: T5Config,
 ) -> list[Adapter]:
     """Which of several prompts each of `count` texts has.
@@ -48,30 +48,35 @@ def adapters_of(
     Raises:
       InputError: for a prompt of another model, a name that none has, or another count of names.
     """
+    if not isinstance(prompts, Mapping):
+        raise InputError(f"prompts is {prompts!r}; it takes prompts by name, as {{'rte': 'rte'}}.")
     loaded = {
         name: Adapter() if prompt is None else load(prompt, model, f"prompts[{name!r}]")
         for name, prompt in prompts.items()
     }
     if names is None and len(loaded) == 1:
         names = list(loaded) * count
-    if names is None or isinstance(names, str) or len(names) != count:
-        given = "none" if names is None else f"{len(names)}"
+    if isinstance(names, str) or not isinstance(names, Iterable | None):
+        raise InputError(f"names is {names!r}; it takes a list of names of prompts.")
+    each = [] if names is None else list(names)
+    if len(each) != count:
         raise InputError(
             f"There are {count} texts and {len(loaded)} prompts, so names= takes one of "
-            f"{', '.join(loaded) or 'no prompts'} for each text, but there are {given}."
+            f"{', '.join(loaded) or 'no prompts'} for each text, but there are "
+            f"{len(each) or 'none'}."
         )
-    for row, name in enumerate(names):
-        if name not in loaded:
+    for row, name in enumerate(each):
+        if not isinstance(name, Hashable) or name not in loaded:
             raise InputError(
                 f"Row {row} names the prompt {name!r}; there are {', '.join(loaded)}."
                 f"{nearest_names(str(name), loaded)} Add it to prompts=."
             )
-    return [loaded[name] for name in names]
+    return [loaded[name] for name in each]
 
 
 def candidates_of(
     count: int,
-    candidates: Iterable[str] | Iterable[Sequence[str]],
+    candidates: Iterable[str] | Iterable[Iterable[str]],
     vocabulary: KeptVocabulary,
 ) -> list[list[np.ndarray]]:
     """The token ids of the candidates of each of `count` texts.
@@ -79,17 +84,19 @@ def candidates_of(
     Raises:
       InputError: for a text without candidates, or another count of lists.
     """
-    if isinstance(candidates, str):
+    if isinstance(candidates, str) or not isinstance(candidates, Iterable):
         raise InputError(f"candidates is {candidates!r}; it takes a list of texts.")
-    each: list[Any] = list(candidates)
-    if all(isinstance(text, str) for text in each):
-        each = [each] * count
-    if len(each) != count:
+    given: list[Any] = list(candidates)
+    if all(isinstance(text, str) for text in given):
+        each = [read_texts(given, "candidates")] * count
+    elif len(given) == count:
+        each = [read_texts(row, f"candidates[{number}]") for number, row in enumerate(given)]
+    else:
         raise InputError(
-            f"There are {count} texts, but candidates for {len(each)}. Give one list of "
+            f"There are {count} texts, but candidates for {len(given)}. Give one list of "
             "candidates for all texts, or one list for each."
         )
     for number, row in enumerate(each):
         if not row:
             raise InputError(f"Row {number} of candidates is empty; give at least one.")
-    return [tokenize(vocabulary, read_texts(row)) for row in each]
+    return [tokenize(vocabulary, row) for row in each]

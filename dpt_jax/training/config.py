@@ -315,7 +315,8 @@ class RunConfig(TrainingConfig):
         if self.prompt is not None and self.prompt.embed_dim != self.model.emb_dim:
             raise InputError(
                 f"The prompt is {self.prompt.embed_dim} wide (EMBED_DIM), the model "
-                f"{self.model.emb_dim} (T5Config.emb_dim); use the model's own gin file."
+                f"{self.model.emb_dim} (T5Config.emb_dim). Leave the prompt's width out, or give "
+                "both that of the pretrained T5."
             )
 
     @property

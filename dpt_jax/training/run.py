@@ -249,7 +249,8 @@ class Run:
             good = f"the last good checkpoint is {folder}"
         return NonFiniteLossError(
             f"{what} at step {step}, learning rate {float(self.learning_rate(step - 1)):.3g}; "
-            f"{good}. Lower --gin.LEARNING_RATE_PEAK, or set --gin.CLIP_NORM."
+            f"{good}. Lower --gin.LEARNING_RATE_PEAK, or clip the gradients: CLIP_NORM in gin, "
+            "optax.clip_by_global_norm in an optimizer."
         )
 
     def _log_metrics(self, metrics: dict[int, dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from dpt_jax import files
 from dpt_jax.cli.main import main
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_factors, load_prompt, save_prompt
+from dpt_jax.interop.prefixes import FoldedPrefix, save_prefix
 from dpt_jax.interop.prompt_exports import export_prompt
 from tests.support import runs
 from tests.support.killed import killed_while_writing
@@ -243,6 +244,7 @@ def test_a_failed_export_leaves_nothing(run, tmp_path, monkeypatch, capsys):
         (["--model_dir={run}", "--step=3", "--output=x.npy"], "best, latest and 2, 4"),
         (["--model_dir={run}", "--output=x.npy", "--format=peft"], "ends in .npy"),
         (["--model_dir={run}", "--output=x.npz"], "ends in .npz"),
+        (["--model_dir={run}", "--output=x", "--gin.FOO=1"], "no gin bindings, but got 'FOO = 1'"),
         (["--model_dir={run}", "--output=x", "--base_model=t5"], "--format=peft only"),
         (["--model_dir={run}", "--output={run}/config.gin", "--format=peft"], "is a file"),
         (["--model_dir={run}", "--output={run}/config.gin/p.npy"], "cannot be written"),
@@ -272,6 +274,29 @@ def test_a_base_model_of_another_width_is_refused(run, tmp_path, capsys):
         f"--base_model={tmp_path / 't5'}",
     )
     assert "512 wide" in error and f"the prompt {SHAPE[1]}" in error
+
+
+def test_the_base_model_of_a_prefix_has_its_heads_and_layers(tmp_path, monkeypatch, capsys):
+    zeros = np.zeros((2, 3, 4, 6), np.float32)
+    prefix = FoldedPrefix({"decoder_keys": zeros, "decoder_values": zeros}, "front")
+    save_prefix(tmp_path / "prefix", prefix)
+    sizes = {"vocab_size": 32, "d_model": 16, "d_ff": 8, "num_layers": 3}
+    sizes |= {"num_decoder_layers": 2, "num_heads": 4, "d_kv": 6}
+    config = tmp_path / "t5" / "config.json"
+    config.parent.mkdir()
+    flags = [f"--prompt={tmp_path / 'prefix'}", f"--output={tmp_path / 'x'}", "--format=peft"]
+    for change in ({"num_heads": 2}, {"d_kv": 4}, {"num_decoder_layers": 9}):
+        config.write_text(json.dumps({"model_type": "t5", **sizes, **change}))
+        error = refused(capsys, *flags, f"--base_model={config.parent}")
+        assert "--base_model" in error and "has 2 layers, 4 heads and a head_dim of 6" in error
+    assert "without the config.json" in refused(capsys, *flags, f"--base_model={tmp_path}")
+    config.write_text(json.dumps({"model_type": "t5", **sizes}))
+    # Transformers does not know `~`.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["export", *flags, "--base_model=~/t5"]) == 0
+    written = json.loads((tmp_path / "x" / "adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(config.parent)
+    assert main(["export", *flags, "--base_model=some/t5"]) == 0
 
 
 @pytest.mark.slow

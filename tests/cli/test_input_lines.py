@@ -29,6 +29,9 @@ def test_an_answer_has_the_form_of_its_line():
     assert json.loads(line.answered("ä")) == {"inputs": "a", "score": None, "output": "ä"}
     assert "ä" in line.answered("ä")
     assert text.answered("ä") == "ä"
+    # ByT5 can generate line breaks; as many lines come out as went in.
+    assert text.answered("a\nb\r\nc\rd\u2028e") == "a b c d e"
+    assert json.loads(line.answered("a\nb"))["output"] == "a\nb"
 
 
 @pytest.mark.parametrize(

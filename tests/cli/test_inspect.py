@@ -36,12 +36,18 @@ def prompt():
     return np.random.default_rng(0).normal(size=(6, 16)).astype(np.float32)
 
 
-def refused(capsys, path):
+def refused(capsys, path, *flags):
     capsys.readouterr()
-    assert main(["inspect", str(path)]) == 2
+    assert main(["inspect", str(path), *flags]) == 2
     captured = capsys.readouterr()
     assert captured.out == "" and "Traceback" not in captured.err
     return captured.err
+
+
+def test_settings_are_refused(capsys, tmp_path, prompt):
+    np.save(tmp_path / "p.npy", prompt)
+    error = refused(capsys, tmp_path / "p.npy", "--gin.FOO=1")
+    assert "dpt inspect takes no gin bindings, but got 'FOO = 1'" in error
 
 
 def test_a_prompts_spectrum_is_that_of_numpy(report, tmp_path, prompt):

@@ -6,20 +6,23 @@ import shutil
 import pytest
 
 from dpt_jax.data.folder_vocabulary import open_vocabulary
+from dpt_jax.data.vocabularies import check_vocabulary
 from dpt_jax.demo import VOCABULARY
 from dpt_jax.errors import InputError
+from dpt_jax.models import T5Config
+from tests.support import runs
 
 TEXT = "is the red cup big ?"
 
 
-def unigram(folder):
-    """A `tokenizer.json` of five pieces, as transformers writes a T5's."""
+def unigram(folder, word="red"):
+    """A `tokenizer.json` of five pieces, as transformers writes a T5's; returns what made it."""
     tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
     vocabulary = [
         ("<pad>", 0.0),
         ("</s>", 0.0),
         ("<unk>", -9.0),
-        ("▁red", -1.0),
+        (f"▁{word}", -1.0),
         ("▁", -2.0),
     ]
     made = tokenizers.Tokenizer(tokenizers.models.Unigram(vocabulary, unk_id=2))
@@ -27,6 +30,7 @@ def unigram(folder):
     made.decoder = tokenizers.decoders.Metaspace()
     made.add_special_tokens(["<pad>", "</s>", "<unk>"])
     made.save(str(folder / "tokenizer.json"))
+    return made
 
 
 def test_pieces_are_found_under_both_names_and_get_t5s_sentinels_where_there_is_room(tmp_path):
@@ -50,6 +54,34 @@ def test_a_tokenizer_json_is_read_without_pieces_beside_it(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="tokenizer.json is no tokenizer"):
         open_vocabulary(tmp_path, 8)
+
+
+def test_truncation_and_padding_in_a_tokenizer_json_change_no_text(tmp_path):
+    made, file = unigram(tmp_path), tmp_path / "tokenizer.json"
+    made.enable_truncation(2)
+    made.enable_padding(length=8, pad_id=0, pad_token="<pad>")
+    made.save(str(file))
+    found = open_vocabulary(tmp_path, 8)
+    for text, ids in (("red red red", [3, 3, 3]), ("red", [3]), ("", [])):
+        assert found.encode(text) == ids
+    transformers = pytest.importorskip("transformers", reason="extra `interop`")
+    names = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(file), **names)
+    assert theirs("red red red", add_special_tokens=False).input_ids == [3, 3, 3]
+
+
+def test_the_pieces_of_a_tokenizer_json_are_compared_with_the_models(tmp_path):
+    folders = [tmp_path / word for word in ("red", "blue")]
+    for folder in folders:
+        folder.mkdir()
+        made = unigram(folder, folder.name)
+        made.add_tokens(["<sep>", "<extra_id_0>"])
+        made.save(str(folder / "tokenizer.json"))
+    red, blue = (open_vocabulary(folder, 8) for folder in folders)
+    model = T5Config(emb_dim=runs.WIDTH, **runs.SIZES | {"vocab_size": 8})
+    check_vocabulary(red, model, "pairs", str(folders[0]))
+    with pytest.raises(InputError, match="piece 3 is '▁blue' in .* and '▁red' in .*tokenizer.json"):
+        check_vocabulary(blue, model, "pairs", str(folders[0]))
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "config.json"])

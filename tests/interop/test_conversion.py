@@ -12,6 +12,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from safetensors import safe_open
 
+from dpt_jax.data.folder_vocabulary import named_by, open_vocabulary
 from dpt_jax.errors import InputError
 from dpt_jax.interop import load_backbone, open_backbone, save_backbone
 from dpt_jax.interop.conversion import convert
@@ -86,6 +87,17 @@ def test_what_hugging_face_keeps_beside_the_weights_comes_back(ours, tmp_path):
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         kept = (tmp_path / "hf2" / name).read_text()
         assert json.loads(kept) == json.loads((tmp_path / "hf" / name).read_text())
+
+
+def test_a_model_that_says_byt5_in_its_config_alone_keeps_its_tokenizer(ours, tmp_path):
+    convert(ours, tmp_path / "hf", to="hf")
+    (tmp_path / "hf" / "spiece.model").unlink()
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "ByT5Tokenizer"}))
+    convert(tmp_path / "hf", tmp_path / "dpt")
+    for name in ("hf", "dpt"):
+        assert open_vocabulary(tmp_path / name, 384).encode("ab") == [100, 101]
+    assert named_by(tmp_path / "dpt") == "bytes"
 
 
 def test_bfloat16_halves_the_copy_and_rounds_to_nearest_even(ours, config, tmp_path):
