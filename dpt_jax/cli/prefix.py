@@ -7,8 +7,8 @@ r"""Show what trained prefixes share between keys and values, and how much atten
 Of a sweep's folder all points that are done are taken, and those that differ in their seed alone
 are one line. For each layer, counted from 1: the cosine of a token's key and value, averaged over
 the tokens; the squared canonical correlation of keys and values, each cut to the principal
-components of a fifth of the tokens; and the share of the layer's attention that the prefix gets on the
-task's rows.
+components of a fifth of the tokens; and the share of the layer's attention that the prefix gets on
+the task's rows.
 """
 
 import argparse

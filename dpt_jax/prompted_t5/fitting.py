@@ -12,7 +12,6 @@ import numpy as np
 from dpt_jax.data.kept_vocabulary import KeptVocabulary
 from dpt_jax.data.pairs import Pairs
 from dpt_jax.data.text_tasks import tokenize
-from dpt_jax.errors import InputError
 from dpt_jax.evaluation.text_metrics import TextMetrics
 from dpt_jax.problems.pairs import PreparedPairs, prepare_pairs
 from dpt_jax.problems.text import Prepared
@@ -71,14 +70,8 @@ class Training:
           evaluates: whether there are pairs to evaluate on.
 
         Raises:
-          InputError: for a recipe, an optimizer or a rate that cannot be used, or a patience
-            without evaluations.
+          InputError: for a recipe, an optimizer or a rate that cannot be used.
         """
-        if self.early_stopping_patience is not None and not evaluates:
-            raise InputError(
-                f"early_stopping_patience is {self.early_stopping_patience}, but there are no "
-                "pairs to evaluate on. Set eval_pairs=, or leave it out."
-            )
         settings, trained_by = recipes.with_changes(self.recipe, self.optimizer, self.learning_rate)
         if self.steps is not None or self.epochs is not None:
             settings |= {"epochs": self.epochs, "train_steps": self.steps}
