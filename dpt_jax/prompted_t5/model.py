@@ -110,8 +110,9 @@ class PromptedT5:
             any other file that `dpt inspect` knows, or a float array `[P, D]`. `fit` goes on from a
             decomposed prompt's factors where they are there; otherwise every number of the prompt
             or prefix is a parameter of its own.
-          tokenizer: takes the place of the folder's own: a SentencePiece file, a `tokenizer.json`
-            (read by the package tokenizers), or "bytes" for ByT5.
+          tokenizer: takes the place of the folder's own, with the same pieces where the folder has
+            some: a SentencePiece file, a `tokenizer.json` (read by the package tokenizers), or
+            "bytes" for ByT5.
           mesh: sizes of the device mesh's (data, fsdp, model) axes; -1 takes what is left.
           dtype: "float32" or "bfloat16", of the activations; "bfloat16" stores the frozen weights
             so, too. None is float32 with the weights as they are stored.
@@ -121,8 +122,8 @@ class PromptedT5:
             is the recipe's in `fit` and afterwards, and otherwise "error".
 
         Raises:
-          InputError: when the folder is no T5 or brings no tokenizer, the prompt is another
-            model's, or the mesh does not fit the devices.
+          InputError: when the folder is no T5 or brings no tokenizer, the tokenizer or the prompt
+            is another model's, or the mesh does not fit the devices.
         """
         return cls(
             open_pretrained(
