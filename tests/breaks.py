@@ -566,7 +566,7 @@ BREAKS = [
     ),
     Break(
         "the last step taken for the best",
-        "dpt_jax/inference.py",
+        "dpt_jax/run_files.py",
         "return max(saved) if best is None else best",
         "return max(saved)",
         "tests/test_inference.py tests/cli/test_export.py",
