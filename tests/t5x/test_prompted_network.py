@@ -291,6 +291,13 @@ def test_umt5_is_refused_by_name():
         tiny.initializer(tiny.config(relpos_bias_per_layer=True), prompt)
 
 
+@pytest.mark.parametrize(("field", "value"), [("remat_policy", "full"), ("attention", "blocked")])
+def test_what_t5xs_network_does_not_read_is_refused(field, value):
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
+    with pytest.raises(InputError, match=f"T5Config.{field} is '{value}'.*--gin.{field.upper()}"):
+        tiny.initializer(tiny.config(**{field: value}), prompt)
+
+
 def test_a_model_without_a_prompt_is_refused():
     with pytest.raises(InputError, match=r"not a prompted one.*prompts/\*\.gin"):
         tiny.initializer(tiny.config(), None)
