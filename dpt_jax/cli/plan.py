@@ -103,7 +103,8 @@ def _advice(made: Any) -> str:
     if config.frozen_dtype is None or config.model.dtype.name == "float32":
         changes.append("--gin_file=recipes/tpu.gin (bfloat16)")
     changes.append("a larger --topology")
-    return f"Change one of: {'; '.join(changes)}. --search finds what fits."
+    search = " --search finds what fits." if hasattr(config, "task_feature_lengths") else ""
+    return f"Change one of: {'; '.join(changes)}.{search}"
 
 
 def _amount(nbytes: float) -> str:

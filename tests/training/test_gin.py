@@ -130,10 +130,37 @@ def test_any_optax_optimizer_can_be_named_on_the_command_line():
     np.testing.assert_allclose(updates_of(config, 2, gradient=0.5), [-0.15] * 2, rtol=1e-6)
 
 
-def test_fine_tuning_trains_everything_with_adafactor():
-    config = config_of(["runs/finetune.gin", "models/t5_1_0_small.gin"], ["EPOCHS = 1"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["runs/finetune.gin", "models/t5_1_0_small.gin"],
+        [*T5_SMALL, "recipes/finetune.gin"],
+        [*T5_SMALL, "recipes/released.gin", "recipes/finetune.gin"],
+    ],
+)
+def test_fine_tuning_trains_everything_with_adafactor(files):
+    config = config_of(files, ["EPOCHS = 1"])
     assert config.prompt is None and config.trainable_pattern == ".*"
     assert "FactoredState" in str(config.optimizer(0.1).init({"A": jnp.zeros((256, 128))}))
+    assert [float(config.learning_rate(9)(step)) for step in (0, 8)] == pytest.approx([1e-3] * 2)
+    assert config.clip_norm is None
+
+
+def test_the_recipe_for_fine_tuning_leaves_the_rest_as_it_was():
+    config = config_of(["runs/demo.gin", "recipes/finetune.gin"])
+    assert (config.train_steps, config.batch_size) == (700, 32)
+    assert config.task_feature_lengths == {"inputs": 36, "targets": 6}
+    config = config_of([*T5_SMALL, "recipes/released.gin", "recipes/finetune.gin"])
+    assert (config.epochs, config.overlength) == (100, "truncate")
+
+
+@pytest.mark.parametrize("model", ["models/t5_1_1_small.gin", "models/umt5_small.gin"])
+def test_dtype_is_that_of_the_activations(model):
+    files = ["runs/prompt_train.gin", model, "recipes/paper.gin"]
+    assert config_of(files).model.dtype == jnp.float32
+    assert config_of(files, ["DTYPE = bfloat16"]).model.dtype == jnp.bfloat16
+    config = config_of([*files, "recipes/tpu.gin"])
+    assert (config.model.dtype, config.frozen_dtype) == (jnp.bfloat16, "bfloat16")
 
 
 def test_files_are_found_in_the_working_directory_and_in_search_paths(tmp_path, monkeypatch):
