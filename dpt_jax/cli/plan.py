@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from dpt_jax.problems.image_config import ImageRunConfig
 
     gin_utils.parse(files, bindings, paths, of_run=True)
+    gin_utils.check_flags(args.gin_bindings)
 
     import jax
 

@@ -301,6 +301,17 @@ def test_macros_that_only_look_like_ours_are_named_and_others_are_let_be(caplog)
     gin.clear_config()
 
 
+def test_a_size_of_another_method_is_named_and_a_file_may_set_more_than_is_used(caplog, tmp_path):
+    (tmp_path / "mine.gin").write_text("SHOTS = 8\nEPOCHS = 1\n")
+    flags = ["BOTTLENECK = 3", "PREFIX_LENGTH = 5", "PROMPT_LENGTH = 4", "optax.adamw.b1 = 0.5"]
+    config_of([*T5_SMALL, "prompts/vanilla.gin", str(tmp_path / "mine.gin")], flags)
+    gin_utils.check_flags(flags)
+    unused = [record.getMessage().split(" ")[0] for record in caplog.records]
+    assert unused == ["--gin.BOTTLENECK", "--gin.PREFIX_LENGTH"]
+    with pytest.raises(InputError, match="--gin.SHOTS is set, but nothing in this run uses it"):
+        gin_utils.check_flags(["SHOTS = 8"])
+
+
 @pytest.mark.parametrize(
     ("macro", "name", "wanted"),
     [
