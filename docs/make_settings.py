@@ -180,7 +180,9 @@ the network, `--task` for `MIXTURE_OR_TASK_NAME`, `--output` for `MODEL_DIR`, an
 `--prompt` and `--prefix` for a file of that folder.
 
 A gin file sets a macro by `NAME = value`, and a flag by `--gin.NAME=value`. Later files override
-earlier ones, flags override files. A text in a flag needs no quotes of its own, as in
+earlier ones, flags override files. A flag that nothing in the run uses is refused, but for
+those that only some methods have (`PROMPT_LENGTH`, `BOTTLENECK`, `PREFIX_LENGTH`, `PREFIX_STACKS`,
+`PREFIX_LAYERS`), which are named in the log. A text in a flag needs no quotes of its own, as in
 `--gin.MODEL_DIR=runs/rte`, unless it holds one of `'"@%()[]{{}},#`. Recipes (`recipes/*.gin`) and
 `runs/demo.gin` set some of these. A prompt file goes before `runs/demo.gin` and after a recipe:
 each sets `PROMPT_LENGTH`, and the last one counts. [t5x.md](t5x.md) has the macros of `t5x.train`.

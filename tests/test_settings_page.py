@@ -18,5 +18,4 @@ def test_the_page_is_what_its_script_makes_of_the_code():
 
 def test_every_macro_of_dpt_train_is_on_it():
     named = set(re.findall(r"^\| `([A-Z_]+)` \|", (DOCS / "settings.md").read_text(), re.MULTILINE))
-    # DTYPE belongs to the gin files of T5X: docs/t5x.md.
-    assert named == set(MACROS) - {"DTYPE"}
+    assert named == set(MACROS)

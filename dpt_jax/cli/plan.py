@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from dpt_jax.problems.image_config import ImageRunConfig
 
     gin_utils.parse(files, bindings, paths, of_run=True)
+    gin_utils.check_flags(args.gin_bindings)
 
     import jax
 
@@ -103,7 +104,8 @@ def _advice(made: Any) -> str:
     if config.frozen_dtype is None or config.model.dtype.name == "float32":
         changes.append("--gin_file=recipes/tpu.gin (bfloat16)")
     changes.append("a larger --topology")
-    return f"Change one of: {'; '.join(changes)}. --search finds what fits."
+    search = " --search finds what fits." if hasattr(config, "task_feature_lengths") else ""
+    return f"Change one of: {'; '.join(changes)}.{search}"
 
 
 def _amount(nbytes: float) -> str:

@@ -195,6 +195,7 @@ def _probe(args: argparse.Namespace) -> None:
         search_paths(args),
         of_run=True,
     )
+    gin_utils.check_flags(args.gin_bindings)
     config = gin_utils.build(RunConfig)
     if config.eval_period == 0:
         raise InputError("The probe is read at every evaluation; set --gin.EVAL_PERIOD above 0.")

@@ -132,7 +132,7 @@ def _prepare(
     sweep, bindings = loading.load(files, args.gin_bindings, paths)
     points = sweep.expand(bindings)
     chosen = select(points, args.only)
-    loading.check(sweep, chosen, paths)
+    loading.check(sweep, chosen, paths, bindings)
     path = as_path(args.output) / sweep.name
     folder = SweepFolder(path, sweep, points, _command(args, files))
     report = dataclasses.asdict(folder.report)

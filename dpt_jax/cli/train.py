@@ -89,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
     with running(launch):
         with agreement.raise_everywhere():
             gin_utils.parse(files, bindings, paths, of_run=True)
+            gin_utils.check_flags(args.gin_bindings)
 
             from dpt_jax.problems import kinds
 

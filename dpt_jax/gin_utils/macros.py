@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from collections.abc import Iterable, Set
 from typing import Any
 
 import gin
@@ -29,6 +30,8 @@ _ADDED_BY = {
     "MODEL": _A_MODEL,
     "PROMPT": " or add a prompts/*.gin or prefixes/*.gin file",
 }
+# Of a prompt or a prefix; some methods lack some of them.
+_OF_A_METHOD = ("BOTTLENECK", "PREFIX_LAYERS", "PREFIX_LENGTH", "PREFIX_STACKS", "PROMPT_LENGTH")
 
 
 def set_macros() -> dict[str, Any]:
@@ -94,6 +97,34 @@ def leave_out_what_is_not_named(prompt_too: bool = False) -> None:
         prompt_too = True
     if prompt_too and "PROMPT" not in bound:
         gin.parse_config("PROMPT = None")
+
+
+def check_flags(gin_bindings: Iterable[str], used: Set[str] | None = None) -> None:
+    """Refuses a macro of the command line that the parsed configuration does not use.
+
+    A gin file may set more of our macros than a run needs, as a recipe does; who writes a flag
+    means something by it. One command line may compare methods, as do the points of a sweep, so
+    that a size or place which only some of them have is named in the log.
+
+    Args:
+      gin_bindings: of `--gin.NAME=VALUE`.
+      used: the macros in use, where not those of the parsed configuration.
+
+    Raises:
+      InputError: for a macro that is not in use.
+    """
+    used = used_macros() if used is None else used
+    for binding in gin_bindings:
+        name = binding.partition("=")[0].strip()
+        if not name.isidentifier() or name in used:
+            continue
+        message = f"--gin.{name} is set, but nothing in this run uses it."
+        if name not in _OF_A_METHOD:
+            raise InputError(
+                f"{message}{nearest_names(name, used)} Leave it out, or add the gin file that "
+                "uses it (docs/settings.md has the macros)."
+            )
+        logging.warning("%s", message)
 
 
 def check_macros() -> None:

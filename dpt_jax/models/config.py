@@ -69,7 +69,7 @@ class T5Config:
         except TypeError as e:
             raise ValueError(
                 f"T5Config.dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'. Set "
-                "--gin.DTYPE or --gin.T5Config.dtype."
+                "--gin.DTYPE."
             ) from e
         sizes = (
             "vocab_size emb_dim num_heads num_encoder_layers num_decoder_layers head_dim mlp_dim"
@@ -104,4 +104,7 @@ class T5Config:
                 f"{', '.join(ATTENTIONS)}. Set ATTENTION."
             )
         if self.dtype not in (jnp.float32, jnp.bfloat16):
-            raise ValueError(f"T5Config.dtype must be float32 or bfloat16, not {self.dtype.name}.")
+            raise ValueError(
+                f"T5Config.dtype is {self.dtype.name!r}; it must be 'float32' or 'bfloat16'. Set "
+                "--gin.DTYPE."
+            )

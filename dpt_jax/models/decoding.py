@@ -270,8 +270,8 @@ def beam_search(
     Returns:
       int32 token ids with the end token, 0 after it, and the penalized scores. Where nothing ended
       within `max_decode_length`, the live hypotheses take the place of the ended ones, penalized
-      as if they had. A place for which the vocabulary is too small to give a hypothesis has a score
-      of about -1e7.
+      as if they had. A place without a hypothesis has a score of about -1e7: where some ended,
+      but fewer than there are beams, or the vocabulary is too small to give as many.
 
     Raises:
       ValueError: `max_decode_length` or `beam_size` is below 1, or `length_penalty` below 0.

@@ -109,7 +109,7 @@ class Plan:
             "batch_size": self.config.batch_size,
             "microbatches": self.config.microbatches,
             "remat_policy": self.config.model.remat_policy,
-            "attention": self.config.model.attention,
+            "attention": getattr(self.config.model, "attention", None),  # A ViT has no choice.
             "fits": self.fits,
             "refusal": self.refusal,
             "hbm_limit_bytes": self.where.chip.usable_hbm_bytes,

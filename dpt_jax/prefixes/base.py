@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -123,16 +123,16 @@ class Prefix(nn.Module):
     def __post_init__(self):
         require_size(self, "length", "PREFIX_LENGTH")
         # A single name is a sequence of letters; gin hands over lists.
-        named = (self.stacks,) if isinstance(self.stacks, str) else tuple(self.stacks)
+        named = (self.stacks,) if isinstance(self.stacks, str) else self.stacks
+        if not isinstance(named, Collection) or not named:
+            raise ValueError(
+                f"PREFIX_STACKS is {named!r}; name at least one of {', '.join(STACKS)}. "
+                "Give stacks=, or in gin --gin.PREFIX_STACKS=VALUE."
+            )
         object.__setattr__(self, "stacks", tuple(s for s in STACKS if s in named))
         if unknown := [name for name in named if name not in STACKS]:
             raise ValueError(
                 f"PREFIX_STACKS names {unknown[0]!r}; there are {', '.join(STACKS)}. "
-                "Give stacks=, or in gin --gin.PREFIX_STACKS=VALUE."
-            )
-        if not self.stacks:
-            raise ValueError(
-                f"PREFIX_STACKS is empty; name at least one of {', '.join(STACKS)}. "
                 "Give stacks=, or in gin --gin.PREFIX_STACKS=VALUE."
             )
         method = f"prefixes.{type(self).__name__}"

@@ -70,17 +70,23 @@ def load(
     return sweep, [binding for binding in gin_bindings if binding not in own]
 
 
-def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) -> None:
+def check(
+    sweep: Sweep,
+    points: Sequence[Point],
+    search_paths: Sequence[str],
+    gin_bindings: Sequence[str] = (),
+) -> None:
     """Builds the configuration of enough points to see every value of every axis once.
 
     Args:
       sweep: for the message.
       points: all points that are to be run.
       search_paths: further folders to look for gin files in.
+      gin_bindings: of `--gin.NAME=VALUE`, those that belong to every point.
 
     Raises:
       InputError: for a binding that does not exist or is refused, with the point's name, or an
-        axis that is a macro which nothing uses.
+        axis or a flag that is a macro which nothing uses.
     """
     from dpt_jax.problems import kinds
 
@@ -111,3 +117,4 @@ def check(sweep: Sweep, points: Sequence[Point], search_paths: Sequence[str]) ->
                 f"The sweep {sweep.name} has the axis {axis}, but nothing in its gin files uses "
                 f"that macro.{nearest_names(axis, used)} Change sweeps.Sweep.grid."
             )
+    gin_utils.check_flags(gin_bindings, used)

@@ -36,6 +36,7 @@ from dpt_jax.t5x.prompt_state import (
 )
 from dpt_jax.t5x.stored import MissingError, restore_part
 from dpt_jax.t5x.trained_parts import TRAINED, TrainedParts, start_key, trained_of
+from dpt_jax.training.config import is_frozen_dtype
 
 # Where a numpy checkpoint tells which backbone it was trained with.
 _BACKBONE = "backbone"
@@ -93,7 +94,15 @@ class PromptCheckpointer(checkpoints.Checkpointer):
             "bfloat16"; None for `restore_dtype`.
           restore_dtype: T5X's, here of the frozen parameters alone; None as stored.
           **settings: T5X's further settings.
+
+        Raises:
+          InputError: for a `frozen_dtype` that is neither bfloat16 nor float32.
         """
+        if frozen_dtype is not None and not is_frozen_dtype(frozen_dtype):
+            raise InputError(
+                f"FROZEN_DTYPE is {frozen_dtype!r}; it must be None, 'bfloat16' or 'float32'. Set "
+                "--gin.FROZEN_DTYPE."
+            )
         frozen_dtype = jnp.dtype(frozen_dtype) if frozen_dtype else restore_dtype
         super().__init__(
             _with_frozen_dtype(train_state, frozen_dtype),

@@ -13,6 +13,9 @@ from dpt_jax.models.injection import PromptedEmbedder, extend_for_prompt
 from dpt_jax.models.prefixed import StackPrefix, stack_of
 from dpt_jax.t5x.prefixed_attention import with_prefixes
 
+# What T5X's network does whatever `dpt_jax.models.T5Config` says.
+_OBEYED = {"remat_policy": ("none",), "attention": ("auto", "plain")}
+
 
 class PromptedTransformer(network.Transformer):
     """T5X's `Transformer` whose encoder is given a prompted embedder.
@@ -28,7 +31,7 @@ class PromptedTransformer(network.Transformer):
 
     Raises:
       InputError: when a method is called: the prompt has another width than the model, the model
-        is a umT5, or a batch is packed.
+        is a umT5 or to be computed in a way that T5X's network does not have, or a batch is packed.
     """
 
     prompt: Any = None
@@ -52,6 +55,13 @@ class PromptedTransformer(network.Transformer):
                 "for all layers of a stack. Train umT5 with dpt train, or use another model gin "
                 "file."
             )
+        for name, obeyed in _OBEYED.items():
+            value = getattr(cfg, name, obeyed[0])
+            if value not in obeyed:
+                raise InputError(
+                    f"T5Config.{name} is {value!r}, but T5X's T5 does not read it: it computes as "
+                    f"with {obeyed[-1]!r}. Leave --gin.{name.upper()} out, or train with dpt train."
+                )
         # T5X's setup would name its own encoder, so the parts are made here, as it makes them.
         self.shared_embedding = layers.Embed(
             num_embeddings=cfg.vocab_size,

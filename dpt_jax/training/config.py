@@ -99,7 +99,7 @@ class TrainingConfig:
             lambda sizes: isinstance(sizes, Sequence) and all(isinstance(n, int) for n in sizes),
             "three sizes (data, fsdp, model), such as (-1, 1, 1)",
         )
-        self._check("frozen_dtype", _or_none(_is_frozen_dtype), "None, 'bfloat16' or 'float32'")
+        self._check("frozen_dtype", _or_none(is_frozen_dtype), "None, 'bfloat16' or 'float32'")
         self._check(
             "eval_period",
             lambda n: n == "epoch" or _is_integer(n) and n >= 0,
@@ -376,7 +376,8 @@ def _is_pattern(value: Any) -> bool:
         return False
 
 
-def _is_frozen_dtype(name: Any) -> bool:
+def is_frozen_dtype(name: Any) -> bool:
+    """Whether frozen parameters may be stored in a dtype, or the dtype of a name."""
     try:
         return jnp.dtype(name) in (jnp.bfloat16, jnp.float32)
     except TypeError:

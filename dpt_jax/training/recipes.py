@@ -44,12 +44,13 @@ _IMPORT = re.compile(r"^(?:from (?P<package>[\w.]+) )?import (?P<module>[\w.]+)$
 
 
 def names() -> list[str]:
-    """The names of all recipes: the files that name an optimizer."""
+    """The names of the recipes for a prompt: the files that say how long to train."""
     folder = importlib.resources.files("dpt_jax.gin_configs") / _FOLDER
     return sorted(
         file.name.removesuffix(".gin")
         for file in folder.iterdir()
-        if file.name.endswith(".gin") and "OPTIMIZER" in gin_text.bindings(file.read_text())
+        if file.name.endswith(".gin")
+        and gin_text.bindings(file.read_text()).keys() & {"EPOCHS", "TRAIN_STEPS"}
     )
 
 

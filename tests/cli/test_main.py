@@ -30,6 +30,7 @@ def test_the_version_is_told(capsys):
 
 
 DEMO = ["train", "--gin_file=runs/demo.gin"]
+NEEDED = ["--gin.MODEL_DIR='x'", "--gin.MIXTURE_OR_TASK_NAME='demo_questions'"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,14 @@ DEMO = ["train", "--gin_file=runs/demo.gin"]
         ([*DEMO, "--gin.optax.adamw.wieght_decay=1"], "Nearest: weight_decay"),
         ([*DEMO, "--gin.LEARNING_RATE_PEAK=float('nan')"], "a value is written as in Python"),
         ([*DEMO, "--gin.models.T5Config.dtype='float16x'"], "must be 'float32' or 'bfloat16'"),
+        # They are macros of ours, but of no use to this run.
+        ([*DEMO, "--gin.SHOTS=8"], "--gin.SHOTS is set, but nothing in this run uses it."),
+        ([*DEMO, "--gin.PERCENT=10"], "--gin.PERCENT is set, but nothing"),
+        ([*DEMO, "--gin.PREFIX_FILE=gone.npz"], "--gin.PREFIX_FILE is set, but nothing"),
+        ([*DEMO, "--gin.PROMPT_FILE=/nowhere.npy"], "or add the gin file that uses it"),
+        (["plan", "--topology=v5e:1x1", "--model=demo", "--gin.SHOTS=8"], "--gin.SHOTS is set"),
+        (["sweep", "demo_bottleneck", "--gin.SHOTS=8"], "--gin.SHOTS is set"),
+        (["rank", "--probe", *DEMO[1:], *NEEDED, "--gin.SHOTS=8"], "--gin.SHOTS is set"),
         (["sweep", "demo_bottleneck", "--gin.Sweep.gird={}"], "Nearest: grid"),
         (["sweep", "--gin_file=empty.gin"], "empty.gin sets no sweeps.Sweep.name"),
         (["train", "--gin_file=empty.gin"], "empty.gin is no run file"),
@@ -65,8 +74,7 @@ def test_gin_files_and_bindings_that_cannot_be_used_are_one_line(
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    needed = ["--gin.MODEL_DIR='x'", "--gin.MIXTURE_OR_TASK_NAME='demo_questions'"]
-    more = ["--gin_file=prompts/decomposed.gin", *needed] if argv[:2] == DEMO else []
+    more = ["--gin_file=prompts/decomposed.gin", *NEEDED] if argv[:2] == DEMO else []
     assert main([*argv, *more]) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err and "registry" not in err

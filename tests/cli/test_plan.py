@@ -5,7 +5,12 @@ import json
 
 import pytest
 
+from dpt_jax import gin_utils
+from dpt_jax.cli import plan
 from dpt_jax.cli.main import main
+from dpt_jax.planning.plan import Plan
+from dpt_jax.planning.tpus import parse_topology
+from dpt_jax.problems import kinds
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
@@ -113,6 +118,21 @@ def test_a_run_on_images_is_compiled_for_a_tpu(capfd):
     forward = 8 * 4 * 2 * (tokens * (4 * 64**2 + 2 * 64 * 128) + 2 * tokens**2 * 64)
     # Backward to the prompts is about as much again, without that to the weights.
     assert 1.3 * forward < made["flops_per_chip"] < 3 * forward
+
+
+def test_a_refused_run_on_images_is_told_without_a_search():
+    gin_utils.parse(
+        ["runs/image_train.gin", "models/demo_vit.gin", "recipes/tpu.gin"],
+        ["MODEL_DIR = ''", "TRAIN_STEPS = 1", "DATA = @images.Digits()"],
+        of_run=True,
+    )
+    config = kinds.build()
+    assert (config.model.dtype.name, config.frozen_dtype) == ("bfloat16", "bfloat16")
+    made = Plan(config, parse_topology("v5e:1x1"), (1, 1, 1), None, refusal="too large")
+    assert made.to_json()["fits"] is False
+    advice = plan._advice(made)
+    assert "--gin.BATCH_SIZE below 64" in advice and "--search" not in advice
+    assert "recipes/tpu.gin" not in advice
 
 
 def test_a_search_is_of_text(capfd):

@@ -153,6 +153,16 @@ def test_a_mistyped_flag_names_the_nearest(capsys):
     assert "unrecognized argument: --recipee=paper. Nearest: --recipe" in capsys.readouterr().err
 
 
+def test_fine_tuning_is_a_recipe(configured):
+    configured(*NEEDED, "--recipe=finetune", "--gin.TRAIN_STEPS=7")
+    config = gin_utils.build(RunConfig)
+    assert (config.prompt, config.prefix, config.train_steps) == (None, None, 7)
+    # After another recipe, that one says how long to train.
+    configured(*NEEDED, "--recipe=released", "--gin_file=recipes/finetune.gin")
+    config = gin_utils.build(RunConfig)
+    assert (config.prompt, config.epochs, config.overlength) == (None, 100, "truncate")
+
+
 def test_a_method_of_the_working_directory_has_a_name_too(configured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts").mkdir()

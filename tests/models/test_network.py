@@ -151,6 +151,7 @@ def test_bfloat16_activations_leave_parameters_and_logits_float32():
         ("mlp_activations", ("gelu", "linaer"), "of relu, gelu, silu, linear, not"),
         ("mlp_activations", (), "takes one activation"),
         ("logits_via_embedding", {}, "must be True or False"),
+        ("dtype", "int8", "'int8'; it must be 'float32' or 'bfloat16'. Set --gin.DTYPE"),
         ("dtype", "float16x", "'float16x'; it must be 'float32' or 'bfloat16'. Set --gin.DTYPE"),
     ],
 )

@@ -1,12 +1,17 @@
 """What a sweep's gin file stands for: its points, and what is wrong with one."""
 
+import pathlib
+import re
+
 import pytest
 
+from dpt_jax import gin_utils
 from dpt_jax.analysis.report import Report
 from dpt_jax.errors import InputError
-from dpt_jax.sweeps import Point, Sweep
+from dpt_jax.sweeps import Point, Sweep, loading
 from dpt_jax.sweeps.definition import select
 from dpt_jax.sweeps.jobs import _alike
+from dpt_jax.training.config import RunConfig
 
 
 def names(points):
@@ -261,3 +266,15 @@ def test_a_message_names_the_axis_in_place_of_the_flag_that_the_axis_sets():
     }
     for message, expected in said.items():
         assert sweep.in_terms_of_axes(message) == (expected or message)
+
+
+def test_the_sweep_of_the_tutorial_has_the_demos_sizes(tmp_path):
+    page = pathlib.Path(__file__).parents[2] / "docs" / "tutorials" / "sweeps.md"
+    [text] = re.findall(r"```\n(from __gin__ .*?)```", page.read_text(), re.DOTALL)
+    file = tmp_path / "my_sweep.gin"
+    file.write_text(text)
+    sweep, _ = loading.load([str(file)], [], [])
+    point = sweep.expand()[0]
+    gin_utils.parse(list(point.gin_files), [*point.bindings, "MODEL_DIR = ''"])
+    prompt = gin_utils.build(RunConfig).prompt
+    assert (prompt.length, prompt.bottleneck) == (20, 4)

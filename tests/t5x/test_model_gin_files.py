@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_type=ImportError)
 
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from t5x import models
 
 from dpt_jax import prefixes, prompts
-from dpt_jax.gin_utils import gin_configs
+from dpt_jax.gin_utils import check_unused_macros, gin_configs
 from dpt_jax.interop.prefixes import FoldedPrefix, save_prefix
 from dpt_jax.t5x.prompted_network import PromptedTransformer
 from tests.interop.test_model_gin_files import PARAMETERS
@@ -37,10 +38,10 @@ def clean_gin(monkeypatch):
     gin.clear_config(clear_constants=True)
 
 
-def build(name, trained="prompts/decomposed", *bindings):
+def build(name, trained="prompts/decomposed", *bindings, run="prompted"):
     """The model of a run on a demo task, whose vocabulary needs no bucket."""
     gin.parse_config_files_and_bindings(
-        ["t5x/runs/prompted.gin", f"t5x/models/{name}.gin", f"{trained}.gin"],
+        [f"t5x/runs/{run}.gin", f"t5x/models/{name}.gin", f"{trained}.gin"],
         [
             "MIXTURE_OR_TASK_NAME = 'demo_questions'",
             "MIXTURE_OR_TASK_MODULE = 'dpt_jax.demo.tasks'",
@@ -99,6 +100,36 @@ def test_a_prefix_file_of_dpt_train_is_enough_alone(file, tmp_path):
     assert module.prompt is None
     assert isinstance(module.prefix, prefixes.Prefix)
     assert (module.prefix.length, module.prefix.stacks) == (7, ("encoder",))
+
+
+@pytest.mark.parametrize(
+    ("run", "program"),
+    [("prompt_train", "train"), ("prompt_eval", "evaluate"), ("prompt_infer", "infer")],
+)
+def test_a_run_file_sets_nothing_that_its_run_does_not_read(run, program, monkeypatch, caplog):
+    # What `python -m t5x.train` and the others have in `__main__`.
+    from t5x import eval as t5x_eval
+    from t5x import infer, train
+
+    functions = {"train": train.train, "evaluate": t5x_eval.evaluate, "infer": infer.infer}
+    monkeypatch.setattr(sys.modules["__main__"], program, functions[program], raising=False)
+    gin.parse_config_files_and_bindings(
+        [f"t5x/runs/{run}.gin", "t5x/models/demo.gin", "prompts/decomposed.gin"],
+        None,
+        finalize_config=False,
+    )
+    caplog.clear()
+    check_unused_macros()
+    assert not caplog.records
+
+
+def test_the_model_knows_the_trainers_microbatches(monkeypatch):
+    from t5x import train
+
+    monkeypatch.setattr(sys.modules["__main__"], "train", train.train, raising=False)
+    required = ("MODEL_DIR = ''", "TASK_FEATURE_LENGTHS = {}", "TRAIN_STEPS = 1")
+    model = build("demo", "prompts/decomposed", "MICROBATCHES = 4", *required, run="prompt_train")
+    assert model.microbatches == 4
 
 
 def test_the_optimizer_and_the_decoding_can_be_named_on_the_command_line():

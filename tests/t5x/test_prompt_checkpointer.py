@@ -337,6 +337,12 @@ def test_the_frozen_part_is_kept_as_bfloat16_where_asked_and_the_prompt_is_not(
     check(bfloat16(training=False).restore(path=str(tmp_path / "checkpoint_2")))
 
 
+@pytest.mark.parametrize("dtype", ["int8", "bfloat61"])
+def test_a_frozen_dtype_that_no_weights_are_kept_in_is_refused(dtype):
+    with pytest.raises(InputError, match=f"FROZEN_DTYPE is '{dtype}'.*Set --gin.FROZEN_DTYPE"):
+        checkpointer(frozen_dtype=dtype)
+
+
 def test_an_evaluation_takes_the_prompt_and_step_of_the_run(pretrained, tmp_path):
     saving = checkpointer(tmp_path)
     state = moved(saving.restore(path=str(pretrained[0])), 7)

@@ -12,7 +12,9 @@ pytest.importorskip("t5x", reason="T5X is not on PYTHONPATH: docs/t5x.md", exc_t
 
 from flax.core import freeze, unfreeze
 from flax.traverse_util import flatten_dict
-from t5x import decoding
+from t5x import decoding, trainer
+from t5x.metrics import set_step_metrics_num_steps
+from t5x.train_state import FlaxOptimTrainState as T5XState
 
 from dpt_jax.errors import InputError
 from dpt_jax.models import Transformer
@@ -165,6 +167,55 @@ def test_ten_steps_reach_the_prompt_of_dpt_train(decomposed, optimizer, clip_nor
         assert tiny.frozen(state)[name].tobytes() == np.asarray(array).tobytes(), name
 
 
+def gradient_of(decomposed, batch, parts, normalizing):
+    """The prompt's gradient as T5X's Trainer takes it, and what it logs of the losses."""
+    cfg, prompt, frozen, drawn, _ = decomposed
+    model = tiny.model(cfg, prompt, microbatches=parts, normalizing=normalizing)
+    params = freeze({**frozen, "prompt": drawn})
+    state = model.optimizer_def.create(params)
+    gradient, metrics, _ = jax.jit(
+        functools.partial(trainer.accumulate_grads_microbatched, model, num_microbatches=parts)
+    )(T5XState(state), batch, dropout_rng=jax.random.key(0))
+    # The Trainer sets the number of steps of such metrics.
+    metrics = set_step_metrics_num_steps(dict(metrics), 1)
+    logged = {name: metrics[name].compute() for name in metrics if "loss" in name}
+    return gradient["prompt"], logged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "normalizing", ["NUM_REAL_TARGET_TOKENS", "AVERAGE_PER_SEQUENCE", None, 7.0]
+)
+def test_microbatches_change_neither_the_gradient_nor_the_logged_losses(decomposed, normalizing):
+    batch = tiny.batch()
+    batch["decoder_loss_weights"][:] = 1
+    whole, logged = gradient_of(decomposed, batch, None, normalizing)
+    parts, of_parts = gradient_of(decomposed, batch, tiny.ROWS, normalizing)
+    for name, factor in whole.items():
+        np.testing.assert_allclose(parts[name], factor, rtol=1e-4, atol=1e-6)
+    assert {"loss", "loss_per_nonpadding_target_token", "cross_ent_loss"} <= logged.keys()
+    for name, loss in logged.items():
+        np.testing.assert_allclose(of_parts[name], loss, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_microbatches_of_unequal_lengths_have_one_weight_each(decomposed):
+    batch = tiny.batch()
+    normalizing = "NUM_REAL_TARGET_TOKENS"
+    parts, logged = gradient_of(decomposed, batch, tiny.ROWS, normalizing)
+    rows = [
+        gradient_of(
+            decomposed, {name: leaf[i : i + 1] for name, leaf in batch.items()}, None, normalizing
+        )
+        for i in range(tiny.ROWS)
+    ]
+    for name, factor in parts.items():
+        mean = np.mean([gradient[name] for gradient, _ in rows], axis=0)
+        np.testing.assert_allclose(factor, mean, rtol=1e-4, atol=1e-6)
+    mean = np.mean([of_row["loss"] for _, of_row in rows])
+    np.testing.assert_allclose(logged["loss"], mean, rtol=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", [optax.adamw, optax.adafactor])
 def test_only_the_prompt_has_optimizer_slots(decomposed, optimizer):
     cfg, _, frozen, *_ = decomposed
@@ -238,6 +289,13 @@ def test_umt5_is_refused_by_name():
     prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
     with pytest.raises(InputError, match=r"relpos_bias_per_layer is True \(umT5\).*dpt train"):
         tiny.initializer(tiny.config(relpos_bias_per_layer=True), prompt)
+
+
+@pytest.mark.parametrize(("field", "value"), [("remat_policy", "full"), ("attention", "blocked")])
+def test_what_t5xs_network_does_not_read_is_refused(field, value):
+    prompt = VanillaPrompt(tiny.LENGTH, tiny.WIDTH)
+    with pytest.raises(InputError, match=f"T5Config.{field} is '{value}'.*--gin.{field.upper()}"):
+        tiny.initializer(tiny.config(**{field: value}), prompt)
 
 
 def test_a_model_without_a_prompt_is_refused():

@@ -8,12 +8,13 @@ import numpy as np
 import seqio
 from flax.core import freeze, unfreeze
 from flax.traverse_util import flatten_dict
-from t5x import adafactor, checkpoints, decoding, models, partitioning, train_state, trainer
+from t5x import adafactor, checkpoints, decoding, partitioning, train_state, trainer
 from t5x.examples.t5 import network
 
 from dpt_jax.models import T5Config
 from dpt_jax.t5x.prompt_optimizer import PromptOptimizer
 from dpt_jax.t5x.prompt_state import PromptTrainStateInitializer
+from dpt_jax.t5x.prompted_model import PromptedModel
 from dpt_jax.t5x.prompted_network import PromptedTransformer
 from tests.models.random_weights import random_parameters
 
@@ -40,17 +41,26 @@ def config(form="t5_1_1", **changes) -> T5Config:
     return T5Config(**{**SIZES, **FORMS[form], **changes})
 
 
-def model(cfg, prompt=None, optimizer=None, decode_fn=decoding.temperature_sample, prefix=None):
+def model(
+    cfg,
+    prompt=None,
+    optimizer=None,
+    decode_fn=decoding.temperature_sample,
+    prefix=None,
+    microbatches=None,
+    normalizing="NUM_REAL_TARGET_TOKENS",
+):
     """T5X's own model around its own network, or around the prompted one."""
     plain = prompt is None and prefix is None
     module = network.Transformer(cfg) if plain else PromptedTransformer(cfg, prompt, prefix)
-    return models.EncoderDecoderModel(
+    return PromptedModel(
         module=module,
         input_vocabulary=VOCABULARY,
         output_vocabulary=VOCABULARY,
         optimizer_def=optimizer or PromptOptimizer(),
         decode_fn=decode_fn,
-        loss_normalizing_factor="NUM_REAL_TARGET_TOKENS",
+        loss_normalizing_factor=normalizing,
+        microbatches=microbatches,
     )
 
 

@@ -130,10 +130,37 @@ def test_any_optax_optimizer_can_be_named_on_the_command_line():
     np.testing.assert_allclose(updates_of(config, 2, gradient=0.5), [-0.15] * 2, rtol=1e-6)
 
 
-def test_fine_tuning_trains_everything_with_adafactor():
-    config = config_of(["runs/finetune.gin", "models/t5_1_0_small.gin"], ["EPOCHS = 1"])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["runs/finetune.gin", "models/t5_1_0_small.gin"],
+        [*T5_SMALL, "recipes/finetune.gin"],
+        [*T5_SMALL, "recipes/released.gin", "recipes/finetune.gin"],
+    ],
+)
+def test_fine_tuning_trains_everything_with_adafactor(files):
+    config = config_of(files, ["EPOCHS = 1"])
     assert config.prompt is None and config.trainable_pattern == ".*"
     assert "FactoredState" in str(config.optimizer(0.1).init({"A": jnp.zeros((256, 128))}))
+    assert [float(config.learning_rate(9)(step)) for step in (0, 8)] == pytest.approx([1e-3] * 2)
+    assert config.clip_norm is None
+
+
+def test_the_recipe_for_fine_tuning_leaves_the_rest_as_it_was():
+    config = config_of(["runs/demo.gin", "recipes/finetune.gin"])
+    assert (config.train_steps, config.batch_size) == (700, 32)
+    assert config.task_feature_lengths == {"inputs": 36, "targets": 6}
+    config = config_of([*T5_SMALL, "recipes/released.gin", "recipes/finetune.gin"])
+    assert (config.epochs, config.overlength) == (100, "truncate")
+
+
+@pytest.mark.parametrize("model", ["models/t5_1_1_small.gin", "models/umt5_small.gin"])
+def test_dtype_is_that_of_the_activations(model):
+    files = ["runs/prompt_train.gin", model, "recipes/paper.gin"]
+    assert config_of(files).model.dtype == jnp.float32
+    assert config_of(files, ["DTYPE = bfloat16"]).model.dtype == jnp.bfloat16
+    config = config_of([*files, "recipes/tpu.gin"])
+    assert (config.model.dtype, config.frozen_dtype) == (jnp.bfloat16, "bfloat16")
 
 
 def test_files_are_found_in_the_working_directory_and_in_search_paths(tmp_path, monkeypatch):
@@ -272,6 +299,17 @@ def test_macros_that_only_look_like_ours_are_named_and_others_are_let_be(caplog)
     with pytest.raises(InputError, match="DROPUOT_RATE is set.*DROPOUT_RATE is meant"):
         gin_utils.check_unused_macros()
     gin.clear_config()
+
+
+def test_a_size_of_another_method_is_named_and_a_file_may_set_more_than_is_used(caplog, tmp_path):
+    (tmp_path / "mine.gin").write_text("SHOTS = 8\nEPOCHS = 1\n")
+    flags = ["BOTTLENECK = 3", "PREFIX_LENGTH = 5", "PROMPT_LENGTH = 4", "optax.adamw.b1 = 0.5"]
+    config_of([*T5_SMALL, "prompts/vanilla.gin", str(tmp_path / "mine.gin")], flags)
+    gin_utils.check_flags(flags)
+    unused = [record.getMessage().split(" ")[0] for record in caplog.records]
+    assert unused == ["--gin.BOTTLENECK", "--gin.PREFIX_LENGTH"]
+    with pytest.raises(InputError, match="--gin.SHOTS is set, but nothing in this run uses it"):
+        gin_utils.check_flags(["SHOTS = 8"])
 
 
 @pytest.mark.parametrize(

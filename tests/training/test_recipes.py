@@ -26,8 +26,9 @@ def test_a_recipe_is_what_gin_makes_of_its_file(name, peak):
 
 def test_the_names_are_those_of_whole_recipes():
     assert recipes.names() == ["fast", "paper", "released"]
-    with pytest.raises(InputError, match="no recipe 'tpu'"):
-        recipes.read("tpu")
+    for part in ("tpu", "finetune"):
+        with pytest.raises(InputError, match=f"no recipe '{part}'"):
+            recipes.read(part)
 
 
 def test_an_optimizer_and_a_rate_take_the_places_of_the_recipes():

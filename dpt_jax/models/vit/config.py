@@ -69,10 +69,13 @@ class ViTConfig:
         try:
             object.__setattr__(self, "dtype", jnp.dtype(self.dtype))
         except TypeError as e:
-            raise ValueError(f"ViTConfig.dtype is {self.dtype!r}. Set --gin.DTYPE.") from e
+            raise ValueError(
+                f"ViTConfig.dtype is {self.dtype!r}; it must be 'float32' or 'bfloat16'. Set "
+                "--gin.DTYPE."
+            ) from e
         if self.dtype not in (jnp.float32, jnp.bfloat16):
             raise ValueError(
-                f"ViTConfig.dtype is {self.dtype.name}; it must be float32 or bfloat16. Set "
+                f"ViTConfig.dtype is {self.dtype.name!r}; it must be 'float32' or 'bfloat16'. Set "
                 "--gin.DTYPE."
             )
 

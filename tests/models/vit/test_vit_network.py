@@ -261,7 +261,7 @@ def test_dropout_is_of_prompts_alone():
         ({"num_heads": 3}, "emb_dim = 16 is no multiple of num_heads = 3"),
         ({"gelu": "erf"}, "gelu is 'erf'; it must be one of exact, tanh"),
         ({"num_layers": 0}, "num_layers is 0"),
-        ({"dtype": "float16"}, "float32 or bfloat16"),
+        ({"dtype": "float16"}, "'float16'; it must be 'float32' or 'bfloat16'. Set --gin.DTYPE"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(change, message):
