@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from dpt_jax.devices import partitioning
@@ -113,20 +114,16 @@ def compile_train_step(config: RunConfig, mesh: Mesh) -> Compiled:
     """Compiles the training step of `dpt train` for the devices of `mesh`.
 
     Args:
-      config: the run, on text or images; texts are as long as TASK_FEATURE_LENGTHS allow.
+      config: the run, on text or images, of which `check` finds nothing wrong; texts are as long as
+        TASK_FEATURE_LENGTHS allow.
       mesh: the devices, which need not exist.
 
     Raises:
-      InputError: when the mesh does not divide the model, or the optimizer cannot be used.
+      InputError: when the mesh does not divide the model.
       CompilerRefused: when the program does not fit.
     """
     planned = _planned(config, mesh)
-    params, frozen, shardings = _abstract_params(planned)
-    steps = config.train_steps or 1000
-    config.check_optimizer(params, steps)
-    optimizer, _ = config.make_optimizer(steps)
-    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
-    state = _placed(state, partitioning.state_shardings(state, shardings, optimizer, mesh))
+    state, frozen, optimizer = _abstract_state(planned)
     where = partitioning.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *x.shape), x.dtype, sharding=where)
@@ -156,14 +153,27 @@ def compile_decoding(config: RunConfig, mesh: Mesh) -> Compiled:
     return _compile(decode, (merge_params(params, frozen), tokens), mesh, params, frozen, tokens)
 
 
-def frozen_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
-    """A chip's share of the frozen weights, in bytes; nothing is compiled.
+def check(config: RunConfig, mesh: Mesh | AbstractMesh) -> None:
+    """Finds what is wrong with a run before anything is compiled.
+
+    Raises:
+      InputError: when the mesh does not divide the model, or the optimizer cannot be used.
+    """
+    params, _, _ = _abstract_params(_planned(config, mesh))
+    config.check_optimizer(params, _steps(config))
+
+
+def weight_bytes(config: RunConfig, mesh: Mesh | AbstractMesh) -> int:
+    """A chip's share of the weights, in bytes; nothing is compiled.
+
+    Gradient and optimizer state of trained weights count as well.
 
     Raises:
       InputError: when the mesh does not divide the model.
     """
-    _, frozen, _ = _abstract_params(_planned(config, mesh))
-    return _bytes_on_a_device(frozen)
+    state, frozen, _ = _abstract_state(_planned(config, mesh))
+    # The gradient is as large as what it is of.
+    return sum(map(_bytes_on_a_device, (frozen, state, state.params)))
 
 
 class _Planned(NamedTuple):
@@ -225,6 +235,20 @@ def _abstract_params(planned: _Planned):
         dtype = jnp.dtype(config.frozen_dtype)
         frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), frozen)
     return params, _placed(frozen, frozen_where), where
+
+
+def _abstract_state(planned: _Planned) -> tuple[TrainState, Any, optax.GradientTransformation]:
+    """Shapes of the training state and of the frozen parameters, both placed; the optimizer."""
+    config = planned.config
+    params, frozen, shardings = _abstract_params(planned)
+    optimizer, _ = config.make_optimizer(_steps(config))
+    state = jax.eval_shape(lambda p: TrainState.create(p, optimizer, config.random_seed), params)
+    where = partitioning.state_shardings(state, shardings, optimizer, planned.mesh)
+    return _placed(state, where), frozen, optimizer
+
+
+def _steps(config: Any) -> int:
+    return config.train_steps or 1000
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

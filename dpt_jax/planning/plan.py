@@ -14,10 +14,11 @@ from dpt_jax.errors import InputError
 from dpt_jax.planning.ahead_of_time import (
     Compiled,
     CompilerRefused,
+    check,
     compile_decoding,
     compile_train_step,
-    frozen_bytes,
     tpu_devices,
+    weight_bytes,
 )
 from dpt_jax.planning.roofline import Estimate, estimate
 from dpt_jax.planning.tpus import GIBIBYTE, Slice
@@ -140,7 +141,7 @@ def make_plan(
     sizes = partitioning.mesh_shape(config.mesh, where.chips)
     # What can be wrong is found before the first compilation, which may take a minute.
     abstract = AbstractMesh(sizes, partitioning.MESH_AXES)
-    frozen_bytes(config, abstract)
+    check(config, abstract)
     partitioning.check_batch("BATCH_SIZE", config.batch_size, abstract, config.microbatches)
     if decoding:
         partitioning.check_batch("EVAL_BATCH_SIZE", config.decode_batch_size, abstract)
@@ -214,8 +215,9 @@ def search(
       The plan of the best mesh, and all meshes, the fastest first.
 
     Raises:
-      InputError: when libtpu is missing.
+      InputError: when libtpu is missing, or the optimizer cannot be used.
     """
+    check(config, AbstractMesh((1, 1, 1), partitioning.MESH_AXES))
     devices = tpu_devices(where)
     candidates = []
     for shape in meshes(config, where):
@@ -242,6 +244,8 @@ def search(
 def meshes(config: RunConfig, where: Slice) -> Iterator[tuple[int, int, int]]:
     """The meshes worth trying on a slice: those that divide the model and hold its weights.
 
+    Of trained weights, gradient and optimizer state count as well.
+
     To gather weights over the fsdp axis costs more than to keep them. So for every model axis there
     is one fsdp axis: the smallest that leaves half of a chip's memory to the activations, or the
     largest there is.
@@ -253,7 +257,7 @@ def meshes(config: RunConfig, where: Slice) -> Iterator[tuple[int, int, int]]:
         for fsdp in (n for n in range(1, rest + 1) if rest % n == 0):
             shape = (rest // fsdp, fsdp, model)
             try:
-                weights = frozen_bytes(config, AbstractMesh(shape, partitioning.MESH_AXES))
+                weights = weight_bytes(config, AbstractMesh(shape, partitioning.MESH_AXES))
             except InputError:
                 continue
             found = shape if weights < limit else None
@@ -339,7 +343,7 @@ def _bytes_of_a_row(config: RunConfig) -> float:
 
 
 def _weights(config: RunConfig, mesh: Mesh, units: int) -> int:
-    return frozen_bytes(_with(config, _sizes(mesh), config.batch_size, units), mesh)
+    return weight_bytes(_with(config, _sizes(mesh), config.batch_size, units), mesh)
 
 
 def _largest_batch(

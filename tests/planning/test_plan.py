@@ -5,9 +5,12 @@ import importlib.util
 import json
 
 import jax
+import optax
 import pytest
 from flax.traverse_util import flatten_dict
+from jax.sharding import AbstractMesh
 
+from dpt_jax.devices import partitioning
 from dpt_jax.errors import InputError
 from dpt_jax.models import T5Config
 from dpt_jax.planning import ahead_of_time, plan
@@ -109,10 +112,36 @@ def test_meshes_divide_the_model_and_hold_its_weights():
     assert {m for _, _, m in plan.meshes(three_heads, parse_topology("v5e:4x4"))} == {1}
 
 
+def test_trained_weights_have_a_gradient_and_the_optimizers_state():
+    shapes = flatten_dict(runs.random_parameters(), sep="/")
+    count = sum(x.size for x in shapes.values())
+
+    def of(chips, **changes):
+        config = runs.run_config("", None, optimizer=optax.adamw, **changes)
+        mesh = AbstractMesh((1, chips, 1), partitioning.MESH_AXES)
+        return ahead_of_time.weight_bytes(config, mesh)
+
+    # Weight, gradient and Adam's two averages; steps and the random key are a few bytes.
+    assert of(1, prompt=None) == pytest.approx(4 * 4 * count, abs=32)
+    assert of(2, prompt=None) < 0.6 * of(1, prompt=None)
+    # The prompt has A [4, 2] and B [2, 16].
+    assert of(1) == pytest.approx(4 * count + 4 * 4 * (4 * 2 + 2 * 16), abs=32)
+
+
+@pytest.mark.slow
+def test_meshes_for_fine_tuning_hold_what_is_kept_of_trained_weights():
+    # 45 GB in float32, and as much for the gradient; Adafactor's slots are next to nothing.
+    tuned = large_config(prompt=None, optimizer=optax.adafactor)
+    found = set(plan.meshes(tuned, parse_topology("v5e:4x4")))
+    assert {shape[0] for shape in found} == {1}
+    assert (1, 16, 1) in found and (1, 1, 16) in found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"optimizer": optax.scale_by_adam}, "OPTIMIZER"),
         ({"mesh": (1, 1, 8)}, r"MESH = \(1, 1, 8\).*16 devices"),
         ({"mesh": (1, 1, 16), "model": dataclasses.replace(T5_11B, num_heads=24)}, "'heads' axis"),
         ({"mesh": (16, 1, 1), "batch_size": 24}, "BATCH_SIZE = 24 .* 16 batch shards"),
