@@ -9,6 +9,7 @@ Writing one needs neither PEFT nor PyTorch.
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,10 @@ class BaseModel:
     num_decoder_layers: int | None = None
 
     def __post_init__(self):
-        if self.name_or_path is not None:
-            folder = Path(self.name_or_path).expanduser()
-            if self.name_or_path.startswith("~") and folder.is_dir():
-                object.__setattr__(self, "name_or_path", str(folder))
+        if self.name_or_path is not None and self.name_or_path.startswith("~"):
+            folder = os.path.expanduser(self.name_or_path)
+            if os.path.isdir(folder):
+                object.__setattr__(self, "name_or_path", folder)
 
 
 def open_tensors(folder: Path, flag: str) -> dict[str, Tensor]:
