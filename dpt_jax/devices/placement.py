@@ -57,3 +57,11 @@ def _place(tensor: Tensor, sharding: Sharding) -> jax.Array:
     if copied:
         tensor.release()
     return jax.make_array_from_single_device_arrays(tensor.shape, sharding, pieces)
+
+
+def is_frozen_dtype(name: Any) -> bool:
+    """Whether frozen parameters may be stored in a dtype, or the dtype of a name."""
+    try:
+        return jnp.dtype(name) in (jnp.bfloat16, jnp.float32)
+    except TypeError:
+        return False

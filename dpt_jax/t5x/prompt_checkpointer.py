@@ -17,6 +17,7 @@ from t5x.partitioning import BasePartitioner
 from t5x.train_state import FlaxOptimTrainState
 
 from dpt_jax import run_files
+from dpt_jax.devices.placement import is_frozen_dtype
 from dpt_jax.errors import InputError
 from dpt_jax.files import write_json
 from dpt_jax.models import T5Config
@@ -36,7 +37,6 @@ from dpt_jax.t5x.prompt_state import (
 )
 from dpt_jax.t5x.stored import MissingError, restore_part
 from dpt_jax.t5x.trained_parts import TRAINED, TrainedParts, start_key, trained_of
-from dpt_jax.training.config import is_frozen_dtype
 
 # Where a numpy checkpoint tells which backbone it was trained with.
 _BACKBONE = "backbone"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dpt_jax.devices.placement import is_frozen_dtype
 from dpt_jax.errors import InputError
 from dpt_jax.training import schedules
 
@@ -373,12 +374,4 @@ def _is_pattern(value: Any) -> bool:
     try:
         return bool(re.compile(value))
     except (re.error, TypeError):
-        return False
-
-
-def is_frozen_dtype(name: Any) -> bool:
-    """Whether frozen parameters may be stored in a dtype, or the dtype of a name."""
-    try:
-        return jnp.dtype(name) in (jnp.bfloat16, jnp.float32)
-    except TypeError:
         return False

@@ -218,7 +218,7 @@ def test_inputs_that_are_too_long_are_counted(refused):
         ("toy_empty", "Split 'train' of task 'toy_empty' has no examples."),
         ("toy_no_metrics", "Task 'toy_no_metrics' has no metric_fns"),
         ("toy_no_validation", "no split 'validation'; it has train"),
-        ("toy_large_vocabulary", "vocabulary of 359 pieces, the model embeds 264"),
+        ("toy_large_vocabulary", "has 359 pieces, the model embeds 264"),
         ("toy_targets_only", "has no feature ['inputs']"),
     ],
 )
