@@ -154,7 +154,7 @@ def compare(args: argparse.Namespace) -> str:
             form = "z.1f" if threshold is None else "z.0f"
             cells.append(f"{statistics.fmean(found):{form}} ({low:{form}} to {high:{form}})")
         rows.append(cells)
-    rows.sort(key=lambda cells: args.recipes.index(cells[0]))
+    rows.sort(key=lambda cells: args.recipes.split("; ").index(cells[0]))
     steps = [f"steps to {threshold}" for threshold in THRESHOLDS]
     return _markdown([f"{args.recipe}, less", "task", *steps, "points at the end"], rows)
 

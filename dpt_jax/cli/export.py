@@ -99,8 +99,8 @@ def _tell_of_more(model_dir: str) -> None:
     trained = saved.get("trainable", ".*")
     if trained not in (".*", "prompt/.*", "prefix/.*", "(prompt|prefix)/.*"):
         say(
-            f"dpt export: {model_dir} trained {trained}; what of that belongs to its T5 is not "
-            "exported, and the prompt by itself answers otherwise."
+            f"dpt export: {model_dir} trained {trained}; prompt and prefix alone are exported, and "
+            "answer otherwise by themselves."
         )
 
 

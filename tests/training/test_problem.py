@@ -96,20 +96,24 @@ def test_it_is_trained_as_by_hand_and_leaves_a_whole_run_folder(tmp_path):
     assert len(json.loads(written)["error"]) == 3
 
 
+def signal_from(step, monkeypatch):
+    """Has SIGTERM come with the batch of a step, and of those after it."""
+    put, before = partitioning.put_batch, iter(range(step - 1))
+
+    def interrupted(batch, mesh):
+        if next(before, None) is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put(batch, mesh)
+
+    monkeypatch.setattr(partitioning, "put_batch", interrupted)
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     expected = trainer.train(config(whole), problem())
-    put = partitioning.put_batch
-    left = iter([None] * 10)
-
-    def interrupted(batch, mesh):
-        if next(left, "stop") == "stop":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put(batch, mesh)
-
     with monkeypatch.context() as patch:
-        patch.setattr(partitioning, "put_batch", interrupted)
+        signal_from(11, patch)
         with pytest.raises(Stopped, match="step 11"):
             trainer.train(config(broken), problem())
     found = trainer.train(config(broken), problem())
@@ -200,15 +204,7 @@ def test_the_log_is_on_the_disk_before_the_checkpoint_is_written(tmp_path, monke
 
 
 def test_a_signal_in_the_last_step_finds_a_finished_run(tmp_path, monkeypatch):
-    put = partitioning.put_batch
-    left = iter([None] * 23)
-
-    def interrupted(batch, mesh):
-        if next(left, "last") == "last":
-            os.kill(os.getpid(), signal.SIGTERM)
-        return put(batch, mesh)
-
-    monkeypatch.setattr(partitioning, "put_batch", interrupted)
+    signal_from(24, monkeypatch)
     summary = trainer.train(config(tmp_path), problem())
     assert (summary["last_step"], summary["train_steps"]) == (24, 24)
 
